@@ -1,0 +1,28 @@
+"""cnnviz: seeing inside convolutional networks.
+
+Package map, from the outside in::
+
+    ui/              the only importer of streamlit: frame, pickers, the door for computing, figures
+    methods/         one module per page, same name: feature_maps, filters
+    render           results -> uint8 pictures and plotly figures; no torch, no streamlit
+    doctor           what a network is made of, and which pages and methods fit it
+    models           catalogue names and checkpoints -> LoadedModel
+    catalogue        the names on offer, what is known of them, whether their weights are here; downloads
+    checkpoints      reading .safetensors and state dicts, matching their keys, saying what does not fit
+    layers           one dry run -> names, shapes, strides, receptive fields, call counts
+    probe            the only file with hooks or torch modes
+    receptive_field  how each tensor operation widens the window of pixels a unit sees
+    preprocessing    pixels <-> normalised input, with the geometry of resize and crop
+    images, photos   safe decoding of pictures; the photos that installed packages carry
+    results          frozen result types
+    settings         the app's settings, read from CNNVIZ_* variables
+    startup          process-wide switches, set once: allocator, threads, the torchvision shim
+    errors           what can go wrong, in words for the person at the screen
+
+Imports go one way, ``pages -> ui -> methods -> doctor -> models -> {layers, checkpoints, catalogue} -> {probe,
+preprocessing, images, ...} -> torch``; ``render`` sees only results and images; a method never imports another
+page's method. ``tests/test_architecture.py`` holds the arrows.
+
+Axis letters in shapes: N images, C channels, H W input pixels, h w layer cells, K classes, D features,
+O and I output and input channels of a convolution, kh kw its kernel.
+"""

@@ -1,0 +1,58 @@
+"""What can go wrong, in words for the person at the screen.
+
+::
+
+    CnnvizError
+    ├── BadImage            a picture that cannot or must not be decoded
+    ├── BadCheckpoint       a weights file that cannot be read safely or does not fit the architecture
+    ├── BadSetting          a CNNVIZ_* variable or an argument outside its range
+    ├── UnknownModel        no network of that name in the catalogue
+    ├── UnknownLayer        no layer of that name in the network
+    ├── WeightsUnavailable  the weights are not on this machine and could not be fetched
+    └── NotApplicable       the method is not defined for this network; says what to use instead
+
+Every message names the input and the remedy. The app shows these and nothing else: any other exception is a bug.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class CnnvizError(Exception):
+    """Base of all errors that a person can act on."""
+
+
+class BadImage(CnnvizError):
+    """A picture that cannot or must not be decoded."""
+
+
+class BadCheckpoint(CnnvizError):
+    """A weights file that cannot be read safely or does not fit the architecture."""
+
+
+class BadSetting(CnnvizError):
+    """A setting or argument outside its range."""
+
+
+class UnknownModel(CnnvizError):
+    """No network of that name in the catalogue."""
+
+
+class UnknownLayer(CnnvizError):
+    """No layer of that name in the network."""
+
+
+class WeightsUnavailable(CnnvizError):
+    """The weights are not on this machine and could not be fetched."""
+
+
+class NotApplicable(CnnvizError):
+    """The method is not defined for this network."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A sentence part naming the closest known names, or an empty string."""
+    near = difflib.get_close_matches(name, list(known), n=3, cutoff=0.4)
+    return f" Did you mean {' or '.join(near)}?" if near else ""

@@ -1,0 +1,95 @@
+"""Frozen result types.
+
+Results hold raw float32 numpy on the CPU and how they were made; they can be pickled, cached and downloaded, and
+keep no accelerator memory alive. Normalising and colour belong to :mod:`cnnviz_core.render`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Run:
+    """How a result was made.
+
+    Attributes:
+        model_id: The network, as :func:`cnnviz_core.models.load` names it.
+        weights_hash: Digest of the network's weights.
+        method: Dotted name of the function, without the package: ``feature_maps.compute``.
+        settings: The keyword arguments, defaults filled in.
+        seconds: Wall time.
+        image_digest: Digest of the picture, empty where none took part.
+        seed: Seed of the random draw, None where nothing was drawn.
+    """
+
+    model_id: str
+    weights_hash: str
+    method: str
+    settings: Mapping[str, object]
+    seconds: float
+    image_digest: str = ""
+    seed: int | None = None
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """The k most probable classes, best first; the four fields have one entry per class.
+
+    Attributes:
+        indices: Class indices.
+        labels: Class names.
+        probabilities: Softmax over all classes (sigmoid for a single-logit head), 0..1.
+        logits: Scores before the softmax.
+    """
+
+    indices: tuple[int, ...]
+    labels: tuple[str, ...]
+    probabilities: tuple[float, ...]
+    logits: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class FeatureMaps:
+    """What one layer put out for one picture.
+
+    Attributes:
+        values: (C, h, w) raw activations, after whatever the layer itself does.
+        layer: The layer's dotted name.
+        run: How it was made.
+    """
+
+    values: FloatArray
+    layer: str
+    run: Run
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """The weights of one convolution.
+
+    Attributes:
+        values: (O, I, kh, kw) raw weights; I is 1 for a depth-wise convolution.
+        layer: The layer's dotted name.
+        groups: Groups of the convolution; equal to the input channels for a depth-wise one.
+        input_std: (I,) the input normalisation's standard deviation where the convolution reads the picture itself,
+            else empty. Multiplying back is not needed: a kernel acts on pixels as ``values / input_std``.
+        run: How it was made.
+    """
+
+    values: FloatArray
+    layer: str
+    groups: int
+    input_std: FloatArray
+    run: Run
+
+    @property
+    def reads_image(self) -> bool:
+        """Whether the convolution's input is the picture itself."""
+        return len(self.input_std) > 0
