@@ -1,0 +1,32 @@
+"""The frame: page settings, the table of pages, the sidebar, then the page."""
+
+import streamlit as st
+
+from cnnviz_core.ui import frame, server
+from cnnviz_core.ui.frame import PageLink
+
+PAGES = (
+    PageLink("look", "pages/look/home.py", "Home", "What does the network see?", "home"),
+    PageLink(
+        "look", "pages/look/feature_maps.py", "Feature maps",
+        "What does each channel of a layer answer, and where?", "grid_on", "feature_maps",
+    ),
+    PageLink(
+        "look", "pages/look/filters.py", "Filters",
+        "Which patterns do the convolutions look for?", "blur_on", "filters",
+    ),
+    PageLink(
+        "manage", "pages/manage/networks.py", "Networks",
+        "Which networks are there, and how do I add mine?", "hub",
+    ),
+    PageLink(
+        "manage", "pages/manage/model.py", "Model doctor",
+        "What is this network made of, and which pages fit it?", "stethoscope",
+    ),
+)  # fmt: skip
+
+if __name__ == "__main__":  # one run of one session
+    st.set_page_config(page_title="cnnviz", page_icon=frame.icon(), layout="wide")
+    frame.run(PAGES)
+else:  # imported by ``streamlit run`` when the server starts
+    app = st.App(__file__, lifespan=server.lifespan)

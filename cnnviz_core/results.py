@@ -21,6 +21,7 @@ class Run:
 
     Attributes:
         model_id: The network, as :func:`cnnviz_core.models.load` names it.
+        weights: "default", "random:SEED" or a checkpoint's name.
         weights_hash: Digest of the network's weights.
         method: Dotted name of the function, without the package: ``feature_maps.compute``.
         settings: The keyword arguments, defaults filled in.
@@ -30,6 +31,7 @@ class Run:
     """
 
     model_id: str
+    weights: str
     weights_hash: str
     method: str
     settings: Mapping[str, object]
@@ -79,7 +81,7 @@ class Kernels:
         layer: The layer's dotted name.
         groups: Groups of the convolution; equal to the input channels for a depth-wise one.
         input_std: (I,) the input normalisation's standard deviation where the convolution reads the picture itself,
-            else empty. Multiplying back is not needed: a kernel acts on pixels as ``values / input_std``.
+            else empty. On pixels the kernel acts as ``values / input_std``.
         run: How it was made.
     """
 

@@ -1,0 +1,212 @@
+"""What a network is made of, read off one dry run: head, activations, pooling, in-place code.
+
+Read from the operations that ran, not from the modules that are registered: a functional ReLU has no module, and a
+registered module may never be called.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor, nn
+
+from cnnviz_core.probe import DryRun, Operation
+
+HeadKind = Literal["gap_linear", "gap_norm_linear", "conv_gap", "flatten_linear", "several", "none"]
+Output = Literal["logits", "softmax", "sigmoid", "features"]
+
+# aten name -> (name in the field, whether its gradient rule of guided backprop and deconvnet is defined)
+ACTIVATIONS: dict[str, tuple[str, bool]] = {
+    "relu": ("ReLU", True),
+    "hardtanh": ("ReLU6", True),
+    "silu": ("SiLU", False),
+    "gelu": ("GELU", False),
+    "hardswish": ("Hardswish", False),
+    "mish": ("Mish", False),
+    "leaky_relu": ("Leaky ReLU", False),
+    "_prelu_kernel": ("PReLU", False),
+    "elu": ("ELU", False),
+    "tanh": ("Tanh", False),
+    "softplus": ("Softplus", False),
+    "sigmoid": ("Sigmoid", False),
+    "hardsigmoid": ("Hardsigmoid", False),
+}
+
+_POOLINGS = {
+    "max_pool2d_with_indices": "max",
+    "avg_pool2d": "average",
+    "_adaptive_avg_pool2d": "average",
+    "mean": "average",
+    "adaptive_max_pool2d": "max",
+    "amax": "max",
+}
+
+_NO_ARITHMETIC = {
+    "view", "_unsafe_view", "reshape", "squeeze", "unsqueeze", "t", "transpose", "permute", "clone", "detach", "alias",
+    "empty", "as_strided_", "_to_copy", "expand", "slice", "select",
+}  # fmt: skip
+_LINEAR = {"addmm", "mm"}
+_NORMS = {"native_layer_norm", "native_batch_norm", "_native_batch_norm_legit_no_training", "cudnn_batch_norm"}
+
+
+@dataclass(frozen=True)
+class Head:
+    """How maps become class scores.
+
+    Attributes:
+        kind: "gap_linear": global average pooling and one linear layer; "gap_norm_linear": a normalisation between
+            them; "conv_gap": a 1x1 convolution and global average pooling; "flatten_linear": one linear layer on all
+            cells; "several": more than one layer; "none": no classifier.
+        classifier: Dotted name of the last layer with weights; empty without a classifier.
+        feature_layer: The layer whose maps the head pools or flattens; empty where there are none.
+        relu_before_pooling: Whether a functional ReLU stands between that layer and the pooling.
+        output: What the network puts out.
+    """
+
+    kind: HeadKind
+    classifier: str
+    feature_layer: str
+    relu_before_pooling: bool
+    output: Output
+
+
+@dataclass(frozen=True)
+class Activation:
+    """One kind of activation function: how often it runs as a module and how often as a plain function."""
+
+    name: str
+    num_modules: int
+    num_functional: int
+    has_relu_rule: bool
+
+    @property
+    def num_calls(self) -> int:
+        """Calls in one forward."""
+        return self.num_modules + self.num_functional
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """What a network is made of.
+
+    Attributes:
+        head: How maps become class scores.
+        activations: Most frequent first.
+        poolings: Kinds of pooling that run before the head: "max", "average".
+        num_in_place: Functional operations that overwrite their input.
+        num_in_place_modules: Modules that did so until they were switched off on loading.
+        num_frozen: Parameters that came frozen.
+        num_params: All parameters.
+        is_static: Whether two different inputs ran through the same operations.
+    """
+
+    head: Head
+    activations: tuple[Activation, ...]
+    poolings: tuple[str, ...]
+    num_in_place: int
+    num_in_place_modules: int
+    num_frozen: int
+    num_params: int
+    is_static: bool
+
+
+def head_of(net: nn.Module, run: DryRun) -> Head:
+    """The head of a network that was run dry."""
+    arithmetic = [op for op in run.operations if op.name not in _NO_ARITHMETIC]
+    last_map = max((i for i, op in enumerate(arithmetic) if _is_map(op.shape)), default=-1)
+    tail = arithmetic[last_map + 1 :]
+    kind = _head_kind(net, run, arithmetic, tail)
+    output = _output(arithmetic) if kind != "none" else "features"
+    weighted = [op for op in arithmetic if op.name in _LINEAR or op.name == "convolution"]
+    feature_layer, pending = _feature_layer(run)
+    return Head(
+        kind=kind,
+        classifier=weighted[-1].module if weighted and kind != "none" else "",
+        feature_layer=feature_layer,
+        relu_before_pooling=pending == {"relu"},
+        output=output,
+    )
+
+
+def activations_of(net: nn.Module, operations: Sequence[Operation]) -> tuple[Activation, ...]:
+    """The activation functions that ran, most frequent first."""
+    modules = dict(net.named_modules())
+    as_module: Counter[str] = Counter()
+    as_function: Counter[str] = Counter()
+    for op in operations:
+        name = op.name.rstrip("_") if op.name.endswith("_") else op.name
+        if name in ACTIVATIONS:
+            (as_module if _is_activation_module(modules.get(op.module)) else as_function)[name] += 1
+    names = sorted({*as_module, *as_function}, key=lambda n: -(as_module[n] + as_function[n]))
+    return tuple(Activation(ACTIVATIONS[n][0], as_module[n], as_function[n], ACTIVATIONS[n][1]) for n in names)
+
+
+def poolings_of(operations: Sequence[Operation]) -> tuple[str, ...]:
+    """Kinds of pooling whose output is still a map."""
+    return tuple(dict.fromkeys(_POOLINGS[op.name] for op in operations if op.name in _POOLINGS and _is_map(op.shape)))
+
+
+def num_in_place(operations: Sequence[Operation]) -> int:
+    """Operations that overwrite their input."""
+    return sum(op.name.endswith("_") and op.name not in _NO_ARITHMETIC for op in operations)
+
+
+def _is_map(shape: Sequence[int]) -> bool:
+    """Whether an output has more than one cell: two dimensions above 1 besides the batch."""
+    return len(shape) > 2 and sorted(shape[1:])[-2] > 1
+
+
+def _is_activation_module(module: nn.Module | None) -> bool:
+    return (
+        module is not None
+        and not any(True for _ in module.children())
+        and not any(True for _ in module.parameters(recurse=False))
+    )
+
+
+def _head_kind(net: nn.Module, run: DryRun, arithmetic: Sequence[Operation], tail: Sequence[Operation]) -> HeadKind:
+    result = run.result
+    if not isinstance(result, Tensor) or _is_map(result.shape) or getattr(net, "num_classes", None) == 0:
+        return "none"
+    names = [op.name for op in tail]
+    layers = [op for op in tail if op.name in _LINEAR or op.name == "convolution"]
+    pools = bool(names) and _POOLINGS.get(names[0]) == "average"
+    if not layers:
+        return "conv_gap" if pools and _ends_in_1x1_convolution(net, arithmetic) else "none"
+    if len(layers) > 1:
+        return "several"
+    between = names[1 if pools else 0 : names.index(layers[0].name)]
+    if not pools:
+        return "flatten_linear" if not between else "several"
+    if not between:
+        return "gap_linear"
+    return "gap_norm_linear" if set(between) <= _NORMS else "several"
+
+
+def _ends_in_1x1_convolution(net: nn.Module, arithmetic: Sequence[Operation]) -> bool:
+    """Whether nothing but an activation stands between a last 1x1 convolution and the pooling."""
+    last = max((i for i, op in enumerate(arithmetic) if op.name == "convolution"), default=None)
+    if last is None:
+        return False
+    module = dict(net.named_modules()).get(arithmetic[last].module)
+    between = [op.name.rstrip("_") for op in arithmetic[last + 1 : -1] if op.name not in _POOLINGS]
+    return isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1) and set(between) <= {"relu", "hardtanh"}
+
+
+def _feature_layer(run: DryRun) -> tuple[str, set[str]]:
+    """The last layer that puts out a map, and the names of the operations that change the map after it."""
+    calls = [call for call in run.module_calls if call.name and len(call.shape) == 4 and _is_map(call.shape)]
+    if not calls:
+        return "", set()
+    last = max(reversed(calls), key=lambda call: call.num_operations)  # the outermost of those that end together
+    after = run.operations[last.num_operations :]
+    return last.name, {op.name.rstrip("_") for op in after if _is_map(op.shape) and op.name not in _NO_ARITHMETIC}
+
+
+def _output(arithmetic: Sequence[Operation]) -> Output:
+    last = arithmetic[-1].name.rstrip("_") if arithmetic else ""
+    kinds: Mapping[str, Output] = {"_softmax": "softmax", "sigmoid": "sigmoid"}
+    return kinds.get(last, "logits")

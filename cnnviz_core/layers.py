@@ -1,0 +1,203 @@
+"""The layers of a network, as one dry run shows them.
+
+A layer is a module that puts out a tensor, named by its dotted name in ``named_modules()``. Layers whose maps have the
+same number of cells form a stage; going through the stages is going through depth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import groupby
+from typing import overload
+
+from torch import nn
+
+from cnnviz_core.errors import UnknownLayer, did_you_mean
+from cnnviz_core.probe import DryRun, ModuleCall
+from cnnviz_core.receptive_field import ReceptiveField
+
+
+@dataclass(frozen=True)
+class LayerInfo:
+    """One layer.
+
+    Attributes:
+        name: Dotted name.
+        kind: The module's type: "Conv2d", "BasicBlock".
+        shape: Shape of its output for one picture: (C, h, w), or (D,) for a vector.
+        channel_dim: The channel dimension of the raw output with its batch dimension: 1, or 3 for (N, h, w, C).
+        stride_px: Input pixels from one cell to the next, vertically; None for vectors and where it is not known.
+        receptive_field: Window of input pixels that each cell sees; None where it is not known.
+        num_params: Parameters in the module, its children included.
+        num_calls: How often one forward calls it.
+        is_convolution: Whether it is a Conv2d.
+        is_block: Whether it holds convolutions or linear layers.
+        is_rectified: Whether it put out no negative value in the dry run, as after a ReLU.
+    """
+
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+    channel_dim: int
+    stride_px: float | None
+    receptive_field: ReceptiveField | None
+    num_params: int
+    num_calls: int
+    is_convolution: bool
+    is_block: bool
+    is_rectified: bool
+
+    @property
+    def num_channels(self) -> int:
+        """Channels of a map, or length of a vector."""
+        return self.shape[0]
+
+    @property
+    def cells(self) -> tuple[int, int] | None:
+        """(h, w) of the map; None for a vector."""
+        return (self.shape[1], self.shape[2]) if len(self.shape) == 3 else None
+
+    @property
+    def is_spatial(self) -> bool:
+        """Whether the output is a map with more than one cell."""
+        return self.cells is not None and self.cells != (1, 1)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """All layers whose maps have the same number of cells.
+
+    Attributes:
+        cells: (h, w).
+        layers: In order of their first answer.
+        representative: Name of the layer that sums the stage up: its end if that is rectified, else its last block.
+    """
+
+    cells: tuple[int, int]
+    layers: tuple[LayerInfo, ...]
+    representative: str
+
+
+class LayerTree(Sequence[LayerInfo]):
+    """The layers of a network in the order in which they answer; find one by position or by name."""
+
+    def __init__(self, layers: Sequence[LayerInfo]) -> None:
+        self._layers = tuple(layers)
+        self._by_name = {layer.name: layer for layer in layers}
+
+    @overload
+    def __getitem__(self, key: int | str) -> LayerInfo: ...
+    @overload
+    def __getitem__(self, key: slice) -> Sequence[LayerInfo]: ...
+    def __getitem__(self, key: int | str | slice) -> LayerInfo | Sequence[LayerInfo]:
+        """The layer of that name or position.
+
+        Raises:
+            UnknownLayer: No layer of that name; the message names near matches.
+        """
+        if not isinstance(key, str):
+            return self._layers[key]
+        if key not in self._by_name:
+            raise UnknownLayer(f"The network has no layer {key!r}.{did_you_mean(key, self._by_name)}")
+        return self._by_name[key]
+
+    def __len__(self) -> int:
+        return len(self._layers)
+
+    def __iter__(self) -> Iterator[LayerInfo]:
+        return iter(self._layers)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._by_name or key in self._layers
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All names, in order."""
+        return tuple(self._by_name)
+
+    @cached_property
+    def spatial(self) -> tuple[LayerInfo, ...]:
+        """The layers whose output is a map with more than one cell."""
+        return tuple(layer for layer in self if layer.is_spatial)
+
+    @cached_property
+    def convolutions(self) -> tuple[LayerInfo, ...]:
+        """The two-dimensional convolutions."""
+        return tuple(layer for layer in self if layer.is_convolution)
+
+    @cached_property
+    def stages(self) -> tuple[Stage, ...]:
+        """The spatial layers by map size, from the finest to the coarsest map."""
+        by_size = sorted(self.spatial, key=lambda layer: -_num_cells(layer))
+        stages: list[Stage] = []
+        for cells, group in groupby(by_size, key=lambda layer: layer.cells):
+            layers = tuple(group)
+            finer = [stage.representative for stage in stages]
+            stages.append(Stage(cells or (1, 1), layers, _representative(layers, finer)))
+        return tuple(stages)
+
+    @cached_property
+    def landmarks(self) -> tuple[str, ...]:
+        """Names of an early, a middle and a late layer; fewer where the network has fewer, empty without maps."""
+        if len(self.stages) == 1:  # never reduced: by order alone
+            layers = self.stages[0].layers
+            names = [layers[i].name for i in (0, len(layers) // 2, len(layers) - 1)]
+        else:
+            picks = (0, len(self.stages) // 2, len(self.stages) - 1) if self.stages else ()
+            names = [self.stages[i].representative for i in picks]
+        return tuple(dict.fromkeys(names))
+
+
+def describe(net: nn.Module, run: DryRun) -> LayerTree:
+    """The layers that answered in a dry run of the network."""
+    modules = dict(net.named_modules())
+    calls: dict[str, list[ModuleCall]] = {}
+    for call in run.module_calls:
+        if call.name and len(call.shape) in (2, 4):
+            calls.setdefault(call.name, []).append(call)
+    return LayerTree([_layer(name, modules[name], made) for name, made in calls.items()])
+
+
+def _layer(name: str, module: nn.Module, calls: Sequence[ModuleCall]) -> LayerInfo:
+    last = calls[-1]
+    channel_dim = _channel_dim(last)
+    shape = last.shape[1:]
+    rows = last.window.rows if last.window else None
+    return LayerInfo(
+        name=name,
+        kind=type(module).__name__,
+        shape=shape if channel_dim == 1 else (shape[-1], *shape[:-1]),
+        channel_dim=channel_dim,
+        stride_px=rows.jump if rows and rows.dim is not None and rows.jump < float("inf") else None,
+        receptive_field=last.window,
+        num_params=sum(p.numel() for p in module.parameters()),
+        num_calls=len(calls),
+        is_convolution=isinstance(module, nn.Conv2d),
+        is_block=any(isinstance(m, (nn.Conv2d, nn.Linear)) for m in module.modules() if m is not module),
+        is_rectified=all(call.is_rectified for call in calls),
+    )
+
+
+def _channel_dim(call: ModuleCall) -> int:
+    """Channels come last where the picture's columns are followed by another dimension."""
+    channels_last = len(call.shape) == 4 and call.window is not None and call.window.cols.dim == -2
+    return 3 if channels_last else 1
+
+
+def _num_cells(layer: LayerInfo) -> int:
+    return layer.shape[1] * layer.shape[2]
+
+
+def _representative(layers: Sequence[LayerInfo], finer: Sequence[str]) -> str:
+    """A rectified layer if the stage ends in one; else the last of the outermost blocks within the stage."""
+    rectified = [layer for layer in layers[-3:] if layer.is_rectified]
+    if rectified:
+        return rectified[-1].name
+    blocks = [
+        layer for layer in layers if layer.is_block and not any(name.startswith(f"{layer.name}.") for name in finer)
+    ]
+    depth = min((layer.name.count(".") for layer in blocks), default=0)
+    outermost = [layer for layer in blocks if layer.name.count(".") == depth]
+    return (outermost or layers)[-1].name

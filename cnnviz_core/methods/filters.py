@@ -1,0 +1,199 @@
+"""Filters: the patterns a convolution looks for, read straight from its weights.
+
+A kernel of the first layer acts on pixels, so it can be looked at as a small colour picture: the patch it answers to most
+strongly for its contrast. Trained networks show edges of many directions, colour blobs and gratings; noise there means too
+little training, too little regularisation, or kernels that are not used. Deeper kernels act on channels without a
+colour of their own and are shown slice by slice.
+
+When it misleads: the picture shows weights, not what survives the bias, the normalisation and the ReLU behind them; and
+a kernel with small weights can matter as much as one with large weights if the layer is normalised afterwards.
+
+Source: Krizhevsky et al., ImageNet Classification with Deep Convolutional Neural Networks (2012), figure 3.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.cluster import hierarchy
+from torch import nn
+
+from cnnviz_core.errors import BadSetting, NotApplicable
+from cnnviz_core.models import LoadedModel
+from cnnviz_core.results import FloatArray, Kernels
+
+
+def compute(model: LoadedModel, *, layer: str | None = None) -> Kernels:
+    """The kernels of one convolution.
+
+    Args:
+        model: Any network.
+        layer: Dotted name of a Conv2d; None takes the first.
+
+    Returns:
+        Raw weights, (O, I, kh, kw); I is the number of channels that one kernel reads.
+
+    Raises:
+        UnknownLayer: No layer of that name.
+        NotApplicable: The layer is not a convolution, or the network has none.
+    """
+    start = time.perf_counter()
+    name = default_layer(model) if layer is None else model.layers[layer].name
+    module = model.net.get_submodule(name)
+    if not isinstance(module, nn.Conv2d):
+        raise NotApplicable(
+            f"Layer {name} is a {type(module).__name__} and has no kernels; choose a convolution, such as "
+            f"{default_layer(model)}."
+        )
+    values: FloatArray = module.weight.detach().float().cpu().numpy()
+    reads_image = name == first_convolution(model)
+    return Kernels(
+        values=values,
+        layer=name,
+        groups=module.groups,
+        input_std=np.array(model.preprocessing.std if reads_image else (), dtype=np.float32),
+        run=model.provenance("filters.compute", time.perf_counter() - start, layer=name),
+    )
+
+
+def default_layer(model: LoadedModel) -> str:
+    """The first convolution.
+
+    Raises:
+        NotApplicable: The network has none.
+    """
+    if not model.layers.convolutions:
+        raise NotApplicable(f"{model.spec.title} has no convolution, so it has no kernels to show.")
+    return model.layers.convolutions[0].name
+
+
+def first_convolution(model: LoadedModel) -> str:
+    """The convolution that reads the picture itself; empty where the picture is changed before the first one."""
+    first = model.layers.convolutions[0] if model.layers.convolutions else None
+    module = model.net.get_submodule(first.name) if first else None
+    reads_pixels = isinstance(module, nn.Conv2d) and module.in_channels == model.preprocessing.num_channels
+    return first.name if first and reads_pixels else ""
+
+
+@dataclass(frozen=True)
+class Order:
+    """One way to order kernels, from (O, I, kh, kw) to kernel indices (O,)."""
+
+    title: str
+    help: str
+    needs_colour: bool
+    order: Callable[[FloatArray], NDArray[np.intp]]
+
+
+def norms(kernels: Kernels) -> FloatArray:
+    """Euclidean norm of every kernel, (O,)."""
+    lengths: FloatArray = np.linalg.norm(kernels.values.reshape(len(kernels.values), -1), axis=1)
+    return lengths
+
+
+def _by_norm(values: FloatArray) -> NDArray[np.intp]:
+    return np.argsort(-np.linalg.norm(values.reshape(len(values), -1), axis=1), kind="stable")
+
+
+def _by_similarity(values: FloatArray) -> NDArray[np.intp]:
+    """Leaves of an average-linkage tree on cosine distance, so that like kernels stand together."""
+    if len(values) < 3:
+        return np.arange(len(values))
+    directions = _directions(values)
+    tree = hierarchy.linkage(directions, method="average", metric="sqeuclidean")
+    return hierarchy.leaves_list(tree).astype(np.intp)
+
+
+def _by_hue(values: FloatArray) -> NDArray[np.intp]:
+    """Hue of the most coloured place of each kernel; kernels without colour come last, by norm."""
+    colour = values - values.mean(axis=1, keepdims=True)
+    chroma = np.linalg.norm(colour, axis=1).reshape(len(values), -1)
+    places = chroma.argmax(axis=1)
+    red, green, blue = (values.reshape(len(values), 3, -1)[np.arange(len(values)), :, places]).T
+    hue = np.arctan2(np.sqrt(3) * (green - blue), 2 * red - green - blue) % (2 * np.pi)
+    scale = np.abs(values).reshape(len(values), -1).max(axis=1)
+    is_grey = chroma.max(axis=1) < 0.15 * np.maximum(scale, 1e-12)
+    lengths = np.linalg.norm(values.reshape(len(values), -1), axis=1)
+    return np.lexsort((np.where(is_grey, -lengths, hue), is_grey))
+
+
+ORDERS: Mapping[str, Order] = {
+    "index": Order("Kernel number", "As the layer has them.", False, lambda v: np.arange(len(v))),  # noqa: FBT003
+    "norm": Order("Norm", "Largest weights first.", False, _by_norm),  # noqa: FBT003
+    "similarity": Order("Similarity", "Like kernels stand together.", False, _by_similarity),  # noqa: FBT003
+    "hue": Order("Hue", "By the colour a kernel prefers; grey ones last.", True, _by_hue),  # noqa: FBT003
+}
+
+
+def order(kernels: Kernels, *, by: str) -> NDArray[np.intp]:
+    """Kernel indices in order, (O,).
+
+    Args:
+        kernels: Any kernels.
+        by: A key of :data:`ORDERS`.
+
+    Raises:
+        BadSetting: No such order.
+        NotApplicable: Ordering by hue, and the kernels do not read three colours.
+    """
+    if by not in ORDERS:
+        raise BadSetting(f"{by!r} is not an order of kernels; choose one of {', '.join(ORDERS)}.")
+    if ORDERS[by].needs_colour and kernels.values.shape[1] != 3:
+        raise NotApplicable("Only kernels that read red, green and blue have a hue; order by norm or similarity.")
+    return ORDERS[by].order(kernels.values)
+
+
+def dead_kernels(kernels: Kernels, *, threshold: float = 0.01) -> NDArray[np.intp]:
+    """Kernels whose norm is below a share of the layer's median norm, (n,): they answer almost nothing, whatever comes."""
+    lengths = norms(kernels)
+    return np.flatnonzero(lengths <= threshold * np.median(lengths))
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two kernels that point the same way (cosine near 1) or opposite ways (near -1)."""
+
+    first: int
+    second: int
+    cosine: float
+
+
+def duplicate_pairs(kernels: Kernels, *, threshold: float = 0.95) -> list[Pair]:
+    """Pairs with absolute cosine above the threshold, closest first; dead kernels are left out.
+
+    Kernels of one weight (1x1 and one channel) all point the same way, so they have no pairs.
+    """
+    if kernels.values[0].size == 1:
+        return []
+    alive = np.setdiff1d(np.arange(len(kernels.values)), dead_kernels(kernels))
+    directions = _directions(kernels.values[alive])
+    cosines = directions @ directions.T
+    rows, cols = np.nonzero(np.triu(np.abs(cosines) > threshold, k=1))
+    pairs = [Pair(int(alive[i]), int(alive[j]), float(cosines[i, j])) for i, j in zip(rows, cols, strict=True)]
+    return sorted(pairs, key=lambda pair: -abs(pair.cosine))
+
+
+def frequency_response(kernels: Kernels, *, kernel: int, size: int = 65) -> FloatArray:
+    """How strongly a kernel answers to gratings of every direction and fineness, (size, size).
+
+    The magnitude of the kernel's Fourier transform, root of the sum of squares over its input channels. The middle is
+    frequency 0 (even areas); the border is half a cycle per input cell, the finest grating there is.
+
+    Raises:
+        BadSetting: No such kernel.
+    """
+    if not 0 <= kernel < len(kernels.values):
+        raise BadSetting(f"Layer {kernels.layer} has kernels 0 to {len(kernels.values) - 1}; there is no {kernel}.")
+    spectrum = np.fft.fftshift(np.fft.fft2(kernels.values[kernel].astype(np.float64), s=(size, size)), axes=(-2, -1))
+    response: FloatArray = np.sqrt((np.abs(spectrum) ** 2).sum(axis=0)).astype(np.float32)
+    return response
+
+
+def _directions(values: FloatArray) -> FloatArray:
+    flat = values.reshape(len(values), -1)
+    directions: FloatArray = flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-12)
+    return directions

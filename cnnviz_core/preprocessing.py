@@ -1,0 +1,122 @@
+"""Pixels to the network's normalised input and back, with the geometry of resize and crop.
+
+A network sees a resized, cropped and normalised picture, not the photo. Every map it makes lies on that crop, so the
+crop's place in the photo is kept in original pixels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from cnnviz_core.errors import BadSetting
+from cnnviz_core.images import InputImage
+
+Box = tuple[float, float, float, float]
+
+_FILTERS = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+
+_CROP_MODES = ("center", "squash")
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How a picture becomes the network's input.
+
+    The picture is resized so that the input covers the share ``crop_pct`` of it, and the middle is cut out. A picture of
+    exactly the input size passes unchanged.
+
+    Attributes:
+        input_px: (H, W) of the input.
+        mean: Per channel, subtracted from pixels scaled to 0..1.
+        std: Per channel, divided by afterwards.
+        interpolation: "nearest", "bilinear", "bicubic" or "lanczos", with anti-aliasing.
+        crop_pct: Share of the resized picture that the crop keeps along the shorter side, above 0 to 1.
+        crop_mode: "center" keeps the picture's proportions; "squash" resizes both sides to the input's.
+    """
+
+    input_px: tuple[int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    interpolation: str = "bicubic"
+    crop_pct: float = 1.0
+    crop_mode: str = "center"
+
+    def __post_init__(self) -> None:
+        if len(self.mean) not in (1, 3) or len(self.std) != len(self.mean):
+            raise BadSetting(
+                f"mean has {len(self.mean)} and std {len(self.std)} values; give one each for a grey input or three "
+                "each for colour."
+            )
+        if min(self.std) <= 0:
+            raise BadSetting(f"std is {self.std}; every value must be above 0.")
+        if min(self.input_px) < 1 or max(self.input_px) > 4096:
+            raise BadSetting(f"The input size is {self.input_px} px; both sides must lie between 1 and 4096.")
+        if not 0 < self.crop_pct <= 1:
+            raise BadSetting(f"crop_pct is {self.crop_pct}; it must lie above 0 and at most at 1.")
+        if self.crop_mode not in _CROP_MODES:
+            raise BadSetting(f"crop_mode is {self.crop_mode!r}, not one of {', '.join(_CROP_MODES)}.")
+        if self.interpolation not in _FILTERS:
+            raise BadSetting(f"interpolation is {self.interpolation!r}, not one of {', '.join(_FILTERS)}.")
+
+    @property
+    def num_channels(self) -> int:
+        """Channels of the input: 3 for colour, 1 for grey."""
+        return len(self.mean)
+
+    def crop_box(self, image: InputImage) -> Box:
+        """(left, top, right, bottom) of what the network sees, in pixels of the original picture."""
+        height, width = image.pixels.shape[:2]
+        input_h, input_w = self.input_px
+        if (height, width) == self.input_px:
+            return 0.0, 0.0, float(width), float(height)
+        resized_h, resized_w = self._resized(height, width)
+        top, left = round((resized_h - input_h) / 2), round((resized_w - input_w) / 2)
+        y, x = height / resized_h, width / resized_w
+        return left * x, top * y, (left + input_w) * x, (top + input_h) * y
+
+    def _resized(self, height: int, width: int) -> tuple[int, int]:
+        """Size of the whole picture after resizing, before the crop."""
+        sides = tuple(int(side / self.crop_pct) for side in self.input_px)
+        if self.crop_mode == "squash":
+            return sides[0], sides[1]
+        shorter = max(sides)
+        if height <= width:
+            return shorter, int(width * shorter / height)
+        return int(height * shorter / width), shorter
+
+    def crop(self, image: InputImage) -> NDArray[np.uint8]:
+        """(H, W, 3) pixels that the network sees, before normalisation; a grey network's are grey."""
+        picture = image.pil()
+        if self.num_channels == 1:
+            picture = picture.convert("L")
+        if image.pixels.shape[:2] != self.input_px:
+            height, width = self.input_px
+            picture = picture.resize((width, height), _FILTERS[self.interpolation], box=self.crop_box(image))
+        return np.asarray(picture.convert("RGB"))
+
+    def to_input(self, image: InputImage) -> Tensor:
+        """Normalised input, (1, 3, H, W) float32; (1, 1, H, W) for a grey network."""
+        pixels = torch.from_numpy(self.crop(image)[..., : self.num_channels].copy())
+        x = pixels.permute(2, 0, 1).to(torch.float32).div_(255)
+        return ((x - self._per_channel(self.mean)) / self._per_channel(self.std)).unsqueeze(0)
+
+    def to_pixels(self, x: Tensor) -> NDArray[np.uint8]:
+        """(H, W, 3) pixels of a normalised input (1, C, H, W); values outside 0..255 are clipped."""
+        unit = x[0].detach().cpu() * self._per_channel(self.std) + self._per_channel(self.mean)
+        pixels = (unit.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0)
+        return pixels.expand(-1, -1, 3).numpy().copy()
+
+    @staticmethod
+    def _per_channel(values: tuple[float, ...]) -> Tensor:
+        return torch.tensor(values, dtype=torch.float32).view(-1, 1, 1)

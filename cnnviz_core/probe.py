@@ -1,0 +1,325 @@
+"""The only file with hooks or torch modes: looking into a shared network without leaving a trace.
+
+Many threads use one network at the same time. A hook on a shared module receives every thread's tensors, and swapping
+its activations changes everyone's gradients. So everything here works on a private copy: new module objects over
+the same weight tensors, cheap to make, on which hooks live and die. Rules for the gradient at a ReLU act through a
+thread-local torch mode, which also reaches functional and reused ReLUs that module swapping misses.
+"""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from cnnviz_core import receptive_field
+from cnnviz_core.errors import UnknownLayer, did_you_mean
+from cnnviz_core.receptive_field import ReceptiveField
+
+_MAX_IDLE_COPIES = 4
+
+
+def private_copy(net: nn.Module) -> nn.Module:
+    """New module objects over the same parameters and buffers; 3 to 50 ms, no extra weight memory."""
+    shared = {id(tensor): tensor for tensor in (*net.parameters(), *net.buffers())}
+    return copy.deepcopy(net, dict(shared))
+
+
+_idle: WeakKeyDictionary[nn.Module, list[nn.Module]] = WeakKeyDictionary()
+_idle_lock = threading.Lock()
+
+
+@contextmanager
+def _borrowed_copy(net: nn.Module) -> Iterator[nn.Module]:
+    """A private copy that nobody else holds meanwhile; one that saw an error is not used again."""
+    with _idle_lock:
+        copies = _idle.setdefault(net, [])
+        mine = copies.pop() if copies else None
+    mine = mine or private_copy(net)
+    yield mine
+    with _idle_lock:
+        if len(copies) < _MAX_IDLE_COPIES:
+            copies.append(mine)
+
+
+class _Stopped(BaseException):
+    """The last layer that is needed has answered. Not an Exception, so that no network's own handler takes it."""
+
+
+@dataclass(frozen=True)
+class Recording:
+    """What chosen layers put out in one forward.
+
+    Attributes:
+        outputs: For each layer its output tensors, one per call, in call order.
+        result: What the network returned; None where the forward stopped after the last layer.
+    """
+
+    outputs: Mapping[str, Sequence[Tensor]]
+    result: Any | None
+
+
+def record(
+    net: nn.Module, x: Tensor, layers: Iterable[str], *, stop_after: Mapping[str, int] | None = None
+) -> Recording:
+    """Runs a network and keeps what the chosen layers put out.
+
+    The kept tensor is the layer's own; the network goes on with a clone, so that in-place code further on cannot
+    rewrite it. With gradients enabled the kept tensors are part of the graph: ``torch.autograd.grad(score, kept)``.
+
+    Args:
+        net: A network in eval mode. It may be shared by any number of threads and is not touched.
+        x: Input, (N, C, H, W).
+        layers: Dotted names of modules.
+        stop_after: How often each of the layers is called in one forward. If given, the forward ends with the last of
+            these calls.
+
+    Raises:
+        UnknownLayer: A name that no module of the network has.
+    """
+    names = list(layers)
+    outputs: dict[str, list[Tensor]] = {name: [] for name in names}
+
+    def keep(name: str) -> Callable[[nn.Module, object, Any], Any]:
+        def hook(_module: nn.Module, _args: object, output: Any) -> Any:
+            if not isinstance(output, Tensor):
+                return output
+            outputs[name].append(output)
+            if stop_after is not None and all(len(outputs[n]) >= stop_after[n] for n in names):
+                raise _Stopped
+            return output.clone()
+
+        return hook
+
+    with _borrowed_copy(net) as mine, ExitStack() as hooks:
+        modules = dict(mine.named_modules())
+        for name in names:
+            if name not in modules:
+                raise UnknownLayer(f"The network has no layer {name!r}.{did_you_mean(name, modules)}")
+            hooks.callback(modules[name].register_forward_hook(keep(name)).remove)
+        try:
+            return Recording(outputs, mine(x))
+        except _Stopped:
+            return Recording(outputs, None)
+
+
+_RELUS = {F.relu, F.relu_, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_}
+_HARDTANHS = {F.relu6, F.hardtanh, F.hardtanh_}
+_IN_PLACE = {F.relu_, torch.relu_, Tensor.relu_, F.hardtanh_}
+
+
+class _ReluRule(torch.autograd.Function):
+    """Clamps to [low, high] going forward; going back, the rule decides what passes."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, low: float, high: float, rule: str) -> Tensor:
+        ctx.rule = rule
+        ctx.save_for_backward((x > low) & (x < high))
+        return x.clamp(low, high)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
+        (was_active,) = ctx.saved_tensors
+        return _RULES[ctx.rule](gradient, was_active), None, None, None
+
+
+_RULES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "backprop": lambda gradient, was_active: gradient * was_active,
+    "deconvnet": lambda gradient, _: gradient.clamp(min=0),
+    "guided": lambda gradient, was_active: gradient.clamp(min=0) * was_active,
+}
+
+
+class relu_rule(TorchFunctionMode):  # noqa: N801 - used as a function: ``with relu_rule("guided") as rule``
+    """Changes what passes back through every ReLU of the forwards made under it, in this thread only.
+
+    With R the gradient arriving from above and f = ReLU(x): backprop gives (x > 0) R, deconvnet (R > 0) R, guided
+    backprop (x > 0)(R > 0) R. ReLU6, and hard tanh from 0, count as ReLUs that are active between their limits. Modules,
+    functions, methods and in-place forms are all reached; values going forward do not change.
+
+    Attributes:
+        num_answered: ReLU calls answered so far; 0 after a forward means that the rule is not defined for the network.
+
+    Source: Springenberg et al. 2015, figure 1; Zeiler and Fergus 2014.
+    """
+
+    def __init__(self, rule: str) -> None:
+        super().__init__()
+        if rule not in _RULES:
+            raise ValueError(f"rule is {rule!r}, not one of {', '.join(_RULES)}")
+        self.rule = rule
+        self.num_answered = 0
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Answers ReLU-like calls; lets all others through."""
+        kwargs = kwargs or {}
+        limits = _relu_limits(func, args, kwargs)
+        if limits is None:
+            return func(*args, **kwargs)
+        self.num_answered += 1
+        x = args[0] if args else kwargs["input"]
+        y = _ReluRule.apply(x, *limits, self.rule)
+        in_place = func in _IN_PLACE or kwargs.get("inplace") or _positional_inplace(func, args)
+        return x.copy_(y) if in_place else y
+
+
+def _positional_inplace(func: Any, args: Sequence[Any]) -> bool:
+    place = {F.relu: 1, F.relu6: 1, F.hardtanh: 3}.get(func)
+    return place is not None and len(args) > place and bool(args[place])
+
+
+def _relu_limits(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[float, float] | None:
+    """(low, high) if the call is a ReLU of some kind."""
+    if func in _RELUS:
+        return 0.0, torch.inf
+    if func not in _HARDTANHS:
+        return None
+    if func is F.relu6:
+        return 0.0, 6.0
+    low = kwargs.get("min_val", args[1] if len(args) > 1 else -1.0)
+    high = kwargs.get("max_val", args[2] if len(args) > 2 else 1.0)
+    return (0.0, float(high)) if low == 0 else None
+
+
+@dataclass(frozen=True)
+class ModuleCall:
+    """One call of one module in a dry run.
+
+    Attributes:
+        name: Dotted name; empty for the network itself.
+        shape: Shape of the output with the batch dimension.
+        window: Receptive field of the output; None where it is not known.
+        num_operations: Operations of the whole network that had run when it returned.
+        is_rectified: Whether no value of the output was negative and some were not zero.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    window: ReceptiveField | None
+    num_operations: int
+    is_rectified: bool
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One tensor operation of a dry run.
+
+    Attributes:
+        name: Its aten name without overload; in-place operations end in an underscore.
+        module: Dotted name of the innermost module it ran in.
+        shape: Shape of its (first) output.
+    """
+
+    name: str
+    module: str
+    shape: tuple[int, ...]
+
+
+@dataclass
+class DryRun:
+    """One forward, watched: every module's calls and every tensor operation, in order."""
+
+    module_calls: list[ModuleCall] = field(default_factory=list)
+    operations: list[Operation] = field(default_factory=list)
+    result: Any = None
+
+
+class _LinearKeepsPlaces(TorchFunctionMode):
+    """A linear layer on (N, h, w, C) acts on each position alone; underneath it looks like a flattening."""
+
+    def __init__(self, fields: WeakTensorKeyDictionary) -> None:
+        super().__init__()
+        self.fields = fields
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if func is F.linear and args[0].ndim > 2:
+            window = self.fields.get(args[0])
+            mixes_places = window is None or any(axis.dim == -1 for axis in window.axes())
+            if not mixes_places:
+                self.fields[out] = window
+            else:
+                self.fields.pop(out, None)
+        return out
+
+
+class _Watch(TorchDispatchMode):
+    """Notes every operation and carries receptive fields from tensor to tensor."""
+
+    def __init__(self, fields: WeakTensorKeyDictionary, run: DryRun, inside: list[str]) -> None:
+        super().__init__()
+        self.fields, self.run, self.inside = fields, run, inside
+        self.is_paused = False
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if self.is_paused:
+            return out
+        tensors = [t for t in (out if isinstance(out, (list, tuple)) else [out]) if isinstance(t, Tensor)]
+        for tensor in tensors:
+            window = receptive_field.propagate(func, args, self._field_of, tensor)
+            if window is not None:
+                self.fields[tensor] = window
+        if tensors:
+            self.run.operations.append(
+                Operation(func.overloadpacket.__name__, self.inside[-1], tuple(tensors[0].shape))
+            )
+        return out
+
+    def _field_of(self, tensor: object) -> ReceptiveField | None:
+        window: ReceptiveField | None = self.fields.get(tensor)
+        return window
+
+
+@torch.no_grad()
+def dry_run(net: nn.Module, x: Tensor) -> DryRun:
+    """Runs a network once and notes its modules, operations and receptive fields.
+
+    Args:
+        net: A network in eval mode; not touched.
+        x: Input, (1, C, H, W).
+    """
+    run, fields, inside = DryRun(), WeakTensorKeyDictionary(), [""]
+    watch = _Watch(fields, run, inside)
+    fields[x] = receptive_field.IMAGE
+
+    def enter(name: str) -> Callable[..., None]:
+        return lambda _module, _args: inside.append(name)
+
+    def leave(name: str) -> Callable[..., None]:
+        def hook(_module: nn.Module, _args: object, output: Any) -> None:
+            inside.pop()
+            if isinstance(output, Tensor):
+                watch.is_paused = True
+                is_rectified = bool((output >= 0).all() and output.any())
+                watch.is_paused = False
+                run.module_calls.append(
+                    ModuleCall(name, tuple(output.shape), fields.get(output), len(run.operations), is_rectified)
+                )
+
+        return hook
+
+    with _borrowed_copy(net) as mine, ExitStack() as hooks:
+        for name, module in mine.named_modules():
+            hooks.callback(module.register_forward_pre_hook(enter(name)).remove)
+            hooks.callback(module.register_forward_hook(leave(name)).remove)
+        with watch, _LinearKeepsPlaces(fields):
+            run.result = mine(x)
+    return run

@@ -1,0 +1,71 @@
+"""Results into pictures, PNG bytes and plotly figures. No torch, no streamlit.
+
+The idea: a result stays raw numbers until the last moment. A :class:`Scale` says which value is the darkest and
+which the brightest colour, a :class:`ColourMap` says which colours, and the two together turn numbers into pixels.
+Pages import this package and call ``render.mosaic(...)``.
+
+::
+
+    colour      Scale, ColourMap: numbers -> colour indices -> pixels
+    tiles       all maps or kernels of a layer on one picture
+    overlays    a map over the photo, or back on the original from which the crop was cut
+    figure      a picture with title, colour bar and caption, for a slide
+    charts      plotly figures
+    encoding    pixels -> PNG or JPEG, numbers -> .npy
+    numerals    numbers as people read them
+
+When it misleads: two pictures can be compared by eye only if their scales are the same. With one scale per map, a map
+of noise looks as busy as the strongest one; with one scale per layer, quiet maps look dead. Percentile clipping shows
+more of the middle and hides how far the extremes go. Smooth enlargement invents values between the cells.
+"""
+
+from cnnviz_core.render.charts import depth_profile, frequency_figure, histogram, probability_bars
+from cnnviz_core.render.colour import (
+    COLOUR_MAPS,
+    DEFAULT_DIVERGING,
+    DEFAULT_SEQUENTIAL,
+    MISSING,
+    ColourMap,
+    Scale,
+    colourise,
+    find_colour_map,
+    rgb_from_components,
+    scale_of,
+    to_indices,
+)
+from cnnviz_core.render.encoding import jpeg, npy, png
+from cnnviz_core.render.figure import figure_png
+from cnnviz_core.render.numerals import format_value
+from cnnviz_core.render.overlays import overlay, paste_onto, resize_map
+from cnnviz_core.render.tiles import Mosaic, kernel_slices, kernels_rgb, mosaic, rgb_mosaic
+
+__all__ = [
+    "COLOUR_MAPS",
+    "DEFAULT_DIVERGING",
+    "DEFAULT_SEQUENTIAL",
+    "MISSING",
+    "ColourMap",
+    "Mosaic",
+    "Scale",
+    "colourise",
+    "depth_profile",
+    "figure_png",
+    "find_colour_map",
+    "format_value",
+    "frequency_figure",
+    "histogram",
+    "jpeg",
+    "kernel_slices",
+    "kernels_rgb",
+    "mosaic",
+    "npy",
+    "overlay",
+    "paste_onto",
+    "png",
+    "probability_bars",
+    "resize_map",
+    "rgb_from_components",
+    "rgb_mosaic",
+    "scale_of",
+    "to_indices",
+]

@@ -1,0 +1,201 @@
+"""Plotly figures.
+
+Backgrounds are transparent and text colours are left to the page, so that a chart fits a light and a dark theme. Lines
+and bars use the Okabe-Ito colours, which stay apart for colour-blind eyes, and series differ in marker shape, too.
+"""
+
+from __future__ import annotations
+
+import html
+import itertools
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import plotly.graph_objects as go
+
+from cnnviz_core.render.colour import MISSING, find_colour_map
+from cnnviz_core.render.numerals import format_value
+from cnnviz_core.results import FloatArray
+
+_BLUE = "#0072B2"
+_SERIES_COLOURS = (_BLUE, "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
+_SERIES_MARKERS = ("circle", "square", "diamond", "triangle-up", "cross", "x")
+_MARK_COLOUR = "#D55E00"
+_MID_GREY = "rgba(128, 128, 128, 0.35)"
+_MOST_TICKS = 24
+_MOST_TEXTS = 16
+
+
+def histogram(
+    values: FloatArray,
+    *,
+    unit: str,
+    marks: Mapping[str, float] | None = None,
+    log_counts: bool = False,
+    num_bins: int = 80,
+) -> go.Figure:
+    """How often which value occurs, with the share of exact zeros written below.
+
+    Args:
+        values: Any shape. Missing values are left out and counted in the note.
+        unit: What the values are, for the axis.
+        marks: Name and place of vertical lines, for instance the colour limits.
+        log_counts: Whether the counts' axis is logarithmic, to see a thin tail beside a tall peak.
+        num_bins: Bars of equal width.
+    """
+    present = values[np.isfinite(values)].astype(np.float64)
+    counts, edges = np.histogram(present, bins=num_bins)
+    bars = go.Bar(
+        x=(edges[:-1] + edges[1:]) / 2,
+        y=counts,
+        width=np.diff(edges),
+        marker={"color": _BLUE, "line": {"width": 0}},
+        customdata=[f"{format_value(low)} to {format_value(high)}" for low, high in itertools.pairwise(edges)],
+        hovertemplate="%{customdata}: %{y:,} values<extra></extra>",
+    )
+    figure = _figure(bars, height=260)
+    figure.update_layout(bargap=0, showlegend=False)
+    figure.update_yaxes(title="number of values", type="log" if log_counts else "linear")
+    notes = [_literal(unit)]
+    if len(present):
+        notes.append(f"{_percent(np.count_nonzero(present == 0) / len(present))} exactly 0")
+    if len(present) < values.size:
+        notes.append(f"{values.size - len(present):,} missing")
+    figure.update_xaxes(title=" · ".join(notes))
+    for name, place in (marks or {}).items():
+        figure.add_vline(
+            place,
+            line={"color": _MARK_COLOUR, "width": 2, "dash": "dash"},
+            annotation={"text": _literal(name), "yanchor": "bottom"},
+        )
+    return figure
+
+
+def probability_bars(labels: Sequence[str], probabilities: Sequence[float]) -> go.Figure:
+    """Classes and their probabilities as horizontal bars, first on top, all on the same axis from 0 to 100 %.
+
+    Args:
+        labels: Class names; equal names stay separate bars.
+        probabilities: 0..1, in the same order.
+    """
+    places = list(range(len(labels)))
+    bars = go.Bar(
+        x=list(probabilities),
+        y=places,
+        orientation="h",
+        text=[_percent(probability) for probability in probabilities],
+        textposition="outside",
+        cliponaxis=False,
+        marker={"color": _BLUE},
+        customdata=[_literal(label) for label in labels],
+        hovertemplate="%{customdata}: %{text}<extra></extra>",
+    )
+    figure = _figure(bars, height=40 + 30 * len(labels))
+    figure.update_layout(bargap=0.3, showlegend=False, margin={"r": 60})
+    figure.update_xaxes(range=[0, 1], tickformat=".0%", title="probability")
+    figure.update_yaxes(
+        autorange="reversed",
+        tickvals=places,
+        ticktext=[_literal(_shortened(label)) for label in labels],
+        showgrid=False,
+    )
+    return figure
+
+
+def depth_profile(layers: Sequence[str], series: Mapping[str, Sequence[float]], *, unit: str) -> go.Figure:
+    """One or more quantities through the layers, first layer at the left, as lines with a marker per layer.
+
+    Args:
+        layers: Layer names, in the order in which they run.
+        series: Name and one value per layer; not-a-number leaves a gap.
+        unit: What the values are, for the axis.
+    """
+    places = list(range(len(layers)))
+    few = len(layers) * len(series) <= _MOST_TEXTS
+    lines = [
+        go.Scatter(
+            x=places,
+            y=[None if np.isnan(value) else value for value in values],
+            name=_literal(name),
+            mode="lines+markers+text" if few else "lines+markers",
+            text=[format_value(value) for value in values],
+            textposition="top center",
+            cliponaxis=False,
+            customdata=list(layers),
+            hovertemplate="%{customdata}: %{text}",
+            line={"color": _SERIES_COLOURS[at % len(_SERIES_COLOURS)], "width": 2},
+            marker={"size": 8, "symbol": _SERIES_MARKERS[at % len(_SERIES_MARKERS)]},
+        )
+        for at, (name, values) in enumerate(series.items())
+    ]
+    figure = _figure(*lines, height=340)
+    figure.update_layout(showlegend=len(series) > 1, legend={"orientation": "h", "y": 1.02, "yanchor": "bottom"})
+    shown = places[:: -(-len(layers) // _MOST_TICKS) or 1]
+    figure.update_xaxes(tickvals=shown, ticktext=[layers[at] for at in shown], tickangle=-40, showgrid=False)
+    figure.update_yaxes(title=_literal(unit))
+    if all(value >= 0 for values in series.values() for value in values if not np.isnan(value)):
+        figure.update_yaxes(rangemode="tozero")
+    return figure
+
+
+def frequency_figure(magnitude: FloatArray, *, unit: str = "gain", colour_map: str = "viridis") -> go.Figure:
+    """How strongly a kernel answers to each spatial frequency, as a heat map.
+
+    The middle is the mean brightness, the border the finest stripes that pixels can show (0.5 cycles per pixel);
+    the direction from the middle is the direction in which the stripes alternate.
+
+    Args:
+        magnitude: (n, n) absolute values of the Fourier transform with zero frequency in the middle, as
+            ``numpy.fft.fftshift`` leaves it; rows are vertical frequencies.
+        unit: What the values are, for the colour bar.
+        colour_map: A name from :data:`~cnnviz_core.render.COLOUR_MAPS`.
+    """
+    vertical, horizontal = (np.fft.fftshift(np.fft.fftfreq(size)) for size in magnitude.shape)
+    lut = find_colour_map(colour_map).lut[:MISSING]
+    ticks = [-0.5, -0.25, 0, 0.25, 0.5]
+    heat = go.Heatmap(
+        x=horizontal,
+        y=vertical,
+        z=magnitude,
+        zmin=0,
+        colorscale=[(at / (MISSING - 1), f"rgb({r},{g},{b})") for at, (r, g, b) in enumerate(lut.tolist())],
+        colorbar={"title": _literal(unit), "thickness": 14},
+        hovertemplate="%{x:.2f} across, %{y:.2f} down: %{z:.3g}<extra></extra>",
+    )
+    figure = _figure(heat, height=360)
+    figure.update_xaxes(title="cycles per pixel, across", tickvals=ticks, constrain="domain", constraintoward="right")
+    figure.update_yaxes(title="cycles per pixel, down", tickvals=ticks, autorange="reversed", scaleanchor="x")
+    return figure
+
+
+def _figure(*traces: go.Bar | go.Scatter | go.Heatmap, height: int) -> go.Figure:
+    figure = go.Figure(list(traces))
+    figure.update_layout(
+        template="plotly_white",
+        height=height,
+        margin={"l": 8, "r": 8, "t": 28, "b": 8},
+        paper_bgcolor="rgba(0, 0, 0, 0)",
+        plot_bgcolor="rgba(0, 0, 0, 0)",
+        hoverlabel={"align": "left"},
+    )
+    figure.update_xaxes(automargin=True, gridcolor=_MID_GREY, zeroline=False)
+    figure.update_yaxes(automargin=True, gridcolor=_MID_GREY, zeroline=False)
+    return figure
+
+
+def _percent(fraction: float) -> str:
+    """A share as people read it: 39.2 %, and never 0 or 100 where it only nearly is."""
+    if 0 < fraction < 0.001:
+        return "< 0.1 %"
+    if 0.999 < fraction < 1:
+        return "> 99.9 %"
+    return f"{100 * fraction:.1f} %"
+
+
+def _shortened(label: str, longest: int = 32) -> str:
+    return label if len(label) <= longest else label[: longest - 1] + "…"
+
+
+def _literal(text: str) -> str:
+    """The text as it is: plotly would take <...> in a class or file name for markup."""
+    return html.escape(text, quote=False)

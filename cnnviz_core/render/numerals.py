@@ -1,0 +1,33 @@
+"""Numbers as people read them."""
+
+from __future__ import annotations
+
+import math
+
+
+def format_value(value: float) -> str:
+    """The number to three significant digits, with a true minus sign: 0.0123, 12.3, 1,234.
+
+    Whole digits are never rounded away below a million. Only from a million on and below a ten-thousandth does a power
+    of ten appear: 1.23e6, 4.5e-7.
+
+    Args:
+        value: Any number.
+
+    Returns:
+        The text; "missing" for not-a-number.
+    """
+    if math.isnan(value):
+        return "missing"
+    sign = "\u2212" if value < 0 else ""
+    size = abs(value)
+    if math.isinf(size):
+        return f"{sign}infinite"
+    if size == 0:
+        return "0"
+    exponent = int(f"{size:.2e}".partition("e")[2])  # after rounding: 999.96 counts as 1000
+    if exponent >= 6 or exponent < -4:
+        digits = f"{size:.2e}".partition("e")[0].rstrip("0").rstrip(".")
+        return f"{sign}{digits}e{exponent}"
+    text = f"{size:,.{max(0, 2 - exponent)}f}"
+    return sign + (text.rstrip("0").rstrip(".") if "." in text else text)

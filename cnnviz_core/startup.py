@@ -1,0 +1,60 @@
+"""Process-wide switches, set once before the first computation.
+
+Large activations are allocated and freed for every layer. glibc hands every block above its mmap threshold (at most
+32 MiB) back to the kernel at each free, so that the next layer's memory is page-faulted in anew; threads other than the
+main one, which is where an app computes, fall back to that sooner. Keeping freed memory and sharing one arena makes a
+batch through a small network several times faster (tests/benchmarks/bench_startup.py measures it).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from functools import cache
+
+import torch
+
+from cnnviz_core import torchvision_shim
+
+# Parameters of mallopt, from malloc.h.
+_M_TRIM_THRESHOLD = -1
+_M_MMAP_THRESHOLD = -3
+_M_ARENA_MAX = -8
+
+_KEEP_BELOW = 1 << 30
+
+
+@cache
+def prepare(threads: int = 0) -> None:
+    """Tunes the allocator, sets the number of threads, and lets torchvision be imported. Only the first call acts.
+
+    Args:
+        threads: CPU threads of one computation; 0 leaves torch's own choice, one per core.
+    """
+    tune_allocator()
+    if threads:
+        torch.set_num_threads(threads)
+    torchvision_shim.install()
+
+
+def tune_allocator() -> bool:
+    """Makes the C library keep freed memory for the next layer. Returns whether it could: only glibc can."""
+    mallopt = _glibc_function("mallopt")
+    if mallopt is None:
+        return False
+    settings = {_M_MMAP_THRESHOLD: _KEEP_BELOW, _M_TRIM_THRESHOLD: _KEEP_BELOW, _M_ARENA_MAX: 1}
+    accepted = [mallopt(parameter, value) == 1 for parameter, value in settings.items()]
+    return all(accepted)
+
+
+def release_memory() -> None:
+    """Gives memory that no result needs any more back to the system; a few milliseconds."""
+    trim = _glibc_function("malloc_trim")
+    if trim is not None:
+        trim(0)
+
+
+def _glibc_function(name: str) -> ctypes._NamedFuncPointer | None:
+    if not sys.platform.startswith("linux"):
+        return None
+    return getattr(ctypes.CDLL(None), name, None)

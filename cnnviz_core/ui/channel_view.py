@@ -1,0 +1,152 @@
+"""The parts of the feature-map page: one channel enlarged, all channels fused, several layers through depth."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import numpy as np
+import streamlit as st
+
+from cnnviz_core import render
+from cnnviz_core.layers import LayerInfo
+from cnnviz_core.methods import feature_maps
+from cnnviz_core.results import FeatureMaps, FloatArray
+from cnnviz_core.ui import compute, frame, pickers, show
+from cnnviz_core.ui.pickers import Colours, Selection
+
+_ONE, _PCA = "one channel", "principal components as colours"
+_DEPTH_PX = 230
+
+
+def enlarged(
+    chosen: Selection, maps: FeatureMaps, channel: int, colours: Colours, ranking: str, scores: FloatArray
+) -> None:
+    """One channel, or all channels fused, over the photo, with numbers and downloads."""
+    fusions = {fusion.title.lower() + " of all channels": name for name, fusion in feature_maps.FUSIONS.items()}
+    view = pickers.choose(
+        "Show",
+        [_ONE, *fusions, _PCA],
+        key="view",
+        help="  \n".join(f"**{f.title}**: {f.help}" for f in feature_maps.FUSIONS.values())
+        + "  \n**Principal components**: the three directions in which the places differ most, as red, green and blue; "
+        "like colours mean like features. The colours themselves mean nothing.",
+    )
+    if view == _PCA:
+        _components(chosen, maps)
+        return
+    is_one = view == _ONE
+    values = maps.values[channel] if is_one else feature_maps.fuse(maps, method=fusions[view])
+    scale = (
+        colours.scale(maps.values if is_one else values[None]).of_channel(channel if is_one else 0)
+        if colours.mode != "channel"
+        else render.scale_of(values, clip_percent=colours.clip_percent)
+    )
+    title = f"channel {channel}" if is_one else view
+    show.map_over_photo(
+        chosen, values, scale=scale, colour_map=colours.map_for(scale), key="enlarged", what=f"{title} of {maps.layer}"
+    )
+    frame.caption(chosen, maps.layer, title, f"{maps.run.seconds:.2f} s")
+    st.caption(
+        _numbers(values)
+        + (f" {feature_maps.RANKINGS[ranking].title}: {render.format_value(scores[channel])}." if is_one else "")
+    )
+    pixels = render.colourise(values, scale=scale, colour_map=colours.map_for(scale))
+    show.downloads(
+        chosen,
+        maps.run,
+        key="enlarged",
+        stem=f"{maps.layer}-{title}".replace(" ", "-"),
+        figure=lambda: render.figure_png(
+            render.overlay(
+                chosen.model.preprocessing.crop(chosen.image),
+                values,
+                scale=scale,
+                colour_map=colours.map_for(scale),
+                opacity=0.6,
+            ),
+            title=f"{title} of {maps.layer}",
+            caption=f"{chosen.model.spec.title}, {chosen.image.name}",
+            scale=scale,
+            colour_map=colours.map_for(scale),
+            unit="activation",
+        ),
+        exact=lambda: render.png(pixels),
+        values=values,
+        code=f"result.values[{channel}]" if is_one else f"feature_maps.fuse(result, method={fusions[view]!r})",
+    )
+    with st.expander("Histogram of the values", icon=":material/bar_chart:"):
+        st.plotly_chart(render.histogram(values, unit="activation", log_counts=True), key="histogram")
+
+
+def _components(chosen: Selection, maps: FeatureMaps) -> None:
+    components = feature_maps.principal_components(maps)
+    pixels = render.rgb_from_components(components)
+    st.image(render.png(_enlarged_pixels(pixels, 512)), width=512)
+    frame.caption(chosen, maps.layer, "first three principal components as red, green, blue")
+    show.downloads(
+        chosen,
+        maps.run,
+        key="enlarged",
+        stem=f"{maps.layer}-components",
+        figure=lambda: render.figure_png(
+            pixels,
+            title=f"Principal components of {maps.layer}",
+            caption=f"{chosen.model.spec.title}, {chosen.image.name}; like colours mean like features",
+        ),
+        exact=lambda: render.png(pixels),
+        values=components,
+        code="feature_maps.principal_components(result)",
+    )
+
+
+def _enlarged_pixels(pixels: show.Pixels, side: int) -> show.Pixels:
+    factor = max(1, side // max(pixels.shape[:2]))
+    return cast(show.Pixels, pixels.repeat(factor, axis=0).repeat(factor, axis=1))
+
+
+def _numbers(values: FloatArray) -> str:
+    present = values[np.isfinite(values)]
+    active = float((present != 0).mean()) if present.size else 0.0
+    low, mean, high = (render.format_value(v) for v in (present.min(), present.mean(), present.max()))
+    return f"Lowest {low}, mean {mean}, highest {high}; {100 * active:.0f} % of the places are not zero."
+
+
+def about_layer(info: LayerInfo, maps: FeatureMaps) -> None:
+    """What the layer is, how much of the picture a cell sees, and its silent channels."""
+    height, width = maps.values.shape[1:]
+    parts = [f"{len(maps.values)} channels of {height} × {width} cells ({info.kind})."]
+    if info.receptive_field:
+        rows, cols = info.receptive_field.size_px
+        seen = "the whole picture" if info.receptive_field.is_global else f"{rows:.0f} × {cols:.0f} px of the input"
+        parts.append(f"Each cell can see {seen}.")
+    dead = feature_maps.dead_channels(maps)
+    if len(dead):
+        named = ", ".join(str(c) for c in dead[:24]) + (", …" if len(dead) > 24 else "")
+        parts.append(f"{len(dead)} answer the same everywhere on this picture: {named}.")
+    st.caption(" ".join(parts))
+
+
+def through_depth(chosen: Selection, colours: Colours) -> None:
+    """The mean of all channels at every depth, side by side."""
+    stages = chosen.model.layers.stages
+    st.subheader("Through depth", anchor=False)
+    st.caption(
+        "Mean of all channels at the end of each stage, each with colours of its own: from where things are to what they are."
+    )
+    found = compute.run(
+        feature_maps.compute_many, chosen.model, chosen.image, layers=tuple(stage.representative for stage in stages)
+    )
+    for column, (name, maps) in zip(st.columns(max(3, len(found))), found.items(), strict=False):
+        with column:
+            values = feature_maps.fuse(maps, method="mean")
+            scale = render.scale_of(values, clip_percent=colours.clip_percent)
+            show.map_over_photo(
+                chosen,
+                values,
+                scale=scale,
+                colour_map=colours.map_for(scale),
+                key=f"depth_{name}",
+                what=f"mean of all channels of {name}",
+                max_px=_DEPTH_PX,
+            )
+            st.caption(f"`{name}` · {len(maps.values)} × {maps.values.shape[1]} × {maps.values.shape[2]}")

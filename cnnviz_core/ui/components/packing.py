@@ -1,0 +1,72 @@
+"""How bytes reach the browser.
+
+A component gets ``length | JSON header | parts`` as one run of bytes, which arrives there without being copied or
+turned into text. Large parts (pictures, maps) are mounted on their own, as invisible elements named by a digest of
+their content: Streamlit re-sends an element only when it changes, so a click that moves a selection costs the header
+alone, never the picture.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+
+import streamlit as st
+from PIL import Image
+from streamlit.components.v2.types import ComponentRenderer
+
+_MEDIA_TYPES = {"PNG": "image/png", "JPEG": "image/jpeg"}
+
+
+def register(name: str) -> ComponentRenderer:
+    """The mounting command of the component whose ``name.js`` (and ``.html``, ``.css``) lie beside this file."""
+    folder = Path(__file__).parent
+    html, css = ((folder / name).with_suffix(suffix) for suffix in (".html", ".css"))
+    script = (folder / "packing.js").read_text("utf-8") + (folder / name).with_suffix(".js").read_text("utf-8")
+    return st.components.v2.component(
+        f"cnnviz.{name}",
+        html=html.read_text("utf-8") if html.exists() else None,
+        css=css.read_text("utf-8") if css.exists() else None,
+        js=script,
+    )
+
+
+_part = register("part")
+
+
+def pack(header: Mapping[str, object], *parts: bytes) -> bytes:
+    """One run of bytes: u32 length of the header (little-endian), the header as JSON, the parts one after the other."""
+    text = json.dumps(header, allow_nan=False).encode()
+    return b"".join((struct.pack("<I", len(text)), text, *parts))
+
+
+def send(part: bytes, *, key: str) -> str:
+    """Sends one part to the browser unless it is there, and gives the token under which it can be asked for.
+
+    Args:
+        part: Any bytes.
+        key: Unique on the page.
+    """
+    token = hashlib.blake2b(part, digest_size=12).hexdigest()
+    _part(key=key, data=pack({"token": token}, part))
+    return token
+
+
+def picture_info(picture: bytes) -> tuple[str, int, int]:
+    """Media type, width and height (px) of an encoded picture, read from its first bytes only.
+
+    Raises:
+        TypeError: Not bytes.
+        ValueError: Neither PNG nor JPEG.
+    """
+    if not isinstance(picture, bytes):
+        raise TypeError(f"A picture is PNG or JPEG bytes, not {type(picture).__name__}.")
+    try:
+        with Image.open(io.BytesIO(picture), formats=tuple(_MEDIA_TYPES)) as opened:
+            return _MEDIA_TYPES[str(opened.format)], opened.width, opened.height
+    except OSError as error:
+        raise ValueError("The picture is neither PNG nor JPEG.") from error

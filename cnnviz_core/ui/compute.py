@@ -1,0 +1,72 @@
+"""The one door for computing: pages hold no caching code.
+
+Networks are loaded once per server and shared by all sessions; results are looked up by what they depend on: function,
+network and weights hash, picture digest, settings. A few computations run at a time, the rest wait their turn.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import streamlit as st
+
+from cnnviz_core import models, photos, settings, store
+from cnnviz_core.images import InputImage
+from cnnviz_core.models import LoadedModel
+
+T = TypeVar("T")
+
+_SETTINGS = settings.current()
+_turns = threading.BoundedSemaphore(max(1, _SETTINGS.parallel_runs))
+
+
+@st.cache_resource(max_entries=_SETTINGS.max_models, show_spinner=False)
+def model(network: str, weights: str = "default") -> LoadedModel:
+    """The network of that catalogue or checkpoint id, shared by all sessions; errors as in :func:`models.load`."""
+    if network.startswith("checkpoint/"):
+        card = store.checkpoint(network)
+        return models.load(
+            card.architecture,
+            device=_SETTINGS.device,
+            weights=card.path,
+            class_names=card.class_names or None,
+            preprocessing=card.preprocessing,
+            name=card.name,
+        )
+    return models.load(network, device=_SETTINGS.device, weights=weights)
+
+
+@st.cache_data(max_entries=16, show_spinner=False)
+def photo(image_id: str) -> InputImage:
+    """A bundled photo by its id, or an uploaded picture by its short digest."""
+    return photos.open_photo(image_id) if image_id in photos.PHOTOS else store.open_picture(image_id)
+
+
+def run(function: Callable[..., T], model: LoadedModel, image: InputImage | None = None, **settings: Any) -> T:
+    """``function(model, image, **settings)``, from the cache if it was computed before.
+
+    Args:
+        function: A function of :mod:`cnnviz_core.methods`.
+        model: The network.
+        image: The picture, or None for functions that take none.
+        **settings: Its keyword arguments: numbers, strings, or sequences of them.
+    """
+    name = f"{function.__module__}.{function.__qualname__}"
+    spec = model.spec
+    key = (name, spec.model_id, spec.weights_hash, repr(model.preprocessing), repr(model.class_names))
+    key += (image.digest if image else "",)
+    return _run(key, settings, function, model, image)  # type: ignore[no-any-return]
+
+
+@st.cache_data(max_size=f"{_SETTINGS.cache_mb}mb", show_spinner=False)
+def _run(
+    key: tuple[str, ...],
+    settings: dict[str, Any],
+    _function: Callable[..., Any],
+    _model: LoadedModel,
+    _image: InputImage | None,
+) -> Any:
+    with _turns:
+        return _function(_model, _image, **settings) if _image else _function(_model, **settings)

@@ -1,0 +1,125 @@
+"""The frame around every page: menu, sidebar, header, and the one place where errors are shown."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import streamlit as st
+from PIL import Image
+
+from cnnviz_core import render
+from cnnviz_core.errors import CnnvizError
+
+if TYPE_CHECKING:
+    from streamlit.navigation.page import StreamlitPage
+
+    from cnnviz_core.ui.pickers import Selection
+
+_log = logging.getLogger("cnnviz")
+
+
+@dataclass(frozen=True)
+class PageLink:
+    """One line of the table of pages.
+
+    Attributes:
+        section: Heading of the menu.
+        path: The script, below the app's folder; its stem is the page's address.
+        title: Name in the menu.
+        question: What the page answers, in one sentence.
+        icon: Name of a Material symbol.
+        capability: Key of :data:`cnnviz_core.doctor.CAPABILITIES` that the network must have; empty for none.
+    """
+
+    section: str
+    path: str
+    title: str
+    question: str
+    icon: str
+    capability: str = ""
+
+
+def icon() -> Image.Image:
+    """The browser tab's picture: a mosaic of tiles. Named icons would be fetched from an outside host."""
+    tiles = (
+        np.array([[0, 120, 60], [200, 255, 150], [90, 180, 30]], dtype=np.uint8).repeat(20, axis=0).repeat(20, axis=1)
+    )
+    picture = Image.fromarray(tiles)
+    picture.putpalette(render.find_colour_map("viridis").lut.tobytes())
+    return picture.convert("RGB")
+
+
+def run(pages: Sequence[PageLink]) -> None:
+    """Draws the menu, the sidebar and the page that was asked for; the first page of the table is the start page."""
+    menu: dict[str, list[StreamlitPage]] = {}
+    links: dict[StreamlitPage, PageLink] = {}
+    for link in pages:
+        page = st.Page(link.path, title=link.title, icon=f":material/{link.icon}:", default=link is pages[0])
+        menu.setdefault(link.section, []).append(page)
+        links[page] = link
+    page = st.navigation(menu)
+    st.session_state["pages"] = pages
+    header(links[page].title, links[page].question)
+    with errors():
+        _run_page(page, links[page])
+
+
+def _run_page(page: StreamlitPage, link: PageLink) -> None:
+    # The frame is on screen before torch is imported.
+    from cnnviz_core import doctor, settings, startup
+    from cnnviz_core.ui import sidebar
+
+    startup.prepare(settings.current().threads)
+    selection = sidebar.draw()
+    if selection is None:
+        return
+    if link.capability:
+        verdict = doctor.verdict(selection.model, link.capability)
+        if not verdict.usable:
+            st.info(f"This page does not fit {selection.model.spec.title}: {verdict.reason} {verdict.instead}")
+            return
+    page.run()
+
+
+def pages() -> Sequence[PageLink]:
+    """The table of pages."""
+    table: Sequence[PageLink] = st.session_state["pages"]
+    return table
+
+
+@contextmanager
+def errors() -> Iterator[None]:
+    """Shows what a person can act on as a sentence; anything else is a bug and goes on to Streamlit and the log."""
+    try:
+        yield
+    except CnnvizError as error:
+        _log.info("%s: %s", type(error).__name__, error)
+        st.error(str(error), icon=":material/error:")
+
+
+def header(title: str, question: str) -> None:
+    """A page's title and the question it answers."""
+    st.title(title, anchor=False)
+    st.markdown(f":gray[{question}]")
+
+
+def about(module_docstring: str | None) -> None:
+    """The method's own lesson, from the docstring of its module, folded away at the end of the page."""
+    with st.expander("What this shows, when it misleads, and where it comes from", icon=":material/school:"):
+        st.markdown(module_docstring or "")
+
+
+def caption(selection: Selection, *parts: str) -> None:
+    """How a picture was made: network, picture, and what else matters, in one grey line."""
+    words = [selection.model.spec.title, selection.image.name, *parts]
+    st.caption(" · ".join(plain(word) for word in words))
+
+
+def plain(text: str) -> str:
+    """Text from outside, so that no character of it acts as markup."""
+    return "".join(f"\\{c}" if c in r"\`*_{}[]()<>#+-.!|$~:" else c for c in text)

@@ -1,0 +1,142 @@
+"""The parts of the page of networks: the catalogue, adding a checkpoint of one's own, and those kept here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import streamlit as st
+
+from cnnviz_core import catalogue, checkpoints, settings, store
+from cnnviz_core.catalogue import Entry, WeightsPlace
+from cnnviz_core.errors import CnnvizError
+from cnnviz_core.ui import compute
+
+_PLACES = {
+    WeightsPlace.BUNDLED: "ready: in an installed package",
+    WeightsPlace.LOCAL: "ready: downloaded before",
+    WeightsPlace.REMOTE: "to be downloaded",
+    WeightsPlace.NONE: "none published; untrained only",
+}
+_MOST_ROWS = 200
+
+
+def search() -> None:
+    """The catalogue as a table; choosing a row chooses the network."""
+    text = st.text_input(
+        "Search", key="search", bind="query-params", placeholder="resnet, densenet121, mobilenet, convnext tiny ..."
+    )
+    found = catalogue.search(text, _MOST_ROWS) if text else catalogue.entries()[:_MOST_ROWS]
+    total = len(catalogue.entries())
+    st.caption(
+        f"{len(found)} of {total:,} networks. Choose a row to use the network on all pages; nothing is fetched yet."
+    )
+
+    def use() -> None:
+        rows = st.session_state["catalogue"]["selection"]["rows"]
+        if rows:
+            st.session_state["model"] = found[rows[0]].model_id
+
+    st.dataframe(
+        _table(found), key="catalogue", on_select=use, selection_mode="single-row", hide_index=True, height=380,
+        column_config={
+            "Top-1 (%)": st.column_config.NumberColumn(help="Published ImageNet accuracy, where its library states it."),
+            "Input (px)": st.column_config.TextColumn(help="Size of the pictures that it was made for."),
+        },
+    )  # fmt: skip
+
+
+def _table(found: list[Entry]) -> dict[str, list[Any]]:
+    return {
+        "Network": [entry.title for entry in found],
+        "Id": [entry.model_id for entry in found],
+        "Family": [entry.family for entry in found],
+        "Weights": [_PLACES[entry.weights] for entry in found],
+        "Parameters (M)": [entry.num_params and round(entry.num_params / 1e6, 1) for entry in found],
+        "Input (px)": [f"{entry.input_px[0]} × {entry.input_px[1]}" for entry in found],
+        "Top-1 (%)": [entry.top1 for entry in found],
+        "Download (MB)": [entry.download_mb and round(entry.download_mb, 1) for entry in found],
+    }
+
+
+def add_checkpoint() -> None:
+    """The form for a checkpoint of one's own; what was filled in stays when something is wrong with it."""
+    st.subheader("Add a network of your own", anchor=False)
+    st.caption(
+        "A weights file and the name of its architecture; no code. Files are never unpickled: .safetensors, or a state dict "
+        "saved with torch.save(model.state_dict(), ...). The number of classes is read from the last layer."
+    )
+    with st.form("checkpoint", border=True):
+        left, right = st.columns(2)
+        ids = [entry.model_id for entry in catalogue.entries()]
+        architecture = left.selectbox("Architecture", ids, index=None, placeholder="Type to search, e.g. resnet50")
+        weights = right.file_uploader(
+            "Weights file",
+            type=["safetensors", "pth", "pt", "bin", "ckpt", "tar"],
+            max_upload_size=settings.current().max_checkpoint_mb,
+        )
+        names = left.file_uploader(
+            "Class names (optional)",
+            type=["txt", "json"],
+            help="One name per line, or a JSON list; as many as the network has classes, in its order.",
+        )
+        with right.expander("Preprocessing, if it differs from the published one"):
+            size = st.number_input("Input size (px); 0 keeps the published one", 0, 2048, 0)
+            mean = st.text_input("Mean per channel, 0..1", placeholder="0.485, 0.456, 0.406")
+            std = st.text_input("Standard deviation per channel", placeholder="0.229, 0.224, 0.225")
+        if st.form_submit_button("Check and add", type="primary", icon=":material/add:"):
+            _add(architecture, weights, names, int(size), mean, std)
+
+
+def _add(architecture: str | None, weights: Any, names: Any, size: int, mean: str, std: str) -> None:
+    if architecture is None or weights is None:
+        st.error("Choose an architecture and a weights file.", icon=":material/error:")
+        return
+    card = None
+    try:
+        card = store.save_checkpoint(
+            weights.getvalue(),
+            name=weights.name,
+            architecture=architecture,
+            class_names=checkpoints.read_class_names(names.getvalue()) if names else (),
+            preprocessing=_preprocessing(size, mean, std),
+        )
+        with st.spinner("Checking that it fits"):
+            model = compute.model(card.checkpoint_id)
+    except CnnvizError as error:
+        if card is not None:
+            store.delete_checkpoint(card.checkpoint_id)
+        st.error(str(error), icon=":material/error:")
+        return
+    st.success(
+        f"{card.name} fits {architecture} and has {model.num_classes:,} classes. It is in the list of networks in the sidebar, "
+        f"as {card.checkpoint_id}."
+    )
+
+
+def _preprocessing(size: int, mean: str, std: str) -> dict[str, object]:
+    changes: dict[str, object] = {"input_px": (size, size)} if size else {}
+    for name, text in (("mean", mean), ("std", std)):
+        if text.strip():
+            changes[name] = _numbers(text, name)
+    return changes
+
+
+def _numbers(text: str, name: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.replace(";", ",").split(","))
+    except ValueError as error:
+        raise CnnvizError(f"{name} is “{text[:40]}”; write one or three numbers with commas between them.") from error
+
+
+def kept() -> None:
+    """The checkpoints on this server, with a button to remove each."""
+    cards = store.checkpoints()
+    if not cards:
+        return
+    st.subheader("Kept on this server", anchor=False)
+    for card in cards:
+        name, button = st.columns([5, 1], vertical_alignment="center")
+        name.markdown(f"`{card.checkpoint_id}` · {card.architecture}")
+        button.button(
+            "Remove", key=f"remove_{card.checkpoint_id}", on_click=store.delete_checkpoint, args=(card.checkpoint_id,)
+        )

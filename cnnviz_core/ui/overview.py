@@ -1,0 +1,113 @@
+"""The parts of the home page: the photo as the network saw it, its answer, its layers, and the way onward."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+import streamlit as st
+
+from cnnviz_core import doctor, photos, render
+from cnnviz_core.layers import LayerInfo
+from cnnviz_core.methods import feature_maps
+from cnnviz_core.models import LoadedModel
+from cnnviz_core.results import FeatureMaps
+from cnnviz_core.ui import compute, frame, show
+from cnnviz_core.ui.pickers import Selection
+
+_STORY = (
+    ("Early", "Close to the picture: edges, colours and fine texture, in many cells that each see little."),
+    ("Middle", "Textures and parts: fewer cells, more channels, and each cell sees more of the picture."),
+    ("Late", "Objects and their parts: coarse maps that say what is there more than what it looks like."),
+)
+_WALL_CHANNELS = 24
+
+
+def what_it_saw(chosen: Selection) -> None:
+    """The crop that reached the network."""
+    crop = chosen.model.preprocessing.crop(chosen.image)
+    st.image(render.png(crop), width="stretch")
+    height, width = chosen.image.pixels.shape[:2]
+    left, top, right, bottom = chosen.model.preprocessing.crop_box(chosen.image)
+    share = (right - left) * (bottom - top) / (height * width)
+    st.caption(
+        f"What the network saw: {crop.shape[1]} × {crop.shape[0]} px, resized from {share:.0%} of the "
+        f"{width} × {height} px picture."
+    )
+    if chosen.image_id in photos.PHOTOS:
+        st.caption(photos.PHOTOS[chosen.image_id].caption)
+
+
+def its_answer(chosen: Selection) -> None:
+    """The five most probable classes, in words and as bars."""
+    model = chosen.model
+    verdict = doctor.verdict(model, "predictions")
+    if not verdict.usable:
+        st.info(f"No answer: {verdict.reason}")
+        return
+    answer = compute.run(LoadedModel.predict, model, chosen.image, k=5)
+    first, probability = answer.labels[0], answer.probabilities[0]
+    trained = "" if model.spec.is_trained else " It is untrained, so this is chance."
+    st.subheader(f"It says: {frame.plain(first)}, {probability:.0%} sure", anchor=False)
+    st.plotly_chart(render.probability_bars(answer.labels, answer.probabilities), key="answer", width="stretch")
+    st.caption(
+        f"Probabilities over {model.num_classes:,} classes. They always add up to 100 %, also when none of the classes is in "
+        f"the picture, and networks tend to be surer than they should be.{trained}"
+    )
+
+
+def inside(chosen: Selection) -> None:
+    """An early, a middle and a late layer: the strongest channels, and the strongest one over the photo."""
+    names = chosen.model.layers.landmarks
+    if not names:
+        st.info("This network has no layer whose output is a map, so there is nothing to show of its inside.")
+        return
+    st.subheader("What its layers make of it", anchor=False)
+    found = compute.run(feature_maps.compute_many, chosen.model, chosen.image, layers=names)
+    columns = st.columns(len(names), gap="medium")
+    for column, (title, sentence), name in zip(columns, _STORY, names, strict=False):
+        with column:
+            st.markdown(f"**{title}** · `{name}`")
+            st.caption(_size(chosen.model.layers[name]) + " " + sentence)
+            _strongest(chosen, found[name], name)
+
+
+def _size(info: LayerInfo) -> str:
+    channels, height, width = info.shape
+    return f"{channels} maps of {height} × {width} cells."
+
+
+def _strongest(chosen: Selection, maps: FeatureMaps, name: str) -> None:
+    order, _ = feature_maps.rank(maps, by="max")
+    values = maps.values[order[:_WALL_CHANNELS]]
+    best = int(order[0])
+    scale = render.scale_of(maps.values[best])
+    show.map_over_photo(
+        chosen, maps.values[best], scale=scale, colour_map=None, key=f"home_{name}",
+        what=f"strongest channel of {name}", max_px=360,
+    )  # fmt: skip
+    st.caption(f"Channel {best}, the one with the highest value on this picture, over the photo.")
+    wall_scale = render.scale_of(values, mode="channel")
+    mosaic = render.mosaic(values, scale=wall_scale)
+    show.wall(
+        mosaic,
+        order[:_WALL_CHANNELS],
+        key=f"home_channel_{name}",
+        selected=-1,
+        what=f"strongest maps of {name}",
+        hints=[f"channel {c}" for c in order[:_WALL_CHANNELS]],
+        tile_px=52,
+        max_height=300,
+    )
+
+
+def onward() -> None:
+    """A link to every page, by section."""
+    sections: dict[str, list[frame.PageLink]] = defaultdict(list)
+    for link in frame.pages()[1:]:
+        sections[link.section].append(link)
+    st.subheader("Go on", anchor=False)
+    for column, (section, links) in zip(st.columns(max(2, len(sections))), sections.items(), strict=False):
+        with column:
+            st.markdown(f"**{section.capitalize()}**")
+            for link in links:
+                st.page_link(link.path, label=f"{link.title}: {link.question}", icon=f":material/{link.icon}:")

@@ -1,0 +1,370 @@
+"""What the person chose, the same on all pages and in the link: network, picture, target class, layer, channel."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+import numpy as np
+import streamlit as st
+from PIL import ImageOps
+
+from cnnviz_core import catalogue, photos, render, settings, store
+from cnnviz_core.errors import CnnvizError, NotApplicable, did_you_mean
+from cnnviz_core.images import InputImage, open_image
+from cnnviz_core.layers import LayerInfo
+from cnnviz_core.models import LoadedModel
+from cnnviz_core.results import FloatArray, Predictions
+from cnnviz_core.ui import compute
+from cnnviz_core.ui.components import tiles
+
+T = TypeVar("T")
+
+_STORED = re.compile(r"\(([0-9a-f]{16})\)$")
+_THUMBNAIL_PX = 56
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What the sidebar says.
+
+    Attributes:
+        model: The network.
+        image: The picture.
+        image_id: Bundled photo's id or uploaded picture's short digest.
+        target: Class to explain; None is the most probable one.
+    """
+
+    model: LoadedModel
+    image: InputImage
+    image_id: str
+    target: int | None
+
+
+def choose(
+    label: str,
+    options: Sequence[T],
+    *,
+    key: str,
+    default: T | None = None,
+    name: Callable[[T], str] = str,
+    help: str | None = None,  # noqa: A002 - Streamlit's word
+    **widget: object,
+) -> T:
+    """A select box whose value is part of the link.
+
+    A link that names something which is not on offer gets a sentence saying so, and the default is shown.
+
+    Args:
+        label: What is chosen.
+        options: What is on offer, at least one.
+        key: Name in the link.
+        default: What is chosen at first; None takes the first option.
+        name: How an option is called on screen and in the link.
+        help: Tooltip.
+        **widget: Further arguments of ``st.selectbox``.
+    """
+    _check_link(label, [name(option) for option in options], key)
+    index = options.index(default) if default in options else 0
+    return st.selectbox(  # type: ignore[call-overload, no-any-return]
+        label, options, index=index, format_func=name, key=key, help=help, bind="query-params", **widget
+    )
+
+
+def _check_link(label: str, names: Sequence[str], key: str) -> None:
+    """Says once per session if the link names something that is not on offer."""
+    checked = st.session_state.setdefault("checked_links", set())
+    wanted = st.query_params.get(key)
+    if key not in checked and wanted is not None and wanted not in names:
+        st.warning(
+            f"The link asks for {label.lower()} “{wanted[:80]}”, which is not on offer here; the default is "
+            f"shown instead.{did_you_mean(wanted, names)}",
+            icon=":material/link_off:",
+        )
+    checked.add(key)
+
+
+def network() -> tuple[str, str]:
+    """Draws the network picker. Returns the catalogue or checkpoint id, and the weights."""
+    cards = {card.checkpoint_id: card for card in store.checkpoints()}
+    options = [*cards, *(entry.model_id for entry in catalogue.entries())]
+    chosen = choose(
+        "Network",
+        options,
+        key="model",
+        default=catalogue.DEFAULT_MODEL,
+        help="Type to search all networks of timm and torchvision, and the checkpoints uploaded here. Those that are "
+        "ready on this machine come first.",
+    )
+    if chosen in cards:
+        return chosen, "default"
+    weights = st.segmented_control(
+        "Weights",
+        ["published", "untrained"],
+        default="published",
+        key="weights",
+        required=True,
+        bind="query-params",
+        width="stretch",
+        help="Published weights come from training. Untrained ones are a random draw, to see what training has "
+        "changed: a network that looks the same without training shows its architecture, not what it learned.",
+    )
+    return chosen, "default" if weights == "published" else "random:0"
+
+
+def image() -> str:
+    """Draws the picture picker. Returns the id: a bundled photo's, or an uploaded picture's short digest."""
+    mine: dict[str, str] = st.session_state.setdefault("my_pictures", {})
+    _remember_linked(mine)
+    names = {photo_id: photo.title for photo_id, photo in photos.PHOTOS.items()}
+    names |= {digest: f"{name} ({digest})" for digest, name in mine.items()}
+    chosen = choose("Picture", list(names), key="image", name=lambda image_id: names[image_id])
+    _thumbnails(list(names), chosen)
+    with st.popover("Your own picture", icon=":material/add_photo_alternate:", width="stretch"):
+        _upload()
+    return chosen
+
+
+def _remember_linked(mine: dict[str, str]) -> None:
+    """Puts an uploaded picture that the link names on offer, if this server still keeps it."""
+    found = _STORED.search(st.query_params.get("image", ""))
+    if found and found[1] not in mine:
+        try:
+            mine[found[1]] = compute.photo(found[1]).name
+        except CnnvizError as error:
+            st.warning(str(error), icon=":material/link_off:")
+
+
+def _thumbnails(image_ids: list[str], chosen: str) -> None:
+    atlas = _thumbnail_atlas(tuple(image_ids))
+
+    def select(index: int) -> None:
+        st.session_state["image"] = image_ids[index]
+
+    tiles.show(
+        atlas.png,
+        num=atlas.num,
+        tile_size=atlas.tile_size,
+        atlas_columns=atlas.columns,
+        key="thumbnails",
+        selected=image_ids.index(chosen),
+        hints=[compute.photo(image_id).name for image_id in image_ids],
+        tile_px=_THUMBNAIL_PX,
+        smooth=True,
+        aria="Pictures",
+        on_select=select,
+    )
+
+
+@st.cache_data(max_entries=32, show_spinner=False)
+def _thumbnail_atlas(image_ids: tuple[str, ...]) -> render.Mosaic:
+    side = 2 * _THUMBNAIL_PX
+    fitted = [np.asarray(ImageOps.fit(compute.photo(image_id).pil(), (side, side))) for image_id in image_ids]
+    return render.rgb_mosaic(np.stack(fitted), tile_px=side)
+
+
+def _upload() -> None:
+    st.file_uploader(
+        "Picture file",
+        type=["png", "jpg", "jpeg", "webp", "bmp", "tif", "tiff", "gif"],
+        key="upload",
+        on_change=_take,
+        args=("upload", ""),
+        help=f"Up to {settings.current().max_image_megapixels} megapixels. It is kept on this server for your links.",
+    )
+    if st.toggle("Use the camera", key="use_camera"):
+        st.camera_input(
+            "Camera", key="camera", on_change=_take, args=("camera", "camera picture"), label_visibility="collapsed"
+        )
+    if problem := st.session_state.get("upload_problem"):
+        st.error(problem, icon=":material/error:")
+
+
+def _take(key: str, name: str) -> None:
+    """Decodes, keeps and shows an uploaded file; a bad one changes nothing that was chosen."""
+    st.session_state["upload_problem"] = ""
+    file = st.session_state[key]
+    if file is None:
+        return
+    try:
+        picture = open_image(file.getvalue(), name=name or file.name)
+        digest = store.save_picture(picture)
+    except CnnvizError as error:
+        st.session_state["upload_problem"] = str(error)
+        return
+    st.session_state["my_pictures"][digest] = picture.name
+    st.session_state["image"] = digest
+
+
+def target(model: LoadedModel, predictions: Predictions) -> int | None:
+    """Draws the network's answer as buttons that set the target, and a search over all classes."""
+
+    def aim(index: int) -> None:
+        st.session_state["target"] = index
+
+    st.caption("The network’s answer – click one to explain it on all pages")
+    for place, index in enumerate(predictions.indices):
+        probability = predictions.probabilities[place]
+        with st.container(key=f"answer_{place}"):
+            st.button(
+                f"{predictions.labels[place]}\u2002**{100 * probability:.1f} %**",
+                key=f"aim_{place}",
+                on_click=aim,
+                args=(index,),
+                width="stretch",
+                type="primary" if st.session_state.get("target") == index else "secondary",
+            )
+            st.progress(probability)
+    return choose(
+        "Class to explain",
+        [None, *range(model.num_classes)],
+        key="target",
+        name=lambda index: "the network’s first answer" if index is None else f"{index} {model.class_names[index]}",
+        help="Used by every page that explains a decision. Type to search all classes.",
+    )
+
+
+def layer(model: LoadedModel, *, default: str, key: str = "layer", layers: Sequence[LayerInfo] | None = None) -> str:
+    """A layer, by depth or by search over all names."""
+    offered = model.layers.spatial if layers is None else layers
+    if not offered:
+        raise NotApplicable(f"{model.spec.title} has no layer to choose here.")
+    names = [info.name for info in offered]
+    return choose(
+        "Layer",
+        names,
+        key=key,
+        default=default,
+        help=f"Any of {len(names)} layers; type to search. Names are the network’s own.",
+    )
+
+
+def layer_by_depth(model: LoadedModel, *, default: str) -> str:
+    """A layer: its depth by one click, or any by search."""
+    stages = {f"{stage.cells[0]} × {stage.cells[1]}": stage for stage in model.layers.stages}
+    depth, names = st.columns([1, 1], vertical_alignment="bottom")
+    with names:
+        name = layer(model, default=default)
+    cells = model.layers[name].cells or (1, 1)
+    st.session_state["depth"] = f"{cells[0]} × {cells[1]}"
+
+    def go() -> None:
+        if st.session_state["depth"]:
+            st.session_state["layer"] = stages[st.session_state["depth"]].representative
+
+    with depth:
+        st.segmented_control(
+            "Depth",
+            list(stages),
+            key="depth",
+            on_change=go,
+            required=True,
+            help="Cells of the map, from early (fine) to late (coarse) layers.",
+        )
+    return name
+
+
+def call(info: LayerInfo) -> int:
+    """Which call of a layer that the network uses several times."""
+    if info.num_calls == 1:
+        return 0
+    return int(
+        st.number_input(
+            f"Use of the layer, 0 to {info.num_calls - 1}",
+            0,
+            info.num_calls - 1,
+            info.num_calls - 1,
+            key="call",
+            bind="query-params",
+            help="The network uses this layer several times in one forward; each use has maps of its own.",
+        )
+    )
+
+
+def number(label: str, count: int, *, key: str, default: int) -> int:
+    """A channel or kernel by number, 0 to count - 1; a click on a wall of the same key sets it, too."""
+    if not 0 <= st.session_state.get(key, 0) < count:
+        st.session_state[key] = default
+    return int(
+        st.number_input(
+            label,
+            0,
+            count - 1,
+            default,
+            key=key,
+            bind="query-params",
+            help="Click a tile, move on the wall with the arrow keys, or type a number.",
+        )
+    )
+
+
+@dataclass(frozen=True)
+class Colours:
+    """How values become colours on a page.
+
+    Attributes:
+        mode: "channel", "layer" or "fixed".
+        clip_percent: Share of the values beyond each limit.
+        colour_map: Name for values from 0 up; signed values take a diverging map.
+        limits: (low, high), if fixed.
+    """
+
+    mode: Literal["channel", "layer", "fixed"]
+    clip_percent: float
+    colour_map: str
+    limits: tuple[float, float] | None
+
+    def scale(self, values: FloatArray) -> render.Scale:
+        """Colour limits for maps (C, h, w) or one map (h, w)."""
+        low, high = self.limits or (None, None)
+        return render.scale_of(values, mode=self.mode, clip_percent=self.clip_percent, low=low, high=high)
+
+    def map_for(self, scale: render.Scale) -> str | None:
+        """The chosen map; None, for the diverging default, where values have a sign."""
+        return None if scale.signed else self.colour_map
+
+
+_MODES: dict[Literal["channel", "layer", "fixed"], str] = {
+    "channel": "each channel by itself",
+    "layer": "the whole layer",
+    "fixed": "a fixed range",
+}
+
+
+def colours() -> Colours:
+    """Colour settings, in a popover."""
+    with st.popover("Colours", icon=":material/palette:"):
+        mode = choose(
+            "Brightness by",
+            list(_MODES),
+            key="brightness",
+            name=lambda mode: _MODES[mode],
+            help="By itself, each map uses all colours, so shapes are seen best. By the whole layer or a fixed range, maps "
+            "can be compared: a dark one is weak.",
+        )
+        clip = st.select_slider(
+            "Clip the strongest values",
+            [0, 1, 2, 5],
+            key="clip",
+            bind="query-params",
+            format_func=lambda percent: f"{percent} %",
+            help="Per cent of the values at each end that share the last colour, so that a few do not darken the rest.",
+        )
+        sequential = [name for name, found in render.COLOUR_MAPS.items() if not found.signed]
+        colour_map = choose(
+            "Colour map",
+            sequential,
+            key="colours",
+            default=render.DEFAULT_SEQUENTIAL,
+            name=lambda name: render.COLOUR_MAPS[name].title,
+            help="All are even steps for the eye and safe for colour-blind readers. Maps with negative values always take "
+            "a two-sided one with zero in the middle.",
+        )
+        limits = None
+        if mode == "fixed":
+            low = st.number_input("From", value=0.0, key="from", bind="query-params")
+            high = st.number_input("To", value=6.0, key="to", bind="query-params")
+            limits = (min(low, high), max(high, low + 1e-6))
+    return Colours(mode, clip, colour_map, limits)

@@ -1,0 +1,29 @@
+"""What happens once, when the server starts and before the first session."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import streamlit as st
+from streamlit.runtime.pages_manager import PagesManager
+
+
+@asynccontextmanager
+async def lifespan(_app: st.App) -> AsyncIterator[dict[str, object]]:
+    """Prepares the process, and imports what every page needs while the first browser is on its way."""
+    # A folder called pages switches Streamlit's automatic menu on until st.navigation has run once; the first link
+    # to a page after a start would be answered with "page not found".
+    PagesManager.uses_pages_directory = False
+    threading.Thread(target=_import_ahead, daemon=True).start()
+    yield {}
+
+
+def _import_ahead() -> None:
+    from cnnviz_core import catalogue, settings, startup
+    from cnnviz_core.methods import feature_maps, filters  # noqa: F401
+    from cnnviz_core.ui import sidebar  # noqa: F401
+
+    startup.prepare(settings.current().threads)
+    catalogue.entries()

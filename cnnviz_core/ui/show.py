@@ -1,0 +1,152 @@
+"""Figures: a wall of maps, a map over the photo, and the downloads that every figure has."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import streamlit as st
+from numpy.typing import NDArray
+
+from cnnviz_core import manifest, render
+from cnnviz_core.render import Scale
+from cnnviz_core.results import FloatArray, Run
+from cnnviz_core.ui.components import heat_view, tiles
+from cnnviz_core.ui.pickers import Selection
+
+Pixels = NDArray[np.uint8]
+
+
+def wall(
+    mosaic: render.Mosaic,
+    ids: Sequence[int],
+    *,
+    key: str,
+    selected: int,
+    what: str,
+    hints: Sequence[str] | None = None,
+    tile_px: int = 64,
+    max_height: int = 560,
+) -> None:
+    """A wall of tiles to click; the click puts the tile's id into ``st.session_state[key]``.
+
+    Args:
+        mosaic: The tiles, in the order of ``ids``.
+        ids: What each tile is: the channel or kernel number.
+        key: Name of the session state that holds the chosen id; a number input of the same key may show it.
+        selected: The chosen id.
+        what: What the wall shows, for screen readers.
+        hints: A tooltip for each tile.
+        tile_px: Displayed width of a tile.
+        max_height: Above this height the wall scrolls within itself.
+    """
+
+    def choose(index: int) -> None:
+        st.session_state[key] = int(ids[index])
+
+    places = np.flatnonzero(np.asarray(ids) == selected)
+    tiles.show(
+        mosaic.png,
+        num=mosaic.num,
+        tile_size=mosaic.tile_size,
+        atlas_columns=mosaic.columns,
+        key=f"{key}_wall",
+        selected=int(places[0]) if len(places) else None,
+        aria=what,
+        hints=hints,
+        tile_px=tile_px,
+        max_height=max_height,
+        on_select=choose,
+    )
+
+
+def map_over_photo(
+    selection: Selection,
+    values: FloatArray,
+    *,
+    scale: Scale,
+    colour_map: str | None,
+    key: str,
+    what: str,
+    unit: str = "activation",
+    smooth: bool = False,
+    max_px: int = 512,
+) -> None:
+    """A map over the very crop that the network saw, with colour bar, opacity and values on hover.
+
+    Args:
+        selection: Network and picture.
+        values: (h, w), raw.
+        scale: One pair of limits.
+        colour_map: A name from :data:`render.COLOUR_MAPS`; None for the scale's default.
+        key: Unique on the page.
+        what: What is to be seen, for screen readers.
+        unit: What the values are.
+        smooth: Interpolate between cells.
+        max_px: Displayed size.
+    """
+    heat_view.show(
+        render.jpeg(selection.model.preprocessing.crop(selection.image), quality=92),
+        np.ascontiguousarray(values, dtype=np.float32),
+        key=key,
+        low=scale.low[0],
+        high=scale.high[0],
+        lut=render.find_colour_map(colour_map, signed=scale.signed).lut,
+        unit=unit,
+        smooth=smooth,
+        max_px=max_px,
+        aria=what,
+    )
+
+
+def downloads(
+    selection: Selection,
+    run: Run,
+    *,
+    key: str,
+    stem: str,
+    figure: Callable[[], bytes],
+    exact: Callable[[], bytes],
+    values: NDArray[np.generic],
+    code: str = "",
+) -> None:
+    """The four files of a figure: as shown, pixel by pixel, raw numbers, and how to make it again.
+
+    Args:
+        selection: Network and picture.
+        run: The result's own account.
+        key: Unique on the page.
+        stem: Start of the file names.
+        figure: Makes the PNG with title, colour bar and caption.
+        exact: Makes the PNG with one pixel per cell.
+        values: Raw numbers, saved as .npy.
+        code: Python that picks what is shown out of ``result``.
+    """
+    image = selection.image if run.image_digest else None
+
+    def account() -> bytes:
+        return manifest.manifest(run, image=image, photo_id=selection.image_id, selection=code).encode()
+
+    files: list[tuple[str, str, str, Callable[[], bytes]]] = [
+        ("Picture (PNG)", f"{stem}.png", "With title, colour bar and caption, for a slide.", figure),
+        ("Exact pixels (PNG)", f"{stem}-exact.png", "One pixel per cell, no interpolation.", exact),
+        ("Raw values (.npy)", f"{stem}.npy", "The numbers themselves, for numpy.load.", lambda: render.npy(values)),
+        ("Manifest (JSON)", f"{stem}.json", "Network, settings, versions, and lines of Python to repeat it.", account),
+    ]
+    with st.popover("Download", icon=":material/download:", key=f"{key}_downloads"):
+        for place, (label, name, tooltip, data) in enumerate(files):
+            st.download_button(
+                label, data, name, help=tooltip, key=f"{key}_download_{place}", on_click="ignore", width="stretch"
+            )
+
+
+def colour_bar(scale: Scale, colour_map: str | None, unit: str) -> None:
+    """What the colours of a wall mean."""
+    lut = render.find_colour_map(colour_map, signed=scale.signed).lut
+    if len(scale.low) > 1:
+        st.caption(f"Each tile from its own lowest to its own highest {unit}; compare shapes, not brightness.")
+        return
+    left, bar, right = st.columns([1, 4, 1], vertical_alignment="center")
+    left.caption(render.format_value(scale.low[0]), text_alignment="right")
+    bar.image(np.repeat(lut[None], 10, axis=0), width="stretch")
+    right.caption(f"{render.format_value(scale.high[0])} {unit}")

@@ -1,0 +1,27 @@
+import streamlit as st
+
+from cnnviz_core.methods import filters
+from cnnviz_core.ui import compute, frame, kernel_view, pickers, sidebar
+
+chosen = sidebar.current()
+model = chosen.model
+
+with st.container(horizontal=True, vertical_alignment="bottom"):
+    layer = pickers.layer(
+        model, key="convolution", default=filters.default_layer(model), layers=model.layers.convolutions
+    )
+    kernels = compute.run(filters.compute, model, layer=layer)
+    order = kernel_view.order(kernels)
+    drawing = kernel_view.drawing(kernels)
+
+wall, one = st.columns([3, 2], gap="medium")
+with one:
+    kernel = pickers.number(
+        f"Kernel, 0 to {len(kernels.values) - 1}", len(kernels.values), key="kernel", default=int(order[0])
+    )
+    kernel_view.enlarged(chosen, kernels, kernel, drawing)
+with wall:
+    kernel_view.wall(kernels, order, kernel, drawing)
+    kernel_view.findings(kernels)
+kernel_view.answer(chosen, kernels, kernel)
+frame.about(filters.__doc__)

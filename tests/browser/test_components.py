@@ -1,0 +1,438 @@
+"""The browser-side components in a real browser: clicks, keys, colours, pictures that are not sent twice."""
+
+import base64
+import io
+import re
+
+import numpy as np
+import plotly.colors
+import pytest
+from PIL import Image
+from playwright.sync_api import Locator, Page, expect
+
+VALUES = {seed: np.random.default_rng(seed).normal(size=(7, 9)).astype(np.float32) for seed in range(3)}
+for _map in VALUES.values():
+    _map[6, 8] = np.nan
+LOW, HIGH = -1.0, 2.0
+LUT = np.round(255 * np.array(plotly.colors.sample_colorscale("Viridis", 256, colortype="tuple"))).astype(np.uint8)
+
+
+def component(page: Page, key: str) -> Locator:
+    """A component's outermost element, once it shows its picture."""
+    root = page.locator(f".st-key-{key}").locator("[data-ready]")
+    root.wait_for()
+    return root
+
+
+def says(page: Page, text: str) -> None:
+    expect(page.get_by_text(re.compile(f"^{re.escape(text)}"))).to_be_visible()
+
+
+def pixels(canvas: Locator) -> np.ndarray:
+    """(H, W, 4) content of a canvas, as it is, whatever CSS does with it."""
+    address = canvas.evaluate("canvas => canvas.toDataURL('image/png')")
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(address.split(",")[1]))).convert("RGBA"))
+
+
+def screenshot(target: Locator) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(target.screenshot())).convert("RGB")).astype(int)
+
+
+def coloured(values: np.ndarray) -> np.ndarray:
+    """The colour table as heat_view documents it, in numpy."""
+    share = np.clip((values.astype(np.float64) - LOW) / (HIGH - LOW), 0, 1)
+    return LUT[np.floor(255 * np.nan_to_num(share) + 0.5).astype(int)].astype(int)
+
+
+def bilinear(values: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Matrix form of half-pixel bilinear interpolation: rows of weights on each side."""
+
+    def weights(few: int, many: int) -> np.ndarray:
+        centres = (np.arange(many) + 0.5) * few / many - 0.5
+        return np.maximum(0, 1 - np.abs(np.clip(centres, 0, few - 1)[:, None] - np.arange(few)))
+
+    down, across = weights(values.shape[0], height), weights(values.shape[1], width).T
+    undefined = down @ np.isnan(values).astype(float) @ across > 0
+    return np.where(undefined, np.nan, down @ np.nan_to_num(values).astype(np.float64) @ across)
+
+
+def frames_of(page: Page) -> list[int]:
+    """Sizes of the websocket frames that the browser gets from now on."""
+    sizes: list[int] = []
+    page.on("websocket", lambda socket: socket.on("framereceived", lambda frame: sizes.append(len(frame))))
+    return sizes
+
+
+# ---- tiles
+
+
+@pytest.mark.parametrize("width", [800, 1100, 1400])
+def test_tile_under_the_pointer_is_the_one_reported(parts, width):
+    parts.page.set_viewport_size({"width": width, "height": 700})
+    page = parts.open("/?scene=flat&lines=12")
+    wall = component(page, "wall")
+    canvas = wall.locator("canvas")
+    canvas.scroll_into_view_if_needed()
+    rng = np.random.default_rng(width)
+    for scroll in (0, 137, 10_000):
+        canvas.hover()
+        wall.locator(".scroller").evaluate("(box, top) => { box.scrollTop = top; }", scroll)
+        page.wait_for_timeout(100)
+        box = canvas.bounding_box()
+        for _ in range(4):
+            x, y = float(rng.uniform(10, box["width"] - 10)), float(rng.uniform(25, box["height"] - 25))
+            red = screenshot(canvas)[round(y), round(x), 0]  # tile i is red by i, gaps and outlines are grey
+            page.mouse.move(box["x"] + x, box["y"] + y)
+            hover = wall.get_attribute("data-hover")
+            middle = pixels(canvas)[round(y), round(x)]
+            if middle[2] != 128 or not hover:
+                continue
+            assert int(hover) == middle[0], (red, hover)
+            page.mouse.click(box["x"] + x, box["y"] + y)
+            expect(wall).to_have_attribute("data-selected", hover)
+            says(page, f"returned {hover}")
+
+
+def test_selection_shows_before_the_server_answers_and_survives_runs(parts):
+    page = parts.open("/?scene=wall")
+    wall = component(page, "wall")
+    expect(wall).to_have_attribute("data-selected", "3")
+    canvas = wall.locator("canvas")
+    at_once = canvas.evaluate(
+        """canvas => {
+          const box = canvas.getBoundingClientRect();
+          const root = canvas.getRootNode().querySelector('.wall');
+          canvas.dispatchEvent(new MouseEvent('click', {clientX: box.left + 30, clientY: box.top + 30, bubbles: true}));
+          return root.dataset.selected;
+        }"""
+    )
+    assert at_once == "0"
+    says(page, "returned 0, session 0, calls 1")
+    page.locator(".st-key-again").get_by_role("button").click()
+    parts.idle()
+    expect(wall).to_have_attribute("data-selected", "0")
+    says(page, "returned 0, session 0, calls 1")
+    page.locator(".st-key-seven").get_by_role("button").click()
+    expect(wall).to_have_attribute("data-selected", "7")
+    says(page, "returned 7, session 7, calls 1")
+    canvas.click(position={"x": 30, "y": 30})  # the same tile as at first, now a new choice
+    says(page, "returned 0, session 0, calls 2")
+
+
+def test_server_wins_when_it_keeps_its_selection(parts):
+    page = parts.open("/?scene=refusing")
+    wall = component(page, "wall")
+    wall.locator("canvas").click(position={"x": 30, "y": 30})
+    says(page, "returned 0")
+    expect(wall).to_have_attribute("data-selected", "3")
+
+
+def test_runs_neither_resend_nor_redraw_nor_decode(page, parts):
+    sizes = frames_of(page)
+    parts.open("/?scene=wall")
+    wall = component(page, "wall")
+    canvas = wall.locator("canvas")
+    canvas.hover(position={"x": 200, "y": 100})
+    parts.idle()
+    page.wait_for_timeout(500)
+    first = sum(sizes)
+    counts = [wall.get_attribute(name) for name in ("data-decodes", "data-paints")]
+    assert counts[0] == "1"
+    sizes.clear()
+    page.locator(".st-key-again").get_by_role("button").click()
+    page.wait_for_timeout(700)
+    parts.idle()
+    rerun = sum(sizes)
+    sizes.clear()
+    canvas.click(position={"x": 200, "y": 100})
+    says(page, "returned 13")
+    parts.idle()
+    assert [wall.get_attribute(name) for name in ("data-decodes", "data-paints")] == counts
+    assert first > 150_000  # the atlas was in it
+    assert rerun < 20_000
+    assert 0 < sum(sizes) < 60_000  # the header and the script, no atlas
+
+
+def test_a_new_atlas_is_decoded_once_and_keeps_a_valid_selection(parts):
+    page = parts.open("/?scene=wall")
+    wall = component(page, "wall")
+    before = wall.get_attribute("data-ready")
+    page.locator(".st-key-num").get_by_role("combobox").click()
+    page.get_by_role("option", name="8", exact=True).click()
+    expect(wall).not_to_have_attribute("data-ready", before)
+    expect(wall).to_have_attribute("data-decodes", "2")
+    expect(wall).to_have_attribute("data-selected", "3")
+
+
+def test_keyboard_on_the_wall(parts):
+    page = parts.open("/?scene=wall")
+    wall = component(page, "wall")
+    canvas = wall.get_by_role("listbox", name="Feature maps")
+    columns = int(wall.get_attribute("data-columns"))
+    canvas.focus()
+    page.keyboard.press("Home")
+    for key, cursor in [
+        ("ArrowRight", 1),
+        ("ArrowDown", 1 + columns),
+        ("ArrowLeft", columns),
+        ("ArrowUp", 0),
+        ("ArrowUp", 0),
+        ("ArrowLeft", 0),
+        ("End", 63),
+        ("ArrowRight", 63),
+    ]:
+        page.keyboard.press(key)
+        expect(wall).to_have_attribute("data-hover", str(cursor))
+    # The last row was below the edge of the box; the cursor brings it into view.
+    scroller = wall.locator(".scroller")
+    assert scroller.evaluate("box => box.scrollTop + box.clientHeight >= box.scrollHeight - 1")
+    expect(wall.locator(".live")).to_have_text(re.compile("^64 of 64: Channel 63"))
+    page.keyboard.press("Enter")
+    expect(wall).to_have_attribute("data-selected", "63")
+    expect(wall.locator(".live")).to_have_text(re.compile("selected$"))
+    expect(canvas.get_by_role("option")).to_have_attribute("aria-selected", "true")
+    says(page, "returned 63, session 63, calls 1")
+    page.keyboard.press("Home")
+    page.keyboard.press("Space")
+    says(page, "returned 0, session 0, calls 2")
+    expect(canvas).to_be_focused()
+    page.keyboard.press("Tab")
+    expect(wall).to_have_attribute("data-hover", "")
+
+
+def test_tooltip_is_plain_text_and_never_cut_off(parts):
+    page = parts.open("/?scene=wall")
+    page.set_viewport_size({"width": 800, "height": 600})
+    for key, text in (("picker", "<b>rocket</b>"), ("wall", "Channel 4\nmean 0.571, peak 6.0")):
+        root = component(page, key)
+        canvas = root.locator("canvas")
+        canvas.scroll_into_view_if_needed()
+        index = {"picker": 3, "wall": 4}[key]
+        root.get_by_role("listbox").focus()
+        page.keyboard.press("Home")
+        for _ in range(index):
+            page.keyboard.press("ArrowRight")
+        tip = root.locator(".tip")
+        expect(tip).to_be_visible()
+        assert tip.evaluate("tip => tip.textContent") == text
+        assert tip.locator("*").count() == 0
+        page.keyboard.press("Escape")
+        expect(tip).not_to_be_visible()
+        box = canvas.bounding_box()
+        for x, y in ((12, 12), (box["width"] - 20, 12), (12, box["height"] / 2), (box["width"] - 20, box["height"] / 2)):
+            page.mouse.move(box["x"] + x, box["y"] + y)
+            page.mouse.move(box["x"] + x + 1, box["y"] + y)
+            if root.get_attribute("data-hover") == "":
+                continue
+            expect(tip).to_be_visible()
+            frame = tip.bounding_box()
+            assert frame["x"] >= 0 and frame["x"] + frame["width"] <= 800
+            assert frame["y"] >= 0 and frame["y"] + frame["height"] <= 600
+            assert tip.evaluate(
+                """tip => { const b = tip.getBoundingClientRect(); tip.style.pointerEvents = 'auto';
+                  const seen = [[b.left + 4, b.top + 4], [b.right - 4, b.bottom - 4]].every(([x, y]) =>
+                    tip.getRootNode().elementFromPoint(x, y) === tip);
+                  tip.style.pointerEvents = ''; return seen; }"""
+            ), "something lies over the tooltip"
+
+
+def test_outline_follows_a_scroll_under_a_resting_pointer(parts):
+    page = parts.open("/?scene=flat")
+    wall = component(page, "wall")
+    wall.locator("canvas").hover(position={"x": 60, "y": 60})
+    before = int(wall.get_attribute("data-hover"))
+    page.mouse.wheel(0, 120)
+    page.wait_for_timeout(300)
+    after = int(wall.get_attribute("data-hover"))
+    columns = int(wall.get_attribute("data-columns"))
+    assert after > before and (after - before) % columns == 0
+    expect(wall.locator(".tip")).to_have_text(f"tile {after}")
+
+
+def test_wall_lays_itself_out_anew_when_the_page_narrows(parts):
+    page = parts.open("/?scene=flat")
+    wall = component(page, "wall")
+    wide = int(wall.get_attribute("data-columns"))
+    page.set_viewport_size({"width": 640, "height": 900})
+    expect(wall).not_to_have_attribute("data-columns", str(wide))
+    assert int(wall.get_attribute("data-columns")) < wide
+    expect(wall).to_have_attribute("data-decodes", "1")
+    canvas = wall.locator("canvas").bounding_box()
+    box = wall.bounding_box()
+    assert canvas["width"] <= box["width"] + 1
+
+
+def test_wall_is_as_sharp_as_the_screen(browser, browser_context_args, serve):
+    """On a screen with two pixels per CSS px the canvas has twice as many."""
+    from pathlib import Path
+
+    with browser.new_context(**browser_context_args, device_scale_factor=2) as context:
+        page = context.new_page()
+        page.goto(serve(Path(__file__).parent / "component_app.py") + "/?scene=flat")
+        canvas = component(page, "wall").locator("canvas")
+        assert canvas.evaluate("canvas => canvas.width / canvas.getBoundingClientRect().width") == pytest.approx(2)
+
+
+def test_a_thousand_tiles(parts):
+    page = parts.open("/?scene=thousand")
+    wall = component(page, "wall")
+    ms = float(wall.get_attribute("data-ms"))
+    print(f"1,024 tiles of 56 px: {ms:.0f} ms from the header to the painted canvas")
+    assert ms < 3000  # tells a wall that paints tile by tile through the server from one that does not
+    shown = pixels(wall.locator("canvas"))
+    assert shown.shape[0] == 4096
+    assert len(np.unique(shown[2000:2100, :, :3].reshape(-1, 3), axis=0)) > 100
+
+
+# ---- heat view
+
+
+def test_readout_tells_the_value_under_the_pointer(parts):
+    page = parts.open("/?scene=heat")
+    view = component(page, "heat")
+    stage = view.locator(".stage")
+    box = stage.bounding_box()
+    tall = view.bounding_box()["height"]
+    for row, column in ((0, 0), (3, 5), (6, 7), (2, 8)):
+        page.mouse.move(box["x"] + (column + 0.5) * box["width"] / 9, box["y"] + (row + 0.5) * box["height"] / 7)
+        expect(view).to_have_attribute("data-hover", f"{row},{column}")
+        value = VALUES[0][row, column]
+        assert np.float32(view.get_attribute("data-value")) == value
+        expect(view.locator(".readout")).to_have_text(f"row {row}, column {column}: {float(f'{value:.4g}'):g} activation")
+        outline = view.locator(".pointed").bounding_box()
+        assert outline["x"] == pytest.approx(box["x"] + column * box["width"] / 9, abs=1)
+        assert outline["height"] == pytest.approx(box["height"] / 7, abs=1)
+    page.mouse.move(box["x"] + box["width"] - 3, box["y"] + box["height"] - 3)
+    expect(view.locator(".readout")).to_have_text("row 6, column 8: no value")
+    assert view.bounding_box()["height"] == tall
+    page.mouse.move(5, 5)
+    expect(view).to_have_attribute("data-hover", "")
+    assert view.bounding_box()["height"] == tall
+
+
+def test_cells_have_the_colours_of_the_table(parts):
+    page = parts.open("/?scene=heat")
+    view = component(page, "heat")
+    shown = pixels(view.locator("canvas.map"))
+    finite = ~np.isnan(VALUES[0])
+    assert shown.shape == (7, 9, 4)
+    assert (shown[..., 3] == 255 * finite).all()
+    assert (shown[finite][:, :3] == coloured(VALUES[0])[finite]).all()
+
+
+def test_opacity_of_100_percent_shows_the_pure_colours(parts):
+    page = parts.open("/?scene=heat")
+    view = component(page, "heat")
+    view.get_by_role("slider").focus()
+    page.keyboard.press("End")
+    expect(view).to_have_attribute("data-opacity", "100")
+    page.wait_for_timeout(300)
+    stage = screenshot(view.locator(".stage"))
+    height, width = stage.shape[:2]
+    rows, columns = np.mgrid[0:7, 0:9]
+    middles = stage[((rows + 0.5) * height / 7).astype(int), ((columns + 0.5) * width / 9).astype(int)]
+    finite = ~np.isnan(VALUES[0])
+    assert np.abs(middles - coloured(VALUES[0]))[finite].max() <= 2
+
+
+def test_smooth_map_interpolates_values_not_colours(parts):
+    page = parts.open("/?scene=heat")
+    view = component(page, "heat")
+    page.locator(".st-key-smooth").get_by_role("switch").set_checked(True, force=True)
+    expect(view).to_have_attribute("data-paints", "2")
+    shown = pixels(view.locator("canvas.map"))
+    expected = bilinear(VALUES[0], *shown.shape[:2])
+    finite = ~np.isnan(expected)
+    assert 0.9 < finite.mean() < 1
+    assert (shown[..., 3] == 255 * finite).all()
+    assert np.abs(shown[..., :3].astype(int) - coloured(expected))[finite].max() <= 2
+    assert shown.shape[1] == round(view.locator(".stage").bounding_box()["width"])
+
+
+def test_click_and_keyboard_pin_a_cell(parts):
+    page = parts.open("/?scene=heat")
+    view = component(page, "heat")
+    stage = view.locator(".stage")
+    box = stage.bounding_box()
+    page.mouse.click(box["x"] + 5.5 * box["width"] / 9, box["y"] + 3.5 * box["height"] / 7)
+    says(page, "returned (3, 5), session (3, 5)")
+    expect(view).to_have_attribute("data-selected", "3,5")
+    for key, cell in [("ArrowRight", "3,6"), ("ArrowDown", "4,6"), ("Home", "4,0"), ("ArrowLeft", "4,0"), ("PageUp", "0,0")]:
+        page.keyboard.press(key)
+        expect(view).to_have_attribute("data-hover", cell)
+    expect(view.locator(".live")).to_have_text(re.compile("^row 0, column 0: "))
+    page.keyboard.press("Enter")
+    says(page, "returned (0, 0), session (0, 0)")
+    page.locator(".st-key-pin").get_by_role("button").click()
+    expect(view).to_have_attribute("data-selected", "1,2")
+    says(page, "returned (1, 2), session (1, 2)")
+    expect(view).to_have_attribute("data-decodes", "1")
+    expect(view).to_have_attribute("data-paints", "1")
+
+
+def test_new_values_reuse_the_picture_and_keep_the_chosen_opacity(page, parts):
+    sizes = frames_of(page)
+    parts.open("/?scene=heat")
+    view = component(page, "heat")
+    view.get_by_role("slider").focus()
+    page.keyboard.press("ArrowLeft")
+    expect(view).to_have_attribute("data-opacity", "59")
+    parts.idle()
+    sizes.clear()
+    page.locator(".st-key-seed").get_by_role("combobox").click()
+    page.get_by_role("option", name="1", exact=True).click()
+    expect(view).to_have_attribute("data-paints", "2")
+    expect(view).to_have_attribute("data-decodes", "1")
+    expect(view).to_have_attribute("data-opacity", "59")
+    finite = ~np.isnan(VALUES[1])
+    shown = pixels(view.locator("canvas.map"))
+    assert (shown[finite][:, :3] == coloured(VALUES[1])[finite]).all()
+    assert 0 < sum(sizes) < 80_000  # the photo alone is more
+
+
+def test_map_can_be_switched_off_and_on(parts):
+    page = parts.open("/?scene=heat")
+    view = component(page, "heat")
+    toggle = view.get_by_role("button", name="Map")
+    expect(toggle).to_have_attribute("aria-pressed", "true")
+    toggle.click()
+    expect(toggle).to_have_attribute("aria-pressed", "false")
+    expect(view.locator("canvas.map")).to_have_css("opacity", "0")
+    view.locator(".stage").focus()
+    page.keyboard.press("m")
+    expect(view.locator("canvas.map")).to_have_css("opacity", "0.6")
+
+
+def test_scale_says_where_values_go_beyond_it(parts):
+    page = parts.open("/?scene=heat")
+    view = component(page, "heat")
+    assert np.nanmin(VALUES[0]) < LOW and np.nanmax(VALUES[0]) < HIGH
+    assert view.locator(".ticks span").all_inner_texts() == ["≤ -1", "0.5", "2 activation"]
+    bar = pixels(view.locator(".bar canvas"))
+    assert (bar[0, :, :3] == LUT).all()
+
+
+def test_a_picture_alone_and_cells_without_colours(parts):
+    page = parts.open("/?scene=heat")
+    plain = component(page, "plain")
+    for part in (".readout", ".scale", ".controls", "canvas.map"):
+        expect(plain.locator(part)).not_to_be_visible()
+    box = plain.locator(".stage").bounding_box()
+    assert box["width"] == pytest.approx(300, abs=1) and box["height"] == pytest.approx(300, abs=1)
+    cells = component(page, "cells")
+    expect(cells.locator(".controls")).not_to_be_visible()
+    cells.locator(".stage").scroll_into_view_if_needed()
+    cells.locator(".stage").hover(position={"x": 5, "y": 5})
+    expect(cells.locator(".readout")).to_have_text("row 0, column 0")
+    shown = pixels(plain.locator("canvas.picture"))
+    assert shown.shape == (224, 224, 4)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_components_take_the_colours_of_the_theme(parts, scheme):
+    parts.page.emulate_media(color_scheme=scheme)
+    page = parts.open("/?scene=heat")
+    view = component(page, "heat")
+    ink = view.evaluate("node => getComputedStyle(node).color")
+    brightness = sum(int(number) for number in re.findall(r"\d+", ink)[:3]) / 3
+    assert brightness > 150 if scheme == "dark" else brightness < 100

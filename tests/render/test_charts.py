@@ -1,0 +1,95 @@
+"""Charts: the numbers in the figures, and what is written beside them."""
+
+import math
+
+import numpy as np
+import pytest
+
+from cnnviz_core import render
+from cnnviz_core.errors import BadSetting
+
+
+def test_histogram_counts_every_present_value() -> None:
+    values = np.array([[0, 0, 0, 1], [1.5, 2, 4, np.nan]], np.float32)
+    figure = render.histogram(values, unit="activation", marks={"limit": 3.0}, num_bins=4)
+    bars = figure.data[0]
+    assert list(bars.y) == [3, 2, 1, 1]
+    assert list(bars.x) == [0.5, 1.5, 2.5, 3.5]
+    assert bars.customdata[0] == "0 to 1"
+    assert figure.layout.xaxis.title.text == "activation · 42.9 % exactly 0 · 1 missing"
+    assert figure.layout.shapes[0].x0 == figure.layout.shapes[0].x1 == 3.0
+    assert figure.layout.annotations[0].text == "limit"
+    assert figure.layout.yaxis.type == "linear"
+    assert render.histogram(values, unit="", log_counts=True).layout.yaxis.type == "log"
+
+
+@pytest.mark.parametrize(
+    "values", [[], [np.nan], [5, 5], [5, np.nextafter(np.float32(5), np.float32(6))], [1e-38, 3e38]]
+)
+def test_histogram_of_odd_values(values: list[float]) -> None:
+    array = np.array(values, np.float32)
+    figure = render.histogram(array, unit="x")
+    assert sum(figure.data[0].y) == np.isfinite(array).sum()
+
+
+def test_probability_bars_keep_equal_names_apart() -> None:
+    figure = render.probability_bars(["crane", "crane", "<unk>", "a" * 50], [0.5, 0.2468, 0.0002, 0.9999])
+    bars = figure.data[0]
+    assert list(bars.x) == [0.5, 0.2468, 0.0002, 0.9999]
+    assert list(bars.y) == [0, 1, 2, 3]
+    assert list(bars.text) == ["50.0 %", "24.7 %", "< 0.1 %", "> 99.9 %"]
+    ticks = figure.layout.yaxis.ticktext
+    assert ticks[:3] == ("crane", "crane", "&lt;unk&gt;")
+    assert len(ticks[3]) == 32
+    assert bars.customdata[3] == "a" * 50
+    assert tuple(figure.layout.xaxis.range) == (0, 1)
+    assert figure.layout.yaxis.autorange == "reversed"
+
+
+def test_depth_profile_has_a_point_per_layer_and_gaps() -> None:
+    figure = render.depth_profile(["a", "b", "c"], {"base": [1, math.nan, 3], "tuned": [0, 1, 2]}, unit="cosine")
+    base, tuned = figure.data
+    assert list(base.y) == [1, None, 3]
+    assert list(base.text) == ["1", "missing", "3"]
+    assert "text" in base.mode
+    assert base.line.color != tuned.line.color
+    assert base.marker.symbol != tuned.marker.symbol
+    assert figure.layout.showlegend
+    assert figure.layout.xaxis.ticktext == ("a", "b", "c")
+    assert figure.layout.yaxis.rangemode == "tozero"
+
+
+def test_depth_profile_of_many_layers_labels_some() -> None:
+    figure = render.depth_profile([f"layer{at}" for at in range(100)], {"x": [-1.0] * 100}, unit="")
+    assert "text" not in figure.data[0].mode
+    assert len(figure.data[0].x) == 100
+    assert figure.layout.xaxis.ticktext[:2] == ("layer0", "layer5")
+    assert figure.layout.yaxis.rangemode is None
+    assert not figure.layout.showlegend
+    assert render.depth_profile([], {}, unit="").data == ()
+
+
+def test_frequency_axes_are_cycles_per_pixel() -> None:
+    # Vertical stripes with a period of 4 pixels: 0.25 cycles per pixel across, none down.
+    stripes = np.tile(np.cos(2 * np.pi * np.arange(16) / 4), (16, 1))
+    magnitude = np.abs(np.fft.fftshift(np.fft.fft2(stripes))).astype(np.float32)
+    heat = render.frequency_figure(magnitude).data[0]
+    row, column = np.unravel_index(np.argmax(heat.z), (16, 16))
+    assert abs(heat.x[column]) == 0.25
+    assert heat.y[row] == 0
+    assert heat.x[0] == -0.5
+    assert len(heat.colorscale) == 255
+    assert heat.colorscale[-1] == (1.0, "rgb(253,231,37)")
+    with pytest.raises(BadSetting):
+        render.frequency_figure(magnitude, colour_map="jet")
+
+
+def test_backgrounds_are_transparent() -> None:
+    for figure in (
+        render.histogram(np.ones(3, np.float32), unit="x"),
+        render.probability_bars(["a"], [1.0]),
+        render.depth_profile(["a"], {"x": [1.0]}, unit="x"),
+        render.frequency_figure(np.ones((4, 4), np.float32)),
+    ):
+        assert figure.layout.paper_bgcolor == figure.layout.plot_bgcolor == "rgba(0, 0, 0, 0)"
+        assert figure.layout.font.color is None
