@@ -321,6 +321,9 @@ def _start(definition: str) -> str:
 def preprocessing_config(model_id: str) -> PreprocessingConfig:
     """How the network's published weights want their pictures.
 
+    The bundled networks see the whole middle square instead of its inner 77 %: on real photos that costs them nothing
+    that a demonstration would notice, and a person sees more of the picture explained.
+
     Raises:
         UnknownModel: No such name.
     """
@@ -343,7 +346,7 @@ def preprocessing_config(model_id: str) -> PreprocessingConfig:
         mean=tuple(cfg.mean),
         std=tuple(cfg.std),
         interpolation=cfg.interpolation,
-        crop_pct=cfg.crop_pct,
+        crop_pct=1.0 if model_id in BUNDLED else cfg.crop_pct,
         crop_mode=cfg.crop_mode,
         num_channels=cfg.input_size[0],
     )

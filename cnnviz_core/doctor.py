@@ -111,7 +111,7 @@ def _cam(model: LoadedModel) -> Verdict:
     head = model.anatomy.head
     use_grad_cam = "Use Grad-CAM, which needs no special head."
     if head.kind == "gap_linear":
-        return Verdict(Status.WORKS, f"{head.feature_layer} is averaged over all places and read by one linear layer.")
+        return Verdict(Status.WORKS, f"the maps of {head.feature_layer} are averaged over all places and read by one linear layer.")
     if head.kind == "conv_gap":
         return Verdict(Status.WORKS, "a 1x1 convolution gives one map per class, and their averages are the scores.")
     if head.kind == "gap_norm_linear":

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 import numpy as np
 import streamlit as st
 
@@ -101,7 +99,7 @@ def _components(chosen: Selection, maps: FeatureMaps) -> None:
 
 def _enlarged_pixels(pixels: show.Pixels, side: int) -> show.Pixels:
     factor = max(1, side // max(pixels.shape[:2]))
-    return cast(show.Pixels, pixels.repeat(factor, axis=0).repeat(factor, axis=1))
+    return pixels.repeat(factor, axis=0).repeat(factor, axis=1)
 
 
 def _numbers(values: FloatArray) -> str:
@@ -131,22 +129,24 @@ def through_depth(chosen: Selection, colours: Colours) -> None:
     stages = chosen.model.layers.stages
     st.subheader("Through depth", anchor=False)
     st.caption(
-        "Mean of all channels at the end of each stage, each with colours of its own: from where things are to what they are."
+        "Mean of all channels at the end of each stage, each with colours of its own: from where things are to "
+        "what they are."
     )
     found = compute.run(
         feature_maps.compute_many, chosen.model, chosen.image, layers=tuple(stage.representative for stage in stages)
     )
-    for column, (name, maps) in zip(st.columns(max(3, len(found))), found.items(), strict=False):
-        with column:
-            values = feature_maps.fuse(maps, method="mean")
-            scale = render.scale_of(values, clip_percent=colours.clip_percent)
-            show.map_over_photo(
-                chosen,
-                values,
-                scale=scale,
-                colour_map=colours.map_for(scale),
-                key=f"depth_{name}",
-                what=f"mean of all channels of {name}",
-                max_px=_DEPTH_PX,
-            )
-            st.caption(f"`{name}` · {len(maps.values)} × {maps.values.shape[1]} × {maps.values.shape[2]}")
+    with st.container(horizontal=True):
+        for name, maps in found.items():
+            with st.container(width=_DEPTH_PX):
+                values = feature_maps.fuse(maps, method="mean")
+                scale = render.scale_of(values, clip_percent=colours.clip_percent)
+                show.map_over_photo(
+                    chosen,
+                    values,
+                    scale=scale,
+                    colour_map=colours.map_for(scale),
+                    key=f"depth_{name}",
+                    what=f"mean of all channels of {name}",
+                    max_px=_DEPTH_PX,
+                )
+                st.caption(f"`{name}`: {len(maps.values)} maps of {maps.values.shape[1]} × {maps.values.shape[2]}")

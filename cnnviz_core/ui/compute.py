@@ -55,14 +55,14 @@ def run(function: Callable[..., T], model: LoadedModel, image: InputImage | None
     """
     name = f"{function.__module__}.{function.__qualname__}"
     spec = model.spec
-    key = (name, spec.model_id, spec.weights_hash, repr(model.preprocessing), repr(model.class_names))
-    key += (image.digest if image else "",)
+    network = (spec.model_id, spec.weights_hash, repr(model.preprocessing), repr(model.class_names))
+    key = (name, *network, image.digest if image else "")
     return _run(key, settings, function, model, image)  # type: ignore[no-any-return]
 
 
 @st.cache_data(max_size=f"{_SETTINGS.cache_mb}mb", show_spinner=False)
 def _run(
-    key: tuple[str, ...],
+    key: tuple[str, ...],  # noqa: ARG001 - what the cache looks up by
     settings: dict[str, Any],
     _function: Callable[..., Any],
     _model: LoadedModel,

@@ -25,6 +25,7 @@ def facts(model: LoadedModel) -> None:
             "What it means": [fact.meaning for fact in found],
         },
         hide_index=True,
+        height="content",
         key="facts",
     )
 
@@ -41,6 +42,7 @@ def capabilities(model: LoadedModel) -> None:
             "Use instead": [verdict.instead for _, verdict in rows],
         },
         hide_index=True,
+        height="content",
         key="capabilities",
     )
 

@@ -60,7 +60,7 @@ def run(pages: Sequence[PageLink]) -> None:
     links: dict[StreamlitPage, PageLink] = {}
     for link in pages:
         page = st.Page(link.path, title=link.title, icon=f":material/{link.icon}:", default=link is pages[0])
-        menu.setdefault(link.section, []).append(page)
+        menu.setdefault(link.section.capitalize(), []).append(page)
         links[page] = link
     page = st.navigation(menu)
     st.session_state["pages"] = pages

@@ -15,6 +15,8 @@ from cnnviz_core.ui import compute, frame, pickers, show
 from cnnviz_core.ui.pickers import Selection
 
 _MOST_NAMED = 12
+_KERNEL_PX = 200
+_FREQUENCIES_PX = 300
 
 
 @dataclass(frozen=True)
@@ -90,14 +92,15 @@ def wall(kernels: Kernels, order: NDArray[np.intp], kernel: int, drawing: Drawin
             key="kernel_input",
         )
         st.caption(
-            f"The {reads} slices of kernel {kernel}, one per input channel, {height} × {width} weights each. These channels have no "
+            f"The {reads} slices of kernel {kernel}, one per input channel, {height} × {width} weights each. "
+            "These channels have no "
             "colour of their own. Choose another kernel by its number."
         )
 
 
 def _slices(values: FloatArray, ids: NDArray[np.intp], drawing: Drawing, *, selected: int, what: str, key: str) -> None:
     scale = render.scale_of(values, mode="channel" if drawing.scale == "kernel" else "layer", signed=True)
-    hints = [f"{what} {i}: {render.format_value(np.linalg.norm(v))}" for i, v in zip(ids, values, strict=True)]
+    hints = [f"{what} {i}: {render.format_value(float(np.linalg.norm(v)))}" for i, v in zip(ids, values, strict=True)]
     show.wall(
         render.mosaic(values, scale=scale),
         ids,
@@ -112,29 +115,31 @@ def _slices(values: FloatArray, ids: NDArray[np.intp], drawing: Drawing, *, sele
 
 def _hints(kernels: Kernels, order: NDArray[np.intp]) -> list[str]:
     lengths = filters.norms(kernels)
-    return [f"kernel {k}: norm {render.format_value(lengths[k])}" for k in order]
+    return [f"kernel {k}: norm {render.format_value(float(lengths[k]))}" for k in order]
 
 
 def enlarged(chosen: Selection, kernels: Kernels, kernel: int, drawing: Drawing) -> None:
     """One kernel, its numbers, its frequencies and its downloads."""
     values = kernels.values[kernel]
     pixels = _picture(kernels, kernel, drawing)
-    side = 240
-    factor = max(1, side // max(pixels.shape[:2]))
-    picture, frequencies = st.columns(2)
-    picture.image(render.png(pixels.repeat(factor, axis=0).repeat(factor, axis=1)), width=side)
+    factor = max(1, _KERNEL_PX // max(pixels.shape[:2]))
     reads = values.shape[0]
-    picture.caption(
-        f"Kernel {kernel}: {values.shape[1]} × {values.shape[2]}, reads {reads} channel{'s' * (reads > 1)}, norm "
-        f"{render.format_value(filters.norms(kernels)[kernel])}."
-    )
-    if values.shape[-1] > 1:
-        response = filters.frequency_response(kernels, kernel=kernel)
-        frequencies.plotly_chart(render.frequency_figure(response), key="frequencies")
-        frequencies.caption(
-            "What gratings it answers to: the middle is even areas, the edge the finest stripes; two bright spots mean stripes "
-            "across the line between them."
+    row = st.container(horizontal=True)
+    with row.container(width=_KERNEL_PX):
+        st.image(render.png(pixels.repeat(factor, axis=0).repeat(factor, axis=1)), width=_KERNEL_PX)
+        st.caption(
+            f"Kernel {kernel}: {values.shape[1]} × {values.shape[2]}, reads {reads} channel{'s' * (reads > 1)}, norm "
+            f"{render.format_value(float(filters.norms(kernels)[kernel]))}."
         )
+    if values.shape[-1] > 1:
+        with row.container(width=_FREQUENCIES_PX):
+            response = filters.frequency_response(kernels, kernel=kernel)
+            st.plotly_chart(render.frequency_figure(response), key="frequencies", height=_KERNEL_PX + 60)
+            st.caption(
+                "What gratings it answers to: the middle is even areas, the edge the finest stripes; two bright "
+                "spots mean "
+                "stripes across the line between them."
+            )
     show.downloads(
         chosen,
         kernels.run,
@@ -152,7 +157,8 @@ def enlarged(chosen: Selection, kernels: Kernels, kernel: int, drawing: Drawing)
 def _picture(kernels: Kernels, kernel: int, drawing: Drawing) -> show.Pixels:
     if is_coloured(kernels):
         every = render.kernels_rgb(kernels, scale=drawing.scale, undo_normalisation=drawing.undo_normalisation)
-        return every[kernel]
+        one: show.Pixels = every[kernel]
+        return one
     mean = kernels.values[kernel].mean(axis=0)
     return render.colourise(mean, scale=render.scale_of(mean, signed=True))
 

@@ -12,12 +12,13 @@ from cnnviz_core.errors import CnnvizError
 from cnnviz_core.ui import compute
 
 _PLACES = {
-    WeightsPlace.BUNDLED: "ready: in an installed package",
-    WeightsPlace.LOCAL: "ready: downloaded before",
+    WeightsPlace.BUNDLED: "ready (package)",
+    WeightsPlace.LOCAL: "ready (downloaded)",
     WeightsPlace.REMOTE: "to be downloaded",
-    WeightsPlace.NONE: "none published; untrained only",
+    WeightsPlace.NONE: "none published",
 }
 _MOST_ROWS = 200
+_MOST_COUNTED = 12  # networks are built, without weights, to count their parameters
 
 
 def search() -> None:
@@ -46,23 +47,32 @@ def search() -> None:
 
 
 def _table(found: list[Entry]) -> dict[str, list[Any]]:
+    counts = [
+        entry.num_params or (_num_params(entry.model_id) if len(found) <= _MOST_COUNTED else None) for entry in found
+    ]
     return {
         "Network": [entry.title for entry in found],
         "Id": [entry.model_id for entry in found],
         "Family": [entry.family for entry in found],
         "Weights": [_PLACES[entry.weights] for entry in found],
-        "Parameters (M)": [entry.num_params and round(entry.num_params / 1e6, 1) for entry in found],
+        "Parameters (M)": [count and round(count / 1e6, 1) for count in counts],
         "Input (px)": [f"{entry.input_px[0]} × {entry.input_px[1]}" for entry in found],
         "Top-1 (%)": [entry.top1 for entry in found],
         "Download (MB)": [entry.download_mb and round(entry.download_mb, 1) for entry in found],
     }
 
 
+@st.cache_data(max_entries=2000, show_spinner="Counting parameters")
+def _num_params(model_id: str) -> int:
+    return catalogue.num_params(model_id)
+
+
 def add_checkpoint() -> None:
     """The form for a checkpoint of one's own; what was filled in stays when something is wrong with it."""
     st.subheader("Add a network of your own", anchor=False)
     st.caption(
-        "A weights file and the name of its architecture; no code. Files are never unpickled: .safetensors, or a state dict "
+        "A weights file and the name of its architecture; no code. Files are never unpickled: .safetensors, or a "
+        "state dict "
         "saved with torch.save(model.state_dict(), ...). The number of classes is read from the last layer."
     )
     with st.form("checkpoint", border=True):
@@ -108,7 +118,8 @@ def _add(architecture: str | None, weights: Any, names: Any, size: int, mean: st
         st.error(str(error), icon=":material/error:")
         return
     st.success(
-        f"{card.name} fits {architecture} and has {model.num_classes:,} classes. It is in the list of networks in the sidebar, "
+        f"{card.name} fits {architecture} and has {model.num_classes:,} classes. It is in the list of networks in "
+        "the sidebar, "
         f"as {card.checkpoint_id}."
     )
 

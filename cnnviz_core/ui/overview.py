@@ -50,7 +50,8 @@ def its_answer(chosen: Selection) -> None:
     st.subheader(f"It says: {frame.plain(first)}, {probability:.0%} sure", anchor=False)
     st.plotly_chart(render.probability_bars(answer.labels, answer.probabilities), key="answer", width="stretch")
     st.caption(
-        f"Probabilities over {model.num_classes:,} classes. They always add up to 100 %, also when none of the classes is in "
+        f"Probabilities over {model.num_classes:,} classes. They always add up to 100 %, also when none of the "
+        "classes is in "
         f"the picture, and networks tend to be surer than they should be.{trained}"
     )
 
@@ -77,24 +78,24 @@ def _size(info: LayerInfo) -> str:
 
 
 def _strongest(chosen: Selection, maps: FeatureMaps, name: str) -> None:
-    order, _ = feature_maps.rank(maps, by="max")
-    values = maps.values[order[:_WALL_CHANNELS]]
-    best = int(order[0])
-    scale = render.scale_of(maps.values[best])
+    order = feature_maps.rank(maps, by="variance")[0][:_WALL_CHANNELS]
+    key = f"home_{name}"
+    clicked = st.session_state.get(key)
+    channel = int(clicked if clicked in order else order[0])
+    scale = render.scale_of(maps.values[channel])
     show.map_over_photo(
-        chosen, maps.values[best], scale=scale, colour_map=None, key=f"home_{name}",
-        what=f"strongest channel of {name}", max_px=360,
+        chosen, maps.values[channel], scale=scale, colour_map=None, key=f"{key}_over", what=f"channel {channel} of {name}",
+        max_px=360,
     )  # fmt: skip
-    st.caption(f"Channel {best}, the one with the highest value on this picture, over the photo.")
-    wall_scale = render.scale_of(values, mode="channel")
-    mosaic = render.mosaic(values, scale=wall_scale)
+    st.caption(f"Channel {channel} over the photo. Below, the {len(order)} channels that tell places apart most.")
+    values = maps.values[order]
     show.wall(
-        mosaic,
-        order[:_WALL_CHANNELS],
-        key=f"home_channel_{name}",
-        selected=-1,
+        render.mosaic(values, scale=render.scale_of(values, mode="channel")),
+        order,
+        key=key,
+        selected=channel,
         what=f"strongest maps of {name}",
-        hints=[f"channel {c}" for c in order[:_WALL_CHANNELS]],
+        hints=[f"channel {c}" for c in order],
         tile_px=52,
         max_height=300,
     )

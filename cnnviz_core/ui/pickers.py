@@ -17,7 +17,7 @@ from cnnviz_core.images import InputImage, open_image
 from cnnviz_core.layers import LayerInfo
 from cnnviz_core.models import LoadedModel
 from cnnviz_core.results import FloatArray, Predictions
-from cnnviz_core.ui import compute
+from cnnviz_core.ui import compute, frame
 from cnnviz_core.ui.components import tiles
 
 T = TypeVar("T")
@@ -68,9 +68,10 @@ def choose(
     """
     _check_link(label, [name(option) for option in options], key)
     index = options.index(default) if default in options else 0
-    return st.selectbox(  # type: ignore[call-overload, no-any-return]
+    chosen: T = st.selectbox(  # type: ignore[call-overload]
         label, options, index=index, format_func=name, key=key, help=help, bind="query-params", **widget
     )
+    return chosen
 
 
 def _check_link(label: str, names: Sequence[str], key: str) -> None:
@@ -204,22 +205,23 @@ def target(model: LoadedModel, predictions: Predictions) -> int | None:
     def aim(index: int) -> None:
         st.session_state["target"] = index
 
-    st.caption("The network’s answer – click one to explain it on all pages")
+    st.caption("The network’s answer. Click one to explain it on all pages.")
     for place, index in enumerate(predictions.indices):
         probability = predictions.probabilities[place]
-        with st.container(key=f"answer_{place}"):
+        with st.container(key=f"answer_{place}", gap=None):
             st.button(
-                f"{predictions.labels[place]}\u2002**{100 * probability:.1f} %**",
+                f"{frame.plain(predictions.labels[place])}\u2002**{100 * probability:.1f} %**",
                 key=f"aim_{place}",
                 on_click=aim,
                 args=(index,),
                 width="stretch",
-                type="primary" if st.session_state.get("target") == index else "secondary",
+                type="primary" if st.session_state.get("target") == index else "tertiary",
             )
             st.progress(probability)
+    classes: list[int | None] = [None, *range(model.num_classes)]
     return choose(
         "Class to explain",
-        [None, *range(model.num_classes)],
+        classes,
         key="target",
         name=lambda index: "the network’s first answer" if index is None else f"{index} {model.class_names[index]}",
         help="Used by every page that explains a decision. Type to search all classes.",
@@ -244,7 +246,8 @@ def layer(model: LoadedModel, *, default: str, key: str = "layer", layers: Seque
 def layer_by_depth(model: LoadedModel, *, default: str) -> str:
     """A layer: its depth by one click, or any by search."""
     stages = {f"{stage.cells[0]} × {stage.cells[1]}": stage for stage in model.layers.stages}
-    depth, names = st.columns([1, 1], vertical_alignment="bottom")
+    row = st.container(horizontal=True, vertical_alignment="bottom")
+    depth, names = row.container(width="content"), row.container(width=320)
     with names:
         name = layer(model, default=default)
     cells = model.layers[name].cells or (1, 1)
@@ -341,7 +344,8 @@ def colours() -> Colours:
             list(_MODES),
             key="brightness",
             name=lambda mode: _MODES[mode],
-            help="By itself, each map uses all colours, so shapes are seen best. By the whole layer or a fixed range, maps "
+            help="By itself, each map uses all colours, so shapes are seen best. By the whole layer or a fixed "
+            "range, maps "
             "can be compared: a dark one is weak.",
         )
         clip = st.select_slider(
@@ -359,7 +363,8 @@ def colours() -> Colours:
             key="colours",
             default=render.DEFAULT_SEQUENTIAL,
             name=lambda name: render.COLOUR_MAPS[name].title,
-            help="All are even steps for the eye and safe for colour-blind readers. Maps with negative values always take "
+            help="All are even steps for the eye and safe for colour-blind readers. Maps with negative values "
+            "always take "
             "a two-sided one with zero in the middle.",
         )
         limits = None

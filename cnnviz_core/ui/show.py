@@ -19,7 +19,7 @@ Pixels = NDArray[np.uint8]
 
 def wall(
     mosaic: render.Mosaic,
-    ids: Sequence[int],
+    ids: Sequence[int] | NDArray[np.intp],
     *,
     key: str,
     selected: int,

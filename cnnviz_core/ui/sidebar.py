@@ -15,12 +15,11 @@ def draw() -> Selection | None:
     """Draws the sidebar. Returns what is chosen; None while the network's weights are not on this machine."""
     with st.sidebar:
         network, weights = pickers.network()
-        image_id = pickers.image()
-        answer = st.container()
-    if weights == "default" and not network.startswith("checkpoint/"):
-        if not catalogue.find(network).ready:
-            _offer_download(network)
-            return None
+        pickers.image()
+        answer = st.container(gap="xsmall")
+    if weights == "default" and not network.startswith("checkpoint/") and not catalogue.find(network).ready:
+        _offer_download(network)
+        return None
     selection = current()
     with answer:
         if selection.model.num_classes:
@@ -59,7 +58,8 @@ def _offer_download(network: str) -> None:
     entry = catalogue.find(network)
     size = f"{entry.download_mb:.0f} MB" if entry.download_mb else "size not published"
     st.info(
-        f"The published weights of {entry.title} are not on this machine. Nothing is fetched unless you ask. You can also "
+        f"The published weights of {entry.title} are not on this machine. Nothing is fetched unless you ask. You "
+        "can also "
         "set Weights to “untrained” in the sidebar, or choose a network that is ready.",
         icon=":material/cloud_download:",
     )

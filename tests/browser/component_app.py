@@ -132,6 +132,13 @@ def flat() -> None:
     st.caption(f"returned {clicked}")
 
 
+def tabs() -> None:
+    first, second = st.tabs(["First", "Second"])
+    first.write("Nothing here.")
+    with second:
+        flat()
+
+
 def thousand() -> None:
     tiles.show(
         atlas(1024, columns=32),
@@ -153,7 +160,7 @@ def heat() -> None:
     seed = st.selectbox("Map", [0, 1, 2], key="seed")
     smooth = st.toggle("Smooth", key="smooth")
     values = np.random.default_rng(seed).normal(size=(7, 9)).astype(np.float32)
-    values[6, 8] = np.nan
+    values[6, 8] = values[1, 3] = np.nan
     left, right = st.columns([3, 2])
     with left:
         cell = heat_view.show(
@@ -218,6 +225,6 @@ def gallery() -> None:
         )
 
 
-SCENES = {f.__name__: f for f in (wall, refusing, flat, thousand, heat, gallery)}
+SCENES = {f.__name__: f for f in (wall, refusing, flat, tabs, thousand, heat, gallery)}
 st.set_page_config(layout="wide")
 SCENES[st.query_params.get("scene", "wall")]()

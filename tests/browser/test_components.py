@@ -3,6 +3,7 @@
 import base64
 import io
 import re
+from pathlib import Path
 
 import numpy as np
 import plotly.colors
@@ -10,9 +11,10 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Locator, Page, expect
 
+COMPONENT_APP = Path(__file__).parent / "component_app.py"
 VALUES = {seed: np.random.default_rng(seed).normal(size=(7, 9)).astype(np.float32) for seed in range(3)}
 for _map in VALUES.values():
-    _map[6, 8] = np.nan
+    _map[6, 8] = _map[1, 3] = np.nan
 LOW, HIGH = -1.0, 2.0
 LUT = np.round(255 * np.array(plotly.colors.sample_colorscale("Viridis", 256, colortype="tuple"))).astype(np.uint8)
 
@@ -264,13 +266,30 @@ def test_wall_lays_itself_out_anew_when_the_page_narrows(parts):
 
 def test_wall_is_as_sharp_as_the_screen(browser, browser_context_args, serve):
     """On a screen with two pixels per CSS px the canvas has twice as many."""
-    from pathlib import Path
-
     with browser.new_context(**browser_context_args, device_scale_factor=2) as context:
         page = context.new_page()
-        page.goto(serve(Path(__file__).parent / "component_app.py") + "/?scene=flat")
+        page.goto(serve(COMPONENT_APP) + "/?scene=flat")
         canvas = component(page, "wall").locator("canvas")
         assert canvas.evaluate("canvas => canvas.width / canvas.getBoundingClientRect().width") == pytest.approx(2)
+
+
+def test_a_finger_selects_and_sees_the_tooltip(browser, browser_context_args, serve):
+    with browser.new_context(**browser_context_args, has_touch=True) as context:
+        page = context.new_page()
+        page.goto(serve(COMPONENT_APP) + "/?scene=flat")
+        wall = component(page, "wall")
+        wall.locator("canvas").tap(position={"x": 70, "y": 20})
+        expect(wall).to_have_attribute("data-selected", "1")
+        expect(wall.locator(".tip")).to_have_text("tile 1")
+        says(page, "returned 1")
+
+
+def test_wall_in_a_tab_that_was_hidden_at_first(parts):
+    page = parts.open("/?scene=tabs")
+    page.get_by_role("tab", name="Second").click()
+    wall = component(page, "wall")
+    wall.locator("canvas").click(position={"x": 70, "y": 20})
+    says(page, "returned 1")
 
 
 def test_a_thousand_tiles(parts):
