@@ -152,7 +152,7 @@ def frequency_figure(magnitude: FloatArray, *, unit: str = "gain", colour_map: s
     """
     vertical, horizontal = (np.fft.fftshift(np.fft.fftfreq(size)) for size in magnitude.shape)
     lut = find_colour_map(colour_map).lut[:MISSING]
-    ticks = [-0.5, -0.25, 0, 0.25, 0.5]
+    ticks = [-0.5, 0, 0.5]
     heat = go.Heatmap(
         x=horizontal,
         y=vertical,
@@ -163,8 +163,8 @@ def frequency_figure(magnitude: FloatArray, *, unit: str = "gain", colour_map: s
         hovertemplate="%{x:.2f} across, %{y:.2f} down: %{z:.3g}<extra></extra>",
     )
     figure = _figure(heat, height=360)
-    figure.update_xaxes(title="cycles per pixel, across", tickvals=ticks, constrain="domain", constraintoward="right")
-    figure.update_yaxes(title="cycles per pixel, down", tickvals=ticks, autorange="reversed", scaleanchor="x")
+    figure.update_xaxes(title="cycles per pixel across", tickvals=ticks, tickangle=0, constrain="domain")
+    figure.update_yaxes(title="down", tickvals=ticks, autorange="reversed", scaleanchor="x")
     return figure
 
 

@@ -81,12 +81,17 @@ def _strongest(chosen: Selection, maps: FeatureMaps, name: str) -> None:
     order = feature_maps.rank(maps, by="variance")[0][:_WALL_CHANNELS]
     key = f"home_{name}"
     clicked = st.session_state.get(key)
-    channel = int(clicked if clicked in order else order[0])
+    channel = clicked if clicked is not None and clicked in order else int(order[0])
     scale = render.scale_of(maps.values[channel])
     show.map_over_photo(
-        chosen, maps.values[channel], scale=scale, colour_map=None, key=f"{key}_over", what=f"channel {channel} of {name}",
+        chosen,
+        maps.values[channel],
+        scale=scale,
+        colour_map=None,
+        key=f"{key}_over",
+        what=f"channel {channel} of {name}",
         max_px=360,
-    )  # fmt: skip
+    )
     st.caption(f"Channel {channel} over the photo. Below, the {len(order)} channels that tell places apart most.")
     values = maps.values[order]
     show.wall(

@@ -14,8 +14,9 @@ from cnnviz_core.ui.components import heat_view, tiles
 
 @st.cache_data
 def lut() -> np.ndarray:
-    colours = plotly.colors.sample_colorscale("Viridis", 256, colortype="tuple")
-    return np.round(255 * np.array(colours)).astype(np.uint8)
+    """255 levels, and the colour of missing values, which heat_view must not use."""
+    colours = plotly.colors.sample_colorscale("Viridis", 255, colortype="tuple")
+    return np.round(255 * np.array([*colours, (1, 0, 1)])).astype(np.uint8)
 
 
 @st.cache_data
@@ -221,7 +222,7 @@ def gallery() -> None:
         )
     with right:
         heat_view.show(
-            photo(), maps[0], key="bilinear", low=0.0, high=1.0, lut=lut(), unit="cosine similarity", smooth=True, aria="Map"
+            photo(), maps[0], key="bilinear", high=1.0, lut=lut(), unit="cosine similarity", smooth=True, aria="Map"
         )
 
 

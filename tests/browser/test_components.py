@@ -16,7 +16,7 @@ VALUES = {seed: np.random.default_rng(seed).normal(size=(7, 9)).astype(np.float3
 for _map in VALUES.values():
     _map[6, 8] = _map[1, 3] = np.nan
 LOW, HIGH = -1.0, 2.0
-LUT = np.round(255 * np.array(plotly.colors.sample_colorscale("Viridis", 256, colortype="tuple"))).astype(np.uint8)
+LUT = np.round(255 * np.array(plotly.colors.sample_colorscale("Viridis", 255, colortype="tuple"))).astype(np.uint8)
 
 
 def component(page: Page, key: str) -> Locator:
@@ -43,7 +43,7 @@ def screenshot(target: Locator) -> np.ndarray:
 def coloured(values: np.ndarray) -> np.ndarray:
     """The colour table as heat_view documents it, in numpy."""
     share = np.clip((values.astype(np.float64) - LOW) / (HIGH - LOW), 0, 1)
-    return LUT[np.floor(255 * np.nan_to_num(share) + 0.5).astype(int)].astype(int)
+    return LUT[np.floor(254 * np.nan_to_num(share) + 0.5).astype(int)].astype(int)
 
 
 def bilinear(values: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -76,23 +76,23 @@ def test_tile_under_the_pointer_is_the_one_reported(parts, width):
     canvas = wall.locator("canvas")
     canvas.scroll_into_view_if_needed()
     rng = np.random.default_rng(width)
+    hits = 0
     for scroll in (0, 137, 10_000):
-        canvas.hover()
         wall.locator(".scroller").evaluate("(box, top) => { box.scrollTop = top; }", scroll)
+        page.mouse.move(2, 2)
         page.wait_for_timeout(100)
         box = canvas.bounding_box()
-        for _ in range(4):
-            x, y = float(rng.uniform(10, box["width"] - 10)), float(rng.uniform(25, box["height"] - 25))
-            red = screenshot(canvas)[round(y), round(x), 0]  # tile i is red by i, gaps and outlines are grey
-            page.mouse.move(box["x"] + x, box["y"] + y)
-            hover = wall.get_attribute("data-hover")
-            middle = pixels(canvas)[round(y), round(x)]
-            if middle[2] != 128 or not hover:
+        for x, y in rng.uniform((10, 25), (box["width"] - 10, box["height"] - 25), (4, 2)):
+            red, _, blue = screenshot(canvas)[round(y), round(x)]
+            if blue != 128:  # not on a tile
                 continue
-            assert int(hover) == middle[0], (red, hover)
-            page.mouse.click(box["x"] + x, box["y"] + y)
-            expect(wall).to_have_attribute("data-selected", hover)
-            says(page, f"returned {hover}")
+            hits += 1
+            page.mouse.click(box["x"] + round(x), box["y"] + round(y))
+            expect(wall).to_have_attribute("data-hover", str(red))  # tile i is red by i
+            expect(wall).to_have_attribute("data-selected", str(red))
+            says(page, f"returned {red}")
+            page.mouse.move(2, 2)
+    assert hits > 5
 
 
 def test_selection_shows_before_the_server_answers_and_survives_runs(parts):
@@ -221,15 +221,16 @@ def test_tooltip_is_plain_text_and_never_cut_off(parts):
         page.keyboard.press("Escape")
         expect(tip).not_to_be_visible()
         box = canvas.bounding_box()
-        for x, y in ((12, 12), (box["width"] - 20, 12), (12, box["height"] / 2), (box["width"] - 20, box["height"] / 2)):
+        right, middle = box["width"] - 20, box["height"] / 2
+        for x, y in ((12, 12), (right, 12), (12, middle), (right, middle)):
             page.mouse.move(box["x"] + x, box["y"] + y)
             page.mouse.move(box["x"] + x + 1, box["y"] + y)
             if root.get_attribute("data-hover") == "":
                 continue
             expect(tip).to_be_visible()
             frame = tip.bounding_box()
-            assert frame["x"] >= 0 and frame["x"] + frame["width"] <= 800
-            assert frame["y"] >= 0 and frame["y"] + frame["height"] <= 600
+            assert 0 <= frame["x"] <= 800 - frame["width"]
+            assert 0 <= frame["y"] <= 600 - frame["height"]
             assert tip.evaluate(
                 """tip => { const b = tip.getBoundingClientRect(); tip.style.pointerEvents = 'auto';
                   const seen = [[b.left + 4, b.top + 4], [b.right - 4, b.bottom - 4]].every(([x, y]) =>
@@ -247,7 +248,8 @@ def test_outline_follows_a_scroll_under_a_resting_pointer(parts):
     page.wait_for_timeout(300)
     after = int(wall.get_attribute("data-hover"))
     columns = int(wall.get_attribute("data-columns"))
-    assert after > before and (after - before) % columns == 0
+    assert after > before
+    assert (after - before) % columns == 0
     expect(wall.locator(".tip")).to_have_text(f"tile {after}")
 
 
@@ -317,7 +319,8 @@ def test_readout_tells_the_value_under_the_pointer(parts):
         expect(view).to_have_attribute("data-hover", f"{row},{column}")
         value = VALUES[0][row, column]
         assert np.float32(view.get_attribute("data-value")) == value
-        expect(view.locator(".readout")).to_have_text(f"row {row}, column {column}: {float(f'{value:.4g}'):g} activation")
+        number = f"{float(f'{value:.4g}'):g}"
+        expect(view.locator(".readout")).to_have_text(f"row {row}, column {column}: {number} activation")
         outline = view.locator(".pointed").bounding_box()
         assert outline["x"] == pytest.approx(box["x"] + column * box["width"] / 9, abs=1)
         assert outline["height"] == pytest.approx(box["height"] / 7, abs=1)
@@ -376,7 +379,8 @@ def test_click_and_keyboard_pin_a_cell(parts):
     page.mouse.click(box["x"] + 5.5 * box["width"] / 9, box["y"] + 3.5 * box["height"] / 7)
     says(page, "returned (3, 5), session (3, 5)")
     expect(view).to_have_attribute("data-selected", "3,5")
-    for key, cell in [("ArrowRight", "3,6"), ("ArrowDown", "4,6"), ("Home", "4,0"), ("ArrowLeft", "4,0"), ("PageUp", "0,0")]:
+    walk = {"ArrowRight": "3,6", "ArrowDown": "4,6", "Home": "4,0", "ArrowLeft": "4,0", "PageUp": "0,0"}
+    for key, cell in walk.items():
         page.keyboard.press(key)
         expect(view).to_have_attribute("data-hover", cell)
     expect(view.locator(".live")).to_have_text(re.compile("^row 0, column 0: "))
@@ -425,7 +429,8 @@ def test_map_can_be_switched_off_and_on(parts):
 def test_scale_says_where_values_go_beyond_it(parts):
     page = parts.open("/?scene=heat")
     view = component(page, "heat")
-    assert np.nanmin(VALUES[0]) < LOW and np.nanmax(VALUES[0]) < HIGH
+    assert np.nanmin(VALUES[0]) < LOW
+    assert np.nanmax(VALUES[0]) < HIGH
     assert view.locator(".ticks span").all_inner_texts() == ["≤ -1", "0.5", "2 activation"]
     bar = pixels(view.locator(".bar canvas"))
     assert (bar[0, :, :3] == LUT).all()
@@ -437,7 +442,7 @@ def test_a_picture_alone_and_cells_without_colours(parts):
     for part in (".readout", ".scale", ".controls", "canvas.map"):
         expect(plain.locator(part)).not_to_be_visible()
     box = plain.locator(".stage").bounding_box()
-    assert box["width"] == pytest.approx(300, abs=1) and box["height"] == pytest.approx(300, abs=1)
+    assert (box["width"], box["height"]) == pytest.approx((300, 300), abs=1)
     cells = component(page, "cells")
     expect(cells.locator(".controls")).not_to_be_visible()
     cells.locator(".stage").scroll_into_view_if_needed()

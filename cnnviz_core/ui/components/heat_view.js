@@ -1,3 +1,4 @@
+const LEVELS = 255; // of the colour table's 256 rows; the last one is for missing values
 const views = new WeakMap();
 const choices = new Map(); // opacity and map on/off as the user left them, by key: they outlive a change of page
 
@@ -130,17 +131,18 @@ class HeatView {
   /** Colour table as one number per colour, and what the values hold. */
   colourMap() {
     const { lut } = this.header;
-    this.colours = Uint32Array.from({ length: 256 }, (_, i) => {
+    this.colours = Uint32Array.from({ length: LEVELS }, (_, i) => {
       const [red, green, blue] = lut.subarray(3 * i, 3 * i + 3);
       return ((255 << 24) | (blue << 16) | (green << 8) | red) >>> 0;
     });
     this.least = Infinity;
     this.most = -Infinity;
     for (const value of this.values ?? []) {
+      if (!Number.isFinite(value)) continue;
       if (value < this.least) this.least = value;
       if (value > this.most) this.most = value;
     }
-    this.coloured = this.least <= this.most; // false for a map of NaN
+    this.coloured = this.least <= this.most; // false where no value is a number
     this.painted = null;
   }
 
@@ -168,15 +170,14 @@ class HeatView {
     const image = new ImageData(width, height);
     const pixels = new Uint32Array(image.data.buffer);
     for (let i = 0; i < pixels.length; i += 1) {
-      if (!Number.isNaN(values[i])) pixels[i] = this.colours[this.row(values[i])];
+      if (Number.isFinite(values[i])) pixels[i] = this.colours[this.level(values[i])];
     }
     this.mapCanvas.getContext("2d").putImageData(image, 0, 0);
     this.counts.paints += 1;
   }
 
-  /** Row of the colour table for a value. */
-  row(value) {
-    return Math.floor(255 * this.share(value) + 0.5);
+  level(value) {
+    return Math.floor((LEVELS - 1) * this.share(value) + 0.5);
   }
 
   /** Where a value lies between low (0) and high (1), clamped. */
@@ -191,7 +192,7 @@ class HeatView {
     this.readout.hidden = !this.values;
     if (!this.coloured) return;
     const { low, high, unit } = this.header;
-    const image = new ImageData(256, 1);
+    const image = new ImageData(LEVELS, 1);
     new Uint32Array(image.data.buffer).set(this.colours);
     this.bar.getContext("2d").putImageData(image, 0, 0);
     const digits = digitsFor(low, high);
@@ -293,7 +294,7 @@ class HeatView {
     this.root.dataset.value = cell ? String(value) : "";
     this.readout.classList.toggle("idle", !cell);
     this.readout.textContent = cell ? this.words(cell) : this.invitation();
-    this.mark.hidden = !cell || !this.coloured || Number.isNaN(value);
+    this.mark.hidden = !cell || !this.coloured || !Number.isFinite(value);
     if (!this.mark.hidden) this.mark.style.left = `${100 * this.share(value)}%`;
   }
 

@@ -38,8 +38,9 @@ def show(
 ) -> tuple[int, int] | None:
     """The cell (row, column) that was clicked just now, else ``cell``.
 
-    A value v takes row ``floor(255 * (v - low) / (high - low) + 0.5)`` of the colour table, clamped to the table's
-    ends; NaN stays transparent. A map of nothing but NaN shows no colours, yet its cells can be pointed at.
+    Colours are those of :func:`cnnviz_core.render.colourise`: a value takes level ``floor(254 t + 0.5)`` with
+    ``t = (value - low) / (high - low)`` clamped to 0..1. Only what is not a finite number stays transparent, so that
+    the picture shows through. A map without any finite value has no colours, yet its cells can be pointed at.
 
     Args:
         picture: PNG or JPEG of exactly what the map covers.
@@ -48,7 +49,8 @@ def show(
         aria: What is to be seen, for screen readers.
         low: Value of the first colour.
         high: Value of the last colour; not below ``low``.
-        lut: (256, 3) uint8 colour table; needed with values.
+        lut: (256, 3) uint8 as in :class:`cnnviz_core.render.ColourMap`: rows 0..254 are the levels; row 255, the
+            colour of missing values, is not used. Needed with values.
         unit: What the values are, such as "activation".
         opacity: How much of the map is seen at first, 0..1; what the user sets with the slider stays.
         smooth: Bilinear interpolation of the values (cell centres at half steps), coloured afterwards; else flat cells.
@@ -103,9 +105,7 @@ def show(
     return cell if clicked is None else (clicked[0], clicked[1])
 
 
-def _checked_map(
-    values: FloatArray | None, lut: NDArray[np.uint8] | None, low: float, high: float
-) -> tuple[int, int]:
+def _checked_map(values: FloatArray | None, lut: NDArray[np.uint8] | None, low: float, high: float) -> tuple[int, int]:
     """Rows and columns of the map, 0 and 0 without one."""
     if values is None:
         return 0, 0

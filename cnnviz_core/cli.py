@@ -1,0 +1,33 @@
+"""The command ``cnnviz``: starts the app, from a checkout or from an installed package."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+_PACKAGE = Path(__file__).parent
+
+
+def app_folder() -> Path:
+    """Where app.py lies: beside the package in a checkout, inside it when installed.
+
+    Raises:
+        FileNotFoundError: In neither place.
+    """
+    for folder in (_PACKAGE / "_app", _PACKAGE.parent):
+        if (folder / "app.py").is_file():
+            return folder
+    raise FileNotFoundError("app.py is missing from this installation of cnnviz; install it again.")
+
+
+def main() -> None:
+    """Runs ``streamlit run app.py`` with the arguments given, such as ``--server.port 8080``."""
+    folder = app_folder()
+    arguments = [sys.executable, "-m", "streamlit", "run", str(folder / "app.py"), *sys.argv[1:]]
+    os.chdir(folder)  # where Streamlit looks for .streamlit/config.toml
+    os.execv(sys.executable, arguments)  # noqa: S606 - the same interpreter, no shell
+
+
+if __name__ == "__main__":
+    main()
