@@ -18,6 +18,7 @@ PAGES = (
     PageLink(
         "manage", "pages/manage/networks.py", "Networks",
         "Which networks are there, and how do I add mine?", "hub",
+        needs_network=False,
     ),
     PageLink(
         "manage", "pages/manage/model.py", "Model doctor",

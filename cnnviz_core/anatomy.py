@@ -1,7 +1,8 @@
 """What a network is made of, read off one dry run: head, activations, pooling, in-place code.
 
 Read from the operations that ran, not from the modules that are registered: a functional ReLU has no module, and a
-registered module may never be called.
+registered module may never be called. What the order of operations suggests about the head is then tried on numbers:
+an average pooling may leave out a border, and a network may go on after its last layer.
 """
 
 from __future__ import annotations
@@ -11,8 +12,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
+from cnnviz_core import probe
+from cnnviz_core.layers import LayerTree
 from cnnviz_core.probe import DryRun, Operation
 
 HeadKind = Literal["gap_linear", "gap_norm_linear", "conv_gap", "flatten_linear", "several", "none"]
@@ -29,6 +33,7 @@ ACTIVATIONS: dict[str, tuple[str, bool]] = {
     "leaky_relu": ("Leaky ReLU", False),
     "_prelu_kernel": ("PReLU", False),
     "elu": ("ELU", False),
+    "celu": ("CELU", False),
     "tanh": ("Tanh", False),
     "softplus": ("Softplus", False),
     "sigmoid": ("Sigmoid", False),
@@ -48,7 +53,7 @@ _NO_ARITHMETIC = {
     "view", "_unsafe_view", "reshape", "squeeze", "unsqueeze", "t", "transpose", "permute", "clone", "detach", "alias",
     "empty", "as_strided_", "_to_copy", "expand", "slice", "select",
 }  # fmt: skip
-_LINEAR = {"addmm", "mm"}
+_LINEAR = {"addmm", "mm", "linear"}
 _NORMS = {"native_layer_norm", "native_batch_norm", "_native_batch_norm_legit_no_training", "cudnn_batch_norm"}
 
 
@@ -59,7 +64,7 @@ class Head:
     Attributes:
         kind: "gap_linear": global average pooling and one linear layer; "gap_norm_linear": a normalisation between
             them; "conv_gap": a 1x1 convolution and global average pooling; "flatten_linear": one linear layer on all
-            cells; "several": more than one layer; "none": no classifier.
+            cells; "several": more than that; "none": no classifier.
         classifier: Dotted name of the last layer with weights; empty without a classifier.
         feature_layer: The layer whose maps the head pools or flattens; empty where there are none.
         relu_before_pooling: Whether a functional ReLU stands between that layer and the pooling.

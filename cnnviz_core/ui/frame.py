@@ -34,6 +34,7 @@ class PageLink:
         question: What the page answers, in one sentence.
         icon: Name of a Material symbol.
         capability: Key of :data:`cnnviz_core.doctor.CAPABILITIES` that the network must have; empty for none.
+        needs_network: Whether the page shows nothing without a loaded network.
     """
 
     section: str
@@ -42,6 +43,7 @@ class PageLink:
     question: str
     icon: str
     capability: str = ""
+    needs_network: bool = True
 
 
 def icon() -> Image.Image:
@@ -75,14 +77,17 @@ def _run_page(page: StreamlitPage, link: PageLink) -> None:
     from cnnviz_core.ui import sidebar
 
     startup.prepare(settings.current().threads)
-    selection = sidebar.draw()
-    if selection is None:
-        return
-    if link.capability:
-        verdict = doctor.verdict(selection.model, link.capability)
-        if not verdict.usable:
-            st.info(f"This page does not fit {selection.model.spec.title}: {verdict.reason} {verdict.instead}")
+    selection = None
+    with errors():
+        selection = sidebar.draw()
+    if link.needs_network:
+        if selection is None:
             return
+        if link.capability:
+            verdict = doctor.verdict(selection.model, link.capability)
+            if not verdict.usable:
+                st.info(f"This page does not fit {selection.model.spec.title}: {verdict.reason} {verdict.instead}")
+                return
     page.run()
 
 

@@ -336,14 +336,18 @@ function toFloats(bytes) {
 
 /** Bilinear interpolation with cell centres at half steps (align_corners=False); beyond the outer centres it is flat. */
 function enlarge(values, rows, columns, height, width) {
-  const across = neighbours(columns, width);
+  const wide = new Float64Array(rows * width);
+  neighbours(columns, width).forEach(([left, right, weight], x) => {
+    for (let row = 0; row < rows; row += 1) {
+      const start = row * columns;
+      wide[row * width + x] = values[start + left] * (1 - weight) + values[start + right] * weight;
+    }
+  });
   const out = new Float64Array(height * width);
-  neighbours(rows, height).forEach(([top, bottom, down], y) => {
-    across.forEach(([left, right, along], x) => {
-      const upper = values[top * columns + left] * (1 - along) + values[top * columns + right] * along;
-      const lower = values[bottom * columns + left] * (1 - along) + values[bottom * columns + right] * along;
-      out[y * width + x] = upper * (1 - down) + lower * down;
-    });
+  neighbours(rows, height).forEach(([upper, lower, weight], y) => {
+    for (let x = 0; x < width; x += 1) {
+      out[y * width + x] = wide[upper * width + x] * (1 - weight) + wide[lower * width + x] * weight;
+    }
   });
   return out;
 }

@@ -1,0 +1,162 @@
+"""The real app in a real browser: what only a browser shows."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from playwright.sync_api import Download, Page, expect
+
+
+def wall(page: Page, key: str) -> None:
+    page.locator(f".st-key-{key} [data-ready]").first.wait_for()
+
+
+def test_first_screen(app) -> None:
+    page = app.open("/")
+    expect(page.get_by_role("heading", name="It says: Egyptian cat")).to_be_visible()
+    wall(page, "thumbnails")
+    expect(page.get_by_text("computing on")).to_be_visible()
+
+
+def test_a_click_on_a_thumbnail_changes_picture_and_link(app) -> None:
+    page = app.open("/")
+    wall(page, "thumbnails")
+    box = page.locator(".st-key-thumbnails canvas").bounding_box()
+    page.mouse.click(box["x"] + box["width"] / 2, box["y"] + 20)  # the second of three in the first row
+    expect(page.get_by_role("heading", name="It says: espresso")).to_be_visible(timeout=20_000)
+    expect(page).to_have_url(re.compile("image="))
+    page.reload()
+    expect(page.get_by_role("heading", name="It says: espresso")).to_be_visible(timeout=20_000)
+
+
+def test_a_click_on_the_wall_enlarges_the_channel(app) -> None:
+    page = app.open("/feature_maps?layer=conv_stem&channel=5")
+    wall(page, "channel_wall")
+    box = page.locator(".st-key-channel_wall canvas").bounding_box()
+    page.mouse.click(box["x"] + 20, box["y"] + 20)
+    expect(page).not_to_have_url(re.compile("channel=5&|channel=5$"), timeout=20_000)
+    app.idle()
+    chosen = page.locator(".st-key-channel input").input_value()
+    expect(page.get_by_text(f"conv_stem · channel {chosen}")).to_be_visible()
+
+
+def test_a_deep_link_restores_the_screen(app) -> None:
+    link = "/feature_maps?layer=bn2&channel=77&order=Sparsity&view=maximum+of+all+channels"
+    page = app.open(link)
+    expect(page.get_by_text("1280 channels of 7 × 7 cells")).to_be_visible()
+    expect(page.locator(".st-key-channel input")).to_have_value("77")
+    expect(page.get_by_text("maximum of all channels", exact=True).first).to_be_visible()
+
+
+def test_state_follows_from_page_to_page_and_back(app) -> None:
+    page = app.open("/?image=Espresso")  # not a title: said, and the default is shown
+    expect(page.get_by_text("which is not on offer here")).to_be_visible()
+    page.get_by_role("link", name="Filters", exact=True).click()
+    expect(page.get_by_role("heading", name="Filters")).to_be_visible()
+    page.locator(".st-key-kernel input").fill("9")
+    page.keyboard.press("Enter")
+    expect(page).to_have_url(re.compile("kernel=9"))
+    page.get_by_role("link", name="Model doctor", exact=True).click()
+    expect(page.get_by_role("heading", name="What fits it")).to_be_visible()
+    page.get_by_role("link", name="Filters", exact=True).click()
+    expect(page.locator(".st-key-kernel input")).to_have_value("9")
+
+
+def _upload(page: Page, name: str, content: bytes) -> None:
+    page.get_by_role("button", name="Your own picture").click()
+    page.get_by_test_id("stFileUploaderDropzoneInput").set_input_files(
+        {"name": name, "mimeType": "image/png", "buffer": content}
+    )
+
+
+def _png(pixels: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+def test_an_uploaded_picture_is_in_the_link(app, browser) -> None:
+    page = app.open("/")
+    noise = np.random.default_rng(3).integers(0, 255, (40, 60), dtype=np.uint8)
+    _upload(page, "grey <b>noise</b>.png", _png(noise))
+    expect(page).to_have_url(re.compile("image=grey"), timeout=20_000)
+    expect(page.get_by_text("60 × 40 px picture")).to_be_visible()
+    other = browser.new_page()  # another session, as a colleague who got the link
+    other.goto(page.url)
+    expect(other.get_by_text("60 × 40 px picture")).to_be_visible(timeout=30_000)
+    other.close()
+
+
+def test_a_bad_picture_is_said_and_the_old_one_stays(app) -> None:
+    page = app.open("/?image=Coffee")
+    _upload(page, "drawing.png", b"<svg xmlns='http://www.w3.org/2000/svg'></svg>")
+    expect(page.get_by_text("drawing.png")).not_to_have_count(0)
+    expect(page.get_by_test_id("stAlert").filter(has_text="drawing.png")).to_be_visible(timeout=20_000)
+    expect(page.get_by_role("heading", name="It says")).to_be_visible()
+
+
+def _bomb(side: int) -> bytes:
+    """A PNG that claims side x side pixels in a few kB."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
+
+    header = side.to_bytes(4, "big") * 2 + bytes([1, 0, 0, 0, 0])
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(4000))) + chunk(b"IEND", b"")
+
+
+def test_a_huge_picture_is_refused(app) -> None:
+    page = app.open("/")
+    _upload(page, "huge.png", _bomb(30_000))
+    expect(page.get_by_test_id("stAlert").filter(has_text="huge.png")).to_be_visible(timeout=20_000)
+
+
+def _save(page: Page, label: str) -> Download:
+    with page.expect_download() as started:
+        page.get_by_role("button", name=label).click()
+    return started.value
+
+
+def test_downloads_hold_what_is_shown(app, tmp_path: Path) -> None:
+    page = app.open("/feature_maps?layer=blocks.2&channel=3")
+    page.get_by_role("button", name="Download").click()
+    values = np.load(_save(page, "Raw values").path())
+    assert values.shape == (28, 28)
+    assert values.dtype == np.float32
+    account = json.loads(Path(_save(page, "Manifest").path()).read_text())
+    assert account["settings"]["layer"] == "blocks.2"
+    names: dict[str, object] = {}
+    exec("\n".join(account["python"][:-1]), names)
+    assert np.array_equal(eval(account["python"][-1], names), values)
+    exact = Image.open(_save(page, "Exact pixels").path())
+    assert exact.size == (28, 28)
+    figure = Image.open(_save(page, "Picture (PNG)").path())
+    assert figure.width > 400
+
+
+def test_a_deep_link_is_the_first_visit_after_a_start(start_server, visit_url) -> None:
+    """Streamlit answers it with "page not found" unless its automatic menu is off before the first session."""
+    page = visit_url(start_server()).open("/filters?kernel=4")
+    expect(page.get_by_role("heading", name="Filters")).to_be_visible()
+    expect(page.locator(".st-key-kernel input")).to_have_value("4")
+    expect(page.get_by_text("Page not found")).to_have_count(0)
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_both_themes_and_a_narrow_window_have_no_overflow(app, theme: str) -> None:
+    app.page.emulate_media(color_scheme=theme)
+    app.page.set_viewport_size({"width": 800, "height": 900})
+    for path in ("/", "/feature_maps", "/filters", "/networks", "/model"):
+        page = app.open(path)
+        wider = page.evaluate(
+            "() => { const main = document.querySelector('[data-testid=stMain]');"
+            " return main.scrollWidth - main.clientWidth; }"
+        )
+        assert wider <= 0, path

@@ -1,0 +1,36 @@
+"""The whole app in Streamlit's own test runner, with a data folder of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from cnnviz_core import settings
+
+APP = str(Path(__file__).parents[2] / "app.py")
+
+
+@pytest.fixture(autouse=True)
+def data_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    monkeypatch.setenv("CNNVIZ_DATA_DIR", str(tmp_path))
+    settings.current.cache_clear()
+    yield tmp_path
+    settings.current.cache_clear()
+
+
+@pytest.fixture
+def open_page() -> Callable[..., AppTest]:
+    def open_one(page: str = "", **link: str) -> AppTest:
+        app = AppTest.from_file(APP, default_timeout=60)
+        for name, value in link.items():
+            app.query_params[name] = value
+        app.run()
+        if page:
+            app.switch_page(f"pages/{page}.py").run()
+        assert not app.exception, app.exception
+        return app
+
+    return open_one

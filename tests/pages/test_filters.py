@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from streamlit.testing.v1 import AppTest
+
+PAGE = "look/filters"
+
+
+def _captions(app: AppTest) -> str:
+    return "\n".join(c.value for c in app.caption)
+
+
+def test_first_layer_kernels_with_the_dead_ones_named(open_page: Callable[..., AppTest]) -> None:
+    app = open_page(PAGE)
+    assert "Zero is mid grey" in _captions(app)
+    assert "11, 16, 28, 31" in _captions(app)
+
+
+def test_another_kernel_shows_its_own_numbers(open_page: Callable[..., AppTest]) -> None:
+    app = open_page(PAGE)
+    app.number_input(key="kernel").set_value(3).run()
+    assert "Kernel 3: 3 × 3" in _captions(app)
+
+
+def test_deeper_and_depthwise_layers(open_page: Callable[..., AppTest]) -> None:
+    app = open_page(PAGE)
+    app.selectbox(key="convolution").select("blocks.0.0.conv_dw").run()
+    assert "Depth-wise" in _captions(app)
+    app.selectbox(key="convolution").select("blocks.1.0.conv_pw").run()
+    assert "slices of kernel" in _captions(app)
+    assert "hue" not in [o.lower() for o in app.selectbox(key="kernel_order").options]
+
+
+def test_every_order_and_drawing_works(open_page: Callable[..., AppTest]) -> None:
+    app = open_page(PAGE)
+    for option in app.selectbox(key="kernel_order").options:
+        app.selectbox(key="kernel_order").select(option).run()
+        assert not app.exception, option
+    app.toggle(key="kernel_scale").set_value(True).run()
+    app.toggle(key="undo").set_value(True).run()
+    assert not app.exception
