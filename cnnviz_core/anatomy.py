@@ -8,19 +8,20 @@ an average pooling may leave out a border, and a network may go on after its las
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from cnnviz_core import probe
 from cnnviz_core.layers import LayerTree
 from cnnviz_core.probe import DryRun, Operation
 
 HeadKind = Literal["gap_linear", "gap_norm_linear", "conv_gap", "flatten_linear", "several", "none"]
-Output = Literal["logits", "softmax", "sigmoid", "features"]
+Output = Literal["logits", "log_softmax", "softmax", "sigmoid", "features"]
 
 # aten name -> (name in the field, whether its gradient rule of guided backprop and deconvnet is defined)
 ACTIVATIONS: dict[str, tuple[str, bool]] = {
@@ -40,6 +41,9 @@ ACTIVATIONS: dict[str, tuple[str, bool]] = {
     "hardsigmoid": ("Hardsigmoid", False),
 }
 
+# A hard tanh from 0 up is a ReLU6; others let negative values through.
+_HARD_TANH = ("Hard tanh", False)
+
 _POOLINGS = {
     "max_pool2d_with_indices": "max",
     "avg_pool2d": "average",
@@ -55,6 +59,14 @@ _NO_ARITHMETIC = {
 }  # fmt: skip
 _LINEAR = {"addmm", "mm", "linear"}
 _NORMS = {"native_layer_norm", "native_batch_norm", "_native_batch_norm_legit_no_training", "cudnn_batch_norm"}
+
+# How the scores become what the network puts out.
+_ENDS: Mapping[Output, Callable[[Tensor], Tensor]] = {
+    "logits": lambda scores: scores,
+    "log_softmax": lambda scores: torch.log_softmax(scores, dim=1),
+    "softmax": lambda scores: torch.softmax(scores, dim=1),
+    "sigmoid": torch.sigmoid,
+}
 
 
 @dataclass(frozen=True)
@@ -99,7 +111,8 @@ class Anatomy:
 
     Attributes:
         head: How maps become class scores.
-        activations: Most frequent first.
+        activations: Most frequent first; a sigmoid that the network ends in is not counted.
+        num_ruled: How many of their calls the gradient rules of guided backprop and deconvnet reach.
         poolings: Kinds of pooling that run before the head: "max", "average".
         num_in_place: Functional operations that overwrite their input.
         num_in_place_modules: Modules that did so until they were switched off on loading.
@@ -110,6 +123,7 @@ class Anatomy:
 
     head: Head
     activations: tuple[Activation, ...]
+    num_ruled: int
     poolings: tuple[str, ...]
     num_in_place: int
     num_in_place_modules: int
@@ -118,8 +132,50 @@ class Anatomy:
     is_static: bool
 
 
+@torch.no_grad()
+def describe(
+    net: nn.Module,
+    x: Tensor,
+    run: DryRun,
+    layers: LayerTree,
+    *,
+    num_in_place_modules: int,
+    num_frozen: int,
+    is_static: bool,
+) -> Anatomy:
+    """What a network is made of.
+
+    Args:
+        net: The network as it is used, in-place modules switched off.
+        x: The input of the dry run.
+        run: The dry run.
+        layers: What the dry run showed of the layers.
+        num_in_place_modules: See :class:`Anatomy`.
+        num_frozen: See :class:`Anatomy`.
+        is_static: See :class:`Anatomy`.
+    """
+    head = head_of(net, run)
+    name = head.feature_layer
+    with probe.relu_rule("backprop") as rule:
+        recording = probe.record(net, x, [name] if name else [])
+    if head.kind in ("gap_linear", "conv_gap"):
+        maps = recording.outputs[name][-1].movedim(layers[name].channel_dim, 1) if name else x
+        head = head if _averages(net, head, maps, run.result) else replace(head, kind="several")
+    return Anatomy(
+        head=head,
+        activations=activations_of(net, _without_output(head, run.operations)),
+        num_ruled=rule.num_answered,
+        poolings=poolings_of(run.operations),
+        num_in_place=num_in_place(run.operations),
+        num_in_place_modules=num_in_place_modules,
+        num_frozen=num_frozen,
+        num_params=sum(p.numel() for p in net.parameters()),
+        is_static=is_static,
+    )
+
+
 def head_of(net: nn.Module, run: DryRun) -> Head:
-    """The head of a network that was run dry."""
+    """The head of a network, as the operations of its dry run suggest."""
     arithmetic = [op for op in run.operations if op.name not in _NO_ARITHMETIC]
     last_map = max((i for i, op in enumerate(arithmetic) if _is_map(op.shape)), default=-1)
     tail = arithmetic[last_map + 1 :]
@@ -139,14 +195,15 @@ def head_of(net: nn.Module, run: DryRun) -> Head:
 def activations_of(net: nn.Module, operations: Sequence[Operation]) -> tuple[Activation, ...]:
     """The activation functions that ran, most frequent first."""
     modules = dict(net.named_modules())
-    as_module: Counter[str] = Counter()
-    as_function: Counter[str] = Counter()
+    as_module: Counter[tuple[str, bool]] = Counter()
+    as_function: Counter[tuple[str, bool]] = Counter()
     for op in operations:
-        name = op.name.rstrip("_") if op.name.endswith("_") else op.name
-        if name in ACTIVATIONS:
-            (as_module if _is_activation_module(modules.get(op.module)) else as_function)[name] += 1
-    names = sorted({*as_module, *as_function}, key=lambda n: -(as_module[n] + as_function[n]))
-    return tuple(Activation(ACTIVATIONS[n][0], as_module[n], as_function[n], ACTIVATIONS[n][1]) for n in names)
+        if (name := op.name.rstrip("_")) in ACTIVATIONS:
+            module = modules.get(op.module)
+            counter = as_module if _is_activation_module(module) else as_function
+            counter[_HARD_TANH if _clamps_below_zero(module) else ACTIVATIONS[name]] += 1
+    kinds = sorted({*as_module, *as_function}, key=lambda kind: (-as_module[kind] - as_function[kind], kind))
+    return tuple(Activation(kind[0], as_module[kind], as_function[kind], kind[1]) for kind in kinds)
 
 
 def poolings_of(operations: Sequence[Operation]) -> tuple[str, ...]:
@@ -170,6 +227,10 @@ def _is_activation_module(module: nn.Module | None) -> bool:
         and not any(True for _ in module.children())
         and not any(True for _ in module.parameters(recurse=False))
     )
+
+
+def _clamps_below_zero(module: nn.Module | None) -> bool:
+    return isinstance(module, nn.Hardtanh) and module.min_val < 0
 
 
 def _head_kind(net: nn.Module, run: DryRun, arithmetic: Sequence[Operation], tail: Sequence[Operation]) -> HeadKind:
@@ -211,7 +272,30 @@ def _feature_layer(run: DryRun) -> tuple[str, set[str]]:
     return last.name, {op.name.rstrip("_") for op in after if _is_map(op.shape) and op.name not in _NO_ARITHMETIC}
 
 
+def _averages(net: nn.Module, head: Head, maps: Tensor, result: Tensor) -> bool:
+    """Whether the feature maps (1, C, h, w), averaged over all places and weighed, give what the network put out."""
+    scores = (maps.relu() if head.relu_before_pooling else maps).mean((2, 3))
+    if head.kind == "gap_linear":
+        classifier = net.get_submodule(head.classifier)
+        if not isinstance(classifier, nn.Linear | nn.Conv2d) or classifier.weight[0].numel() != scores.shape[1]:
+            return False
+        scores = F.linear(scores, classifier.weight.flatten(1), classifier.bias)
+    expected = result.flatten(1)
+    put_out = _ENDS[head.output](scores)
+    return put_out.shape == expected.shape and torch.allclose(
+        put_out, expected, rtol=0, atol=1e-3 * float(expected.abs().max())
+    )
+
+
+def _without_output(head: Head, operations: Sequence[Operation]) -> Sequence[Operation]:
+    """The operations without the sigmoid that makes probabilities of the scores."""
+    if head.output != "sigmoid":
+        return operations
+    last = max(i for i, op in enumerate(operations) if op.name.rstrip("_") == "sigmoid")
+    return [*operations[:last], *operations[last + 1 :]]
+
+
 def _output(arithmetic: Sequence[Operation]) -> Output:
     last = arithmetic[-1].name.rstrip("_") if arithmetic else ""
-    kinds: Mapping[str, Output] = {"_softmax": "softmax", "sigmoid": "sigmoid"}
+    kinds: Mapping[str, Output] = {"_softmax": "softmax", "_log_softmax": "log_softmax", "sigmoid": "sigmoid"}
     return kinds.get(last, "logits")

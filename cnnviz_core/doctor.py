@@ -96,9 +96,11 @@ def _class_scores(model: LoadedModel) -> Verdict:
 
 def _class_and_maps(model: LoadedModel) -> Verdict:
     scores, maps = _class_scores(model), _maps(model)
+    if not maps.usable:
+        return maps
     if not scores.usable:
         return Verdict(Status.NOT, scores.reason, "Use Eigen-CAM, which needs no class.")
-    return Verdict(Status.WORKS, "it has class scores and maps.") if maps.usable else maps
+    return Verdict(Status.WORKS, "it has class scores and maps.")
 
 
 def _class_or_unit(model: LoadedModel) -> Verdict:
@@ -111,7 +113,9 @@ def _cam(model: LoadedModel) -> Verdict:
     head = model.anatomy.head
     use_grad_cam = "Use Grad-CAM, which needs no special head."
     if head.kind == "gap_linear":
-        return Verdict(Status.WORKS, f"the maps of {head.feature_layer} are averaged over all places and read by one linear layer.")
+        return Verdict(
+            Status.WORKS, f"the maps of {head.feature_layer} are averaged over all places and read by one linear layer."
+        )
     if head.kind == "conv_gap":
         return Verdict(Status.WORKS, "a 1x1 convolution gives one map per class, and their averages are the scores.")
     if head.kind == "gap_norm_linear":
@@ -123,7 +127,7 @@ def _cam(model: LoadedModel) -> Verdict:
     if head.kind == "none":
         return Verdict(Status.NOT, "it has no classifier.", "Use Eigen-CAM, which needs no class.")
     found = {
-        "several": "its head has more than one layer",
+        "several": "its head does more than that",
         "flatten_linear": "its linear layer reads every place with weights of its own",
     }[head.kind]
     return Verdict(Status.NOT, f"CAM needs global average pooling and one linear layer; {found}.", use_grad_cam)
@@ -132,7 +136,7 @@ def _cam(model: LoadedModel) -> Verdict:
 def _relu_rule(model: LoadedModel) -> Verdict:
     activations = model.anatomy.activations
     instead = "Use the plain gradient, SmoothGrad or integrated gradients."
-    ruled = sum(a.num_calls for a in activations if a.has_relu_rule)
+    ruled = model.anatomy.num_ruled
     total = sum(a.num_calls for a in activations)
     if ruled == 0:
         names = ", ".join(a.name for a in activations) or "no activation function at all"
@@ -171,11 +175,12 @@ _HEADS = {
     "gap_norm_linear": "global average pooling, a normalisation and one linear layer",
     "conv_gap": "1x1 convolution and global average pooling",
     "flatten_linear": "one linear layer on all places",
-    "several": "several layers",
+    "several": "more than average pooling and one linear layer",
     "none": "none",
 }
 _OUTPUTS = {
     "logits": "class scores",
+    "log_softmax": "logarithms of probabilities, which serve as class scores",
     "softmax": "probabilities from a softmax; cnnviz takes their logarithms as scores",
     "sigmoid": "probabilities from a sigmoid; cnnviz takes the scores before it",
     "features": "features, no class scores",

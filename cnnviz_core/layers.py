@@ -1,7 +1,8 @@
 """The layers of a network, as one dry run shows them.
 
-A layer is a module that puts out a tensor, named by its dotted name in ``named_modules()``. Layers whose maps have the
-same number of cells form a stage; going through the stages is going through depth.
+A layer is a module that puts out a map or a vector for each picture, named by its dotted name in ``named_modules()``;
+one that is called several times is described by its last answer. Layers whose maps have the same number of cells form a
+stage; going through the stages is going through depth.
 """
 
 from __future__ import annotations
@@ -130,7 +131,7 @@ class LayerTree(Sequence[LayerInfo]):
     @cached_property
     def stages(self) -> tuple[Stage, ...]:
         """The spatial layers by map size, from the finest to the coarsest map."""
-        by_size = sorted(self.spatial, key=lambda layer: -_num_cells(layer))
+        by_size = sorted(self.spatial, key=lambda layer: (-_num_cells(layer), layer.cells))
         stages: list[Stage] = []
         for cells, group in groupby(by_size, key=lambda layer: layer.cells):
             layers = tuple(group)
@@ -155,23 +156,27 @@ def describe(net: nn.Module, run: DryRun) -> LayerTree:
     modules = dict(net.named_modules())
     calls: dict[str, list[ModuleCall]] = {}
     for call in run.module_calls:
-        if call.name and len(call.shape) in (2, 4):
-            calls.setdefault(call.name, []).append(call)
-    return LayerTree([_layer(name, modules[name], made) for name, made in calls.items()])
+        calls.setdefault(call.name, []).append(call)
+    return LayerTree([_layer(name, modules[name], made) for name, made in calls.items() if name and _fits(made[-1])])
+
+
+def _fits(call: ModuleCall) -> bool:
+    """A map or a vector for the one picture; not a list of tokens, nor attention's windows in place of pictures."""
+    return len(call.shape) in (2, 4) and call.shape[0] == 1
 
 
 def _layer(name: str, module: nn.Module, calls: Sequence[ModuleCall]) -> LayerInfo:
     last = calls[-1]
     channel_dim = _channel_dim(last)
     shape = last.shape[1:]
-    rows = last.window.rows if last.window else None
+    window = last.window
     return LayerInfo(
         name=name,
         kind=type(module).__name__,
         shape=shape if channel_dim == 1 else (shape[-1], *shape[:-1]),
         channel_dim=channel_dim,
-        stride_px=rows.jump if rows and rows.dim is not None and rows.jump < float("inf") else None,
-        receptive_field=last.window,
+        stride_px=window.rows.jump if window and window.rows.dim is not None else None,
+        receptive_field=window if window and window.is_known else None,
         num_params=sum(p.numel() for p in module.parameters()),
         num_calls=len(calls),
         is_convolution=isinstance(module, nn.Conv2d),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from importlib import metadata
 
 from cnnviz_core.images import InputImage
@@ -23,8 +24,13 @@ def manifest(run: Run, *, image: InputImage | None = None, photo_id: str = "", s
     """
     return json.dumps(
         {
-            "network": {"id": run.model_id, "weights": run.weights, "weights_hash": run.weights_hash},
-            "image": {"name": image.name, "digest": image.digest, "bundled": photo_id or None} if image else None,
+            "network": {
+                "id": run.model_id,
+                "weights": run.weights,
+                "weights_hash": run.weights_hash,
+                "preprocessing_changes": dict(run.preprocessing_changes),
+            },
+            "image": _account(image, photo_id) if image else None,
             "method": run.method,
             "settings": dict(run.settings),
             "seed": run.seed,
@@ -40,22 +46,40 @@ def manifest(run: Run, *, image: InputImage | None = None, photo_id: str = "", s
 def python_lines(run: Run, *, image: InputImage | None = None, photo_id: str = "", selection: str = "") -> list[str]:
     """Lines of Python that make the result again; arguments as in :func:`manifest`."""
     module, _, function = run.method.rpartition(".")
-    weights = repr(run.weights) if run.weights == "default" or ":" in run.weights else f"Path({run.weights!r})"
-    settings = ", ".join(f"{name}={value!r}" for name, value in run.settings.items())
-    arguments = ", ".join(filter(None, ["model", "image" if image else "", settings]))
-    lines = [
+    arguments = ["model", *(["image"] if image else []), *_keywords(run.settings)]
+    return [
         "from pathlib import Path",
         "from cnnviz_core import images, models, photos",
         f"from cnnviz_core.methods import {module}",
-        f"model = models.load({run.model_id!r}, weights={weights})",
-        f"result = {module}.{function}({arguments})",
+        f"model = {_loading(run)}",
+        *([f"image = {_opening(image, photo_id)}"] if image else []),
+        f"result = {module}.{function}({', '.join(arguments)})",
+        *([selection] if selection else []),
     ]
-    if image:
-        opened = (
-            f"photos.open_photo({photo_id!r})" if photo_id in PHOTOS else f"images.open_image(Path({image.name!r}))"
-        )
-        lines.insert(4, f"image = {opened}")
-    return [*lines, selection] if selection else lines
+
+
+def _account(image: InputImage, photo_id: str) -> dict[str, str | None]:
+    return {"name": image.name, "digest": image.digest, "bundled": photo_id if photo_id in PHOTOS else None}
+
+
+def _opening(image: InputImage, photo_id: str) -> str:
+    """The call that opens the picture; one of the user's own lies in the working folder."""
+    return f"photos.open_photo({photo_id!r})" if photo_id in PHOTOS else f"images.open_image(Path({image.name!r}))"
+
+
+def _loading(run: Run) -> str:
+    """The call that loads the network."""
+    kind, _, name = run.model_id.partition("/")
+    changes = run.preprocessing_changes
+    if kind == "module":  # only who made it can make it again
+        return f"models.from_module(net, {', '.join(_keywords({**changes, 'name': name}))})  # net is your own module"
+    is_named = run.weights == "default" or run.weights.startswith("random:")
+    weights = repr(run.weights) if is_named else f"Path({run.weights!r})"
+    return f"models.load({run.model_id!r}, weights={weights}{f', preprocessing={dict(changes)!r}' if changes else ''})"
+
+
+def _keywords(settings: Mapping[str, object]) -> list[str]:
+    return [f"{name}={value!r}" for name, value in settings.items()]
 
 
 def _version(package: str) -> str | None:

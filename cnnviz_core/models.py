@@ -10,7 +10,7 @@ import copy
 import hashlib
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from cnnviz_core import anatomy, catalogue, checkpoints, layers, probe, settings
 from cnnviz_core.anatomy import Anatomy, Head
+from cnnviz_core.checkpoints import Match
 from cnnviz_core.errors import BadCheckpoint, BadSetting, NotApplicable
 from cnnviz_core.images import InputImage
 from cnnviz_core.layers import LayerTree
@@ -26,6 +27,7 @@ from cnnviz_core.probe import DryRun
 from cnnviz_core.results import Predictions, Run
 
 DEFAULT_MODEL = catalogue.DEFAULT_MODEL
+_MODULE = "module/"
 
 
 @dataclass(frozen=True)
@@ -36,11 +38,13 @@ class ModelSpec:
         model_id: "timm/<name>", "torchvision/<name>" or "module/<name>".
         weights: "default", "random:SEED", or a checkpoint's file name.
         weights_hash: Digest of all parameters and buffers.
+        preprocessing_changes: Fields of Preprocessing that were given in place of the published ones.
     """
 
     model_id: str
     weights: str
     weights_hash: str
+    preprocessing_changes: Mapping[str, object] = field(default_factory=dict, compare=False)
 
     @property
     def is_trained(self) -> bool:
@@ -103,7 +107,7 @@ class LoadedModel:
             raise NotApplicable(
                 f"{self.spec.title} has no classifier, so there is no class score; look at its feature maps instead."
             )
-        scores = result.flatten(1)
+        scores = result.reshape(len(result), -1)
         if output == "softmax":
             scores = scores.clamp_min(torch.finfo(scores.dtype).tiny).log()
         elif output == "sigmoid":
@@ -111,8 +115,13 @@ class LoadedModel:
         return torch.cat([-scores, scores], dim=1) if scores.shape[1] == 1 else scores
 
     def probabilities(self, scores: Tensor) -> Tensor:
-        """Softmax of the scores (N, K); for a single-logit head the sigmoid of its logit."""
-        return torch.softmax(scores / 2 if self.num_outputs == 1 else scores, dim=1)
+        """Softmax of the scores (N, K); where every class is a yes or no of its own, their sigmoid.
+
+        That is so for a single-logit head, where the two probabilities add up to 1, and for a network that ends in a
+        sigmoid, where they need not.
+        """
+        independent = self.num_outputs == 1 or self.anatomy.head.output == "sigmoid"
+        return torch.sigmoid(scores) if independent else torch.softmax(scores, dim=1)
 
     @torch.no_grad()
     def predict(self, image: InputImage, k: int = 5) -> Predictions:
@@ -155,6 +164,7 @@ class LoadedModel:
             seconds=seconds,
             image_digest=image.digest if image else "",
             seed=seed,
+            preprocessing_changes=self.spec.preprocessing_changes,
         )
 
 
@@ -175,9 +185,10 @@ def load(
     Args:
         model_id: "timm/<name>" or "torchvision/<name>".
         device: "auto" takes CUDA, else Apple's MPS, else the CPU; or any torch device.
-        weights: "default" for the published weights: from an installed package if there is one, else from this machine's
-            download cache, else downloaded. "random:SEED" for an untrained network. A path for a checkpoint of one's own:
-            .safetensors, or a state dict saved by torch; never unpickled.
+        weights: "default" for the published weights: from an installed package if there is one, else from this
+            machine's download cache, else downloaded. "random:SEED" for an untrained network. A path for a checkpoint
+            of one's own: .safetensors, or a state dict saved by torch; never unpickled. The number of classes, and
+            whether it reads colour or grey, are read from it.
         class_names: One per class, where the published names do not fit.
         preprocessing: Fields of :class:`Preprocessing` that differ from the published ones: input_px, mean, std...
         name: What to call a checkpoint; its file name by default.
@@ -188,9 +199,10 @@ def load(
         BadCheckpoint: The checkpoint cannot be read safely, or does not fit; or class_names has the wrong length.
         BadSetting: An unknown device or an impossible preprocessing.
     """
-    fit = _preprocessing(model_id, preprocessing or {})
+    changes = _as_tuples(preprocessing or {})
+    fit = _preprocessing(model_id, changes)
     if isinstance(weights, Path):
-        net = _from_checkpoint(model_id, weights, fit.num_channels)
+        net = _from_checkpoint(model_id, weights)
         label = name or weights.name
     elif weights == "default":
         net = _published(model_id)
@@ -198,7 +210,7 @@ def load(
     else:
         net = _untrained(model_id, num_channels=fit.num_channels, seed=_seed(weights))
         label = weights
-    return _set_up(net, model_id, label, fit, class_names, pick_device(device))
+    return _set_up(net, model_id, label, _with_channels(fit, net), changes, class_names, pick_device(device))
 
 
 def from_module(
@@ -223,12 +235,20 @@ def from_module(
         device: As in :func:`load`.
 
     Raises:
-        BadSetting: The network does not take such an input.
+        BadSetting: The network cannot be copied, does not take such an input, or does not return one tensor with a row
+            per picture.
         BadCheckpoint: class_names has the wrong length.
     """
-    size = (input_px, input_px) if isinstance(input_px, int) else tuple(input_px)
-    preprocessing = Preprocessing(size, tuple(mean), tuple(std))  # type: ignore[arg-type]
-    return _set_up(copy.deepcopy(module), f"module/{name}", "default", preprocessing, class_names, pick_device(device))
+    size = (input_px, input_px) if isinstance(input_px, int) else input_px
+    fit = Preprocessing(size, tuple(mean), tuple(std))
+    changes = {"input_px": fit.input_px, "mean": fit.mean, "std": fit.std}
+    try:
+        net = copy.deepcopy(module)
+    except Exception as error:  # a module may hold anything
+        raise BadSetting(
+            f"{name} cannot be copied ({error}). Take off what cannot, such as a weight norm, or give a fresh network."
+        ) from error
+    return _set_up(net, f"{_MODULE}{name}", "default", fit, changes, class_names, pick_device(device))
 
 
 def pick_device(device: str) -> torch.device:
@@ -241,7 +261,7 @@ def pick_device(device: str) -> torch.device:
         device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         chosen = torch.device(device)
-        torch.empty(1, device=chosen)
+        torch.ones(1, device=chosen).item()
     except (RuntimeError, AssertionError) as error:
         raise BadSetting(f"Device {device!r} does not work on this machine; choose auto or cpu.") from error
     return chosen
@@ -249,9 +269,18 @@ def pick_device(device: str) -> torch.device:
 
 def _seed(weights: str) -> int:
     kind, _, seed = weights.partition(":")
-    if kind != "random" or not seed.isdecimal():
-        raise BadSetting(f"weights is {weights!r}; write 'default', 'random:SEED' with a whole number, or a path.")
+    if kind != "random" or not seed.isdecimal() or int(seed) >= 2**63:
+        raise BadSetting(
+            f"weights is {weights!r}; write 'default', 'random:SEED' with a whole number, or the Path of a file."
+        )
     return int(seed)
+
+
+def _as_tuples(changes: Mapping[str, object]) -> dict[str, object]:
+    """Lists, as JSON has them, as tuples; a single input size as a square."""
+    tuples = {key: tuple(value) if isinstance(value, list) else value for key, value in changes.items()}
+    side = tuples.get("input_px")
+    return {**tuples, "input_px": (side, side)} if isinstance(side, int) else tuples
 
 
 def _preprocessing(model_id: str, changes: Mapping[str, object]) -> Preprocessing:
@@ -262,17 +291,37 @@ def _preprocessing(model_id: str, changes: Mapping[str, object]) -> Preprocessin
     return Preprocessing(**{**known, **changes})
 
 
+def _with_channels(fit: Preprocessing, net: nn.Module) -> Preprocessing:
+    """Mean and standard deviation for as many channels as the network reads: averaged for grey, repeated for colour."""
+    first = _first_convolution(net)
+    num_channels = first[1].in_channels if first else fit.num_channels
+    if num_channels == fit.num_channels or num_channels not in (1, 3):
+        return fit
+    mean, std = (
+        values * 3 if num_channels == 3 else (round(sum(values) / len(values), 6),) for values in (fit.mean, fit.std)
+    )
+    return replace(fit, mean=mean, std=std)
+
+
+def _first_convolution(net: nn.Module) -> tuple[str, nn.Conv2d] | None:
+    return next(((name, module) for name, module in net.named_modules() if isinstance(module, nn.Conv2d)), None)
+
+
 def _published(model_id: str) -> nn.Module:
     if not catalogue.find(model_id).ready:
         catalogue.download(model_id)
-    with _BUILD_LOCK:
+    with _BUILD_LOCK, torch.random.fork_rng(devices=[]):  # the weights drawn before the published ones replace them
         return catalogue.create_pretrained(model_id)
 
 
-def _from_checkpoint(model_id: str, path: Path, num_channels: int) -> nn.Module:
+def _from_checkpoint(model_id: str, path: Path) -> nn.Module:
     state = checkpoints.read_state_dict(path, max_mb=settings.current().max_checkpoint_mb)
-    net = _untrained(model_id, num_channels=num_channels)
+    net = _untrained(model_id)
     match = checkpoints.match(state, net.state_dict())
+    num_channels = _channels_in(match, net, path.name)
+    if num_channels != 3:
+        net = _untrained(model_id, num_channels=num_channels)
+        match = checkpoints.match(state, net.state_dict())
     if match.head_classes:
         net = _untrained(model_id, num_channels=num_channels, num_classes=match.head_classes[0])
         match = checkpoints.match(state, net.state_dict())
@@ -280,17 +329,38 @@ def _from_checkpoint(model_id: str, path: Path, num_channels: int) -> nn.Module:
         raise BadCheckpoint(
             f"{path.name} does not fit {model_id}. {match.report()} Choose the architecture it was saved from."
         )
+    for tensor_name, tensor in match.state.items():
+        if count := checkpoints.count_non_finite({tensor_name: tensor}):
+            raise BadCheckpoint(
+                f"{path.name} has {count:,} of {tensor.numel():,} values in {tensor_name} that are not finite numbers, "
+                "as after a training that diverged. Use weights saved before that."
+            )
     net.load_state_dict(match.state, strict=False)
     return net
 
 
-def _untrained(model_id: str, *, num_channels: int, num_classes: int | None = None, seed: int = 0) -> nn.Module:
+def _channels_in(match: Match, net: nn.Module, file_name: str) -> int:
+    """Channels of the picture that a checkpoint's first convolution reads; 3 where it tells nothing else."""
+    first = _first_convolution(net)
+    for wrong in match.wrong_shape:
+        same_otherwise = wrong.found[:1] + wrong.found[2:] == wrong.expected[:1] + wrong.expected[2:]
+        if first and wrong.name == f"{first[0]}.weight" and same_otherwise:
+            if wrong.found[1] != 1:
+                raise BadCheckpoint(
+                    f"{file_name} reads pictures of {wrong.found[1]} channels; cnnviz has pictures of 3 (colour) or 1 "
+                    "(grey) to show it. Use a network trained on those."
+                )
+            return 1
+    return 3
+
+
+def _untrained(model_id: str, *, num_channels: int = 3, num_classes: int | None = None, seed: int = 0) -> nn.Module:
     """Fresh weights. They are drawn from torch's global generator, so one at a time, and it is put back after."""
     options = {} if num_channels == 3 else {"in_chans": num_channels}
     if options and not model_id.startswith("timm/"):
         raise BadSetting(f"{model_id} takes colour pictures only; a grey network needs an architecture of timm.")
     with _BUILD_LOCK, torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         return catalogue.create(model_id, num_classes=num_classes, **options)
 
 
@@ -299,33 +369,45 @@ def _set_up(
     model_id: str,
     weights: str,
     preprocessing: Preprocessing,
+    changes: Mapping[str, object],
     class_names: Sequence[str] | None,
     device: torch.device,
 ) -> LoadedModel:
     num_frozen = sum(p.numel() for p in net.parameters() if not p.requires_grad)
-    net = net.float().eval().requires_grad_(False).to(device)
+    net = net.float().eval().requires_grad_(requires_grad=False).to(device)
+    net.zero_grad(set_to_none=True)
     num_in_place_modules = _switch_in_place_off(net)
-    run, is_static = _run_dry(net, model_id, preprocessing, device)
-    head = anatomy.head_of(net, run)
+    noise = _noise(preprocessing).to(device)
+    run = _run_dry(net, model_id, noise - 1)
+    tree = layers.describe(net, run)
+    found = anatomy.describe(
+        net,
+        noise - 1,
+        run,
+        tree,
+        num_in_place_modules=num_in_place_modules,
+        num_frozen=num_frozen,
+        is_static=_is_static(net, model_id, noise, run),
+    )
     return LoadedModel(
-        spec=ModelSpec(model_id, weights, _weights_hash(net)),
+        spec=ModelSpec(model_id, weights, _weights_hash(net), changes),
         net=net,
         preprocessing=preprocessing,
-        layers=layers.describe(net, run),
-        class_names=_class_names(model_id, class_names, head, run),
+        layers=tree,
+        class_names=_class_names(model_id, class_names, found.head, run),
         device=device,
-        anatomy=Anatomy(
-            head=head,
-            activations=anatomy.activations_of(net, run.operations),
-            poolings=anatomy.poolings_of(run.operations),
-            num_in_place=anatomy.num_in_place(run.operations),
-            num_in_place_modules=num_in_place_modules,
-            num_frozen=num_frozen,
-            num_params=sum(p.numel() for p in net.parameters()),
-            is_static=is_static,
-        ),
+        anatomy=found,
         num_outputs=run.result[0].numel(),
     )
+
+
+def _is_static(net: nn.Module, model_id: str, noise: Tensor, dark: DryRun) -> bool:
+    """Whether a brighter input takes the same way; a network that looks at its input to choose one takes two."""
+    bright = _run_dry(net, model_id, noise + 1)
+    if bright.operations == dark.operations:
+        return True
+    # The first run of all may have filled a cache that later ones read.
+    return _run_dry(net, model_id, noise - 1).operations == bright.operations
 
 
 def _switch_in_place_off(net: nn.Module) -> int:
@@ -336,23 +418,32 @@ def _switch_in_place_off(net: nn.Module) -> int:
     return len(in_place)
 
 
-def _run_dry(net: nn.Module, model_id: str, preprocessing: Preprocessing, device: torch.device) -> tuple[DryRun, bool]:
-    """A dry run, and whether another input takes the same way through the network."""
+def _noise(preprocessing: Preprocessing) -> Tensor:
     shape = (1, preprocessing.num_channels, *preprocessing.input_px)
-    noise = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(device)
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
+
+
+def _run_dry(net: nn.Module, model_id: str, x: Tensor) -> DryRun:
+    """A dry run that gave one tensor for one picture."""
     try:
-        run, other = probe.dry_run(net, noise), probe.dry_run(net, torch.zeros(shape, device=device))
-    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        run = probe.dry_run(net, x)
+    except Exception as error:  # a network of one's own can raise anything
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise BadSetting(
-            f"{model_id} does not take an input of {shape}: {str(error).splitlines()[0]} "
-            "Check the input size and the number of channels."
+            f"{model_id} does not take an input of {tuple(x.shape)}: {reason} Check the input size and the number of "
+            "channels."
         ) from error
     if not isinstance(run.result, Tensor):
         raise BadSetting(
             f"{model_id} returned a {type(run.result).__name__}, not a tensor; wrap it in a module that returns its "
             "class scores."
         )
-    return run, run.operations == other.operations
+    if run.result.shape[:1] != (1,):
+        raise BadSetting(
+            f"{model_id} returned a tensor of shape {tuple(run.result.shape)} for one picture; its first dimension "
+            "must be the number of pictures."
+        )
+    return run
 
 
 def _class_names(model_id: str, given: Sequence[str] | None, head: Head, run: DryRun) -> tuple[str, ...]:
@@ -362,7 +453,7 @@ def _class_names(model_id: str, given: Sequence[str] | None, head: Head, run: Dr
     if given is not None:
         checkpoints.check_class_names(tuple(given), num_classes)
         return tuple(given)
-    published = catalogue.class_names(model_id, num_classes)
+    published = () if model_id.startswith(_MODULE) else catalogue.class_names(model_id, num_classes)
     return published or tuple(f"class {i}" for i in range(num_classes))
 
 

@@ -21,17 +21,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.weak import WeakTensorKeyDictionary
 
-from cnnviz_core import receptive_field
 from cnnviz_core.errors import UnknownLayer, did_you_mean
-from cnnviz_core.receptive_field import ReceptiveField
+from cnnviz_core.receptive_field import ReceptiveField, Tracker
 
 _MAX_IDLE_COPIES = 4
 
 
 def private_copy(net: nn.Module) -> nn.Module:
-    """New module objects over the same parameters and buffers; 3 to 50 ms, no extra weight memory."""
+    """New module objects over the same parameters and buffers; 3 to 50 ms, no extra weight memory.
+
+    The copy follows what is written into the weights in place, and nothing else that is done to the original later.
+    """
     shared = {id(tensor): tensor for tensor in (*net.parameters(), *net.buffers())}
     return copy.deepcopy(net, dict(shared))
 
@@ -77,9 +78,11 @@ def record(
 
     The kept tensor is the layer's own; the network goes on with a clone, so that in-place code further on cannot
     rewrite it. With gradients enabled the kept tensors are part of the graph: ``torch.autograd.grad(score, kept)``.
+    Calls that put out something other than a tensor are not kept.
 
     Args:
-        net: A network in eval mode. It may be shared by any number of threads and is not touched.
+        net: A network in eval mode. It may be shared by any number of threads and is not touched; nor may anybody else
+            change its modules, since copies of them are kept for the next call.
         x: Input, (N, C, H, W).
         layers: Dotted names of modules.
         stop_after: How often each of the layers is called in one forward. If given, the forward ends with the last of
@@ -88,17 +91,18 @@ def record(
     Raises:
         UnknownLayer: A name that no module of the network has.
     """
-    names = list(layers)
+    names = list(dict.fromkeys(layers))
     outputs: dict[str, list[Tensor]] = {name: [] for name in names}
 
-    def keep(name: str) -> Callable[[nn.Module, object, Any], Any]:
-        def hook(_module: nn.Module, _args: object, output: Any) -> Any:
+    def keep(name: str) -> Callable[..., Any]:
+        def hook(_module: nn.Module, args: Sequence[Any], output: Any) -> Any:
             if not isinstance(output, Tensor):
                 return output
-            outputs[name].append(output)
+            # What passes its input on puts out memory that the network's code still holds.
+            outputs[name].append(output.clone() if _shares_memory(output, args) else output)
             if stop_after is not None and all(len(outputs[n]) >= stop_after[n] for n in names):
                 raise _Stopped
-            return output.clone()
+            return outputs[name][-1].clone()
 
         return hook
 
@@ -112,6 +116,11 @@ def record(
             return Recording(outputs, mine(x))
         except _Stopped:
             return Recording(outputs, None)
+
+
+def _shares_memory(output: Tensor, others: Sequence[Any]) -> bool:
+    address = output.untyped_storage().data_ptr()
+    return any(isinstance(x, Tensor) and x.untyped_storage().data_ptr() == address for x in others)
 
 
 _RELUS = {F.relu, F.relu_, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_}
@@ -129,7 +138,7 @@ class _ReluRule(torch.autograd.Function):
         return x.clamp(low, high)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
         (was_active,) = ctx.saved_tensors
         return _RULES[ctx.rule](gradient, was_active), None, None, None
 
@@ -145,8 +154,8 @@ class relu_rule(TorchFunctionMode):  # noqa: N801 - used as a function: ``with r
     """Changes what passes back through every ReLU of the forwards made under it, in this thread only.
 
     With R the gradient arriving from above and f = ReLU(x): backprop gives (x > 0) R, deconvnet (R > 0) R, guided
-    backprop (x > 0)(R > 0) R. ReLU6, and hard tanh from 0, count as ReLUs that are active between their limits. Modules,
-    functions, methods and in-place forms are all reached; values going forward do not change.
+    backprop (x > 0)(R > 0) R. ReLU6, and hard tanh from 0, count as ReLUs that are active between their limits.
+    Modules, functions, methods and in-place forms are all reached; values going forward do not change.
 
     Attributes:
         num_answered: ReLU calls answered so far; 0 after a forward means that the rule is not defined for the network.
@@ -171,7 +180,7 @@ class relu_rule(TorchFunctionMode):  # noqa: N801 - used as a function: ``with r
             return func(*args, **kwargs)
         self.num_answered += 1
         x = args[0] if args else kwargs["input"]
-        y = _ReluRule.apply(x, *limits, self.rule)
+        y = _ReluRule.apply(x, *limits, self.rule)  # type: ignore[no-untyped-call]
         in_place = func in _IN_PLACE or kwargs.get("inplace") or _positional_inplace(func, args)
         return x.copy_(y) if in_place else y
 
@@ -201,7 +210,7 @@ class ModuleCall:
     Attributes:
         name: Dotted name; empty for the network itself.
         shape: Shape of the output with the batch dimension.
-        window: Receptive field of the output; None where it is not known.
+        window: Where the output's cells lie and what they see; None where not even the first is known.
         num_operations: Operations of the whole network that had run when it returned.
         is_rectified: Whether no value of the output was negative and some were not zero.
     """
@@ -240,52 +249,44 @@ class DryRun:
 class _LinearKeepsPlaces(TorchFunctionMode):
     """A linear layer on (N, h, w, C) acts on each position alone; underneath it looks like a flattening."""
 
-    def __init__(self, fields: WeakTensorKeyDictionary) -> None:
+    def __init__(self, tracker: Tracker) -> None:
         super().__init__()
-        self.fields = fields
+        self.tracker = tracker
 
     def __torch_function__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        out = func(*args, **(kwargs or {}))
-        if func is F.linear and args[0].ndim > 2:
-            window = self.fields.get(args[0])
-            mixes_places = window is None or any(axis.dim == -1 for axis in window.axes())
-            if not mixes_places:
-                self.fields[out] = window
-            else:
-                self.fields.pop(out, None)
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        if func is F.linear:
+            x = args[0] if args else kwargs["input"]
+            if x.ndim > 2:
+                self.tracker.note_linear(x, out)
         return out
 
 
 class _Watch(TorchDispatchMode):
     """Notes every operation and carries receptive fields from tensor to tensor."""
 
-    def __init__(self, fields: WeakTensorKeyDictionary, run: DryRun, inside: list[str]) -> None:
-        super().__init__()
-        self.fields, self.run, self.inside = fields, run, inside
+    def __init__(self, tracker: Tracker, run: DryRun, inside: list[str]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.tracker, self.run, self.inside = tracker, run, inside
         self.is_paused = False
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        out = func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
         if self.is_paused:
             return out
         tensors = [t for t in (out if isinstance(out, (list, tuple)) else [out]) if isinstance(t, Tensor)]
-        for tensor in tensors:
-            window = receptive_field.propagate(func, args, self._field_of, tensor)
-            if window is not None:
-                self.fields[tensor] = window
+        self.tracker.note(func, args, kwargs, tensors)
         if tensors:
             self.run.operations.append(
                 Operation(func.overloadpacket.__name__, self.inside[-1], tuple(tensors[0].shape))
             )
         return out
-
-    def _field_of(self, tensor: object) -> ReceptiveField | None:
-        window: ReceptiveField | None = self.fields.get(tensor)
-        return window
 
 
 @torch.no_grad()
@@ -296,9 +297,8 @@ def dry_run(net: nn.Module, x: Tensor) -> DryRun:
         net: A network in eval mode; not touched.
         x: Input, (1, C, H, W).
     """
-    run, fields, inside = DryRun(), WeakTensorKeyDictionary(), [""]
-    watch = _Watch(fields, run, inside)
-    fields[x] = receptive_field.IMAGE
+    run, tracker, inside = DryRun(), Tracker(x), [""]
+    watch = _Watch(tracker, run, inside)
 
     def enter(name: str) -> Callable[..., None]:
         return lambda _module, _args: inside.append(name)
@@ -311,7 +311,7 @@ def dry_run(net: nn.Module, x: Tensor) -> DryRun:
                 is_rectified = bool((output >= 0).all() and output.any())
                 watch.is_paused = False
                 run.module_calls.append(
-                    ModuleCall(name, tuple(output.shape), fields.get(output), len(run.operations), is_rectified)
+                    ModuleCall(name, tuple(output.shape), tracker.window(output), len(run.operations), is_rectified)
                 )
 
         return hook
@@ -320,6 +320,6 @@ def dry_run(net: nn.Module, x: Tensor) -> DryRun:
         for name, module in mine.named_modules():
             hooks.callback(module.register_forward_pre_hook(enter(name)).remove)
             hooks.callback(module.register_forward_hook(leave(name)).remove)
-        with watch, _LinearKeepsPlaces(fields):
+        with watch, _LinearKeepsPlaces(tracker):
             run.result = mine(x)
     return run

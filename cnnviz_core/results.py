@@ -7,7 +7,7 @@ keep no accelerator memory alive. Normalising and colour belong to :mod:`cnnviz_
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,7 @@ class Run:
         seconds: Wall time.
         image_digest: Digest of the picture, empty where none took part.
         seed: Seed of the random draw, None where nothing was drawn.
+        preprocessing_changes: Fields of Preprocessing that were given in place of the published ones.
     """
 
     model_id: str
@@ -38,6 +39,7 @@ class Run:
     seconds: float
     image_digest: str = ""
     seed: int | None = None
+    preprocessing_changes: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,8 @@ class Predictions:
     Attributes:
         indices: Class indices.
         labels: Class names.
-        probabilities: Softmax over all classes (sigmoid for a single-logit head), 0..1.
+        probabilities: Softmax over all classes, 0..1; the sigmoid of each score for a network with a single score or
+            one that ends in a sigmoid.
         logits: Scores before the softmax.
     """
 

@@ -48,7 +48,7 @@ class Settings:
         """Settings from variables; what is not set keeps its default.
 
         Raises:
-            BadSetting: A value of the wrong kind, or a negative number.
+            BadSetting: A value of the wrong kind, or a number below the field's least.
         """
         values = {
             field.name: _parse(f"CNNVIZ_{field.name.upper()}", raw, type(field.default))
@@ -56,6 +56,9 @@ class Settings:
             if (raw := environment.get(f"CNNVIZ_{field.name.upper()}", "").strip())
         }
         return cls(**values)  # type: ignore[arg-type]
+
+
+_MAY_BE_ZERO = ("CNNVIZ_UPLOADS_MB", "CNNVIZ_THREADS")
 
 
 def _parse(variable: str, raw: str, kind: type) -> object:
@@ -66,8 +69,9 @@ def _parse(variable: str, raw: str, kind: type) -> object:
             return False
         raise BadSetting(f"{variable} is {raw!r}; write true or false.")
     if kind is int:
-        if not raw.isdecimal():
-            raise BadSetting(f"{variable} is {raw!r}; write a whole number, 0 or more.")
+        least = 0 if variable in _MAY_BE_ZERO else 1
+        if not raw.isdecimal() or int(raw) < least:
+            raise BadSetting(f"{variable} is {raw!r}; write a whole number, {least} or more.")
         return int(raw)
     return Path(raw).expanduser() if issubclass(kind, Path) else raw
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import sys
-from functools import cache
+import threading
 
 import torch
 
@@ -23,18 +23,24 @@ _M_ARENA_MAX = -8
 
 _KEEP_BELOW = 1 << 30
 
+_lock = threading.Lock()
+_prepared = threading.Event()
 
-@cache
+
 def prepare(threads: int = 0) -> None:
     """Tunes the allocator, sets the number of threads, and lets torchvision be imported. Only the first call acts.
 
     Args:
         threads: CPU threads of one computation; 0 leaves torch's own choice, one per core.
     """
-    tune_allocator()
-    if threads:
-        torch.set_num_threads(threads)
-    torchvision_shim.install()
+    with _lock:
+        if _prepared.is_set():
+            return
+        tune_allocator()
+        if threads:
+            torch.set_num_threads(threads)
+        torchvision_shim.install()
+        _prepared.set()
 
 
 def tune_allocator() -> bool:

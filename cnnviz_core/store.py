@@ -16,13 +16,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from PIL import Image, PngImagePlugin
+from PIL import PngImagePlugin
 
 from cnnviz_core import settings
 from cnnviz_core.errors import BadCheckpoint, BadImage, CnnvizError
 from cnnviz_core.images import InputImage, open_image
 
 _DIGEST = re.compile(r"[0-9a-f]{16}")
+_CHECKPOINT_ID = re.compile(r"checkpoint/[A-Za-z0-9_][A-Za-z0-9_.-]*-[0-9a-f]{16}")
 _CARD = "card.json"
 
 
@@ -46,7 +47,9 @@ def save_picture(image: InputImage) -> str:
     """
     digest = short_digest(image)
     path = _pictures() / f"{digest}.png"
-    if not path.exists():
+    if path.exists():
+        _touch(path)
+    else:
         name = PngImagePlugin.PngInfo()
         name.add_itxt("name", image.name)
         with _written_aside(path) as aside:
@@ -62,12 +65,15 @@ def open_picture(digest: str) -> InputImage:
         BadImage: No such picture, or no longer.
     """
     path = _pictures() / f"{digest}.png"
-    if not _DIGEST.fullmatch(digest) or not path.is_file():
-        raise BadImage("The link names an uploaded picture that this server does not keep any more; upload it again.")
-    with contextlib.suppress(OSError):
-        os.utime(path)  # its last use, for dropping the oldest
-    with Image.open(path, formats=["PNG"]) as header:
-        name = str(getattr(header, "text", {}).get("name", "")) or path.name
+    gone = BadImage("The link names an uploaded picture that this server does not keep any more; upload it again.")
+    if not _DIGEST.fullmatch(digest):
+        raise gone
+    _touch(path)
+    try:
+        with PngImagePlugin.PngImageFile(path) as header:
+            name = str(header.text.get("name", ""))
+    except (OSError, SyntaxError, ValueError) as error:  # dropped, or damaged on the disk
+        raise gone from error
     return open_image(path, name=name)
 
 
@@ -114,28 +120,37 @@ def save_checkpoint(
     bound = settings.current().max_checkpoint_mb
     if len(content) > bound * 2**20:
         raise BadCheckpoint(f"{name} has {len(content) / 2**20:.0f} MB; this server takes up to {bound} MB.")
-    stem = re.sub(r"[^A-Za-z0-9_.-]+", "-", Path(name).stem).strip("-.")[:40] or "network"
+    stem = re.sub(r"[^A-Za-z0-9_.-]+", "-", Path(name).stem).strip("-.")[:40]
     described = json.dumps([architecture, list(class_names), preprocessing or {}], sort_keys=True).encode()
     digest = hashlib.blake2b(content + described, digest_size=8).hexdigest()
-    suffix = ".safetensors" if name.endswith(".safetensors") else ".pth"
+    suffix = ".safetensors" if name.lower().endswith(".safetensors") else ".pth"
     card = Card(
-        checkpoint_id=f"checkpoint/{stem}-{digest}",
+        checkpoint_id=f"checkpoint/{stem or 'network'}-{digest}",
         name=name,
         architecture=architecture,
         file=f"weights{suffix}",
         class_names=tuple(class_names),
         preprocessing=dict(preprocessing or {}),
     )
-    with _written_aside(card.path) as aside:
-        aside.write_bytes(content)
-    with _written_aside(card.path.parent / _CARD) as aside:
-        aside.write_text(json.dumps(asdict(card)), encoding="utf-8")
+    if _read_card(card.path.parent / _CARD) is not None and card.path.exists():
+        return card
+    try:
+        with _written_aside(card.path) as aside:
+            aside.write_bytes(content)
+        with _written_aside(card.path.parent / _CARD) as aside:
+            aside.write_text(json.dumps(asdict(card)), encoding="utf-8")
+    except StorageFailed:
+        with contextlib.suppress(OSError):  # a full disk has no room for weights without a card
+            card.path.unlink(missing_ok=True)
+            card.path.parent.rmdir()
+        raise
     return card
 
 
 def checkpoints() -> list[Card]:
-    """The stored checkpoints, by id."""
-    return [_read_card(path) for path in sorted(_checkpoints().glob(f"*/{_CARD}"))]
+    """The stored checkpoints, by id; one whose card cannot be read does not count."""
+    cards = [_read_card(path) for path in sorted(_checkpoints().glob(f"*/{_CARD}"))]
+    return [card for card in cards if card is not None]
 
 
 def checkpoint(checkpoint_id: str) -> Card:
@@ -144,24 +159,37 @@ def checkpoint(checkpoint_id: str) -> Card:
     Raises:
         BadCheckpoint: No such checkpoint.
     """
-    path = _folder(checkpoint_id) / _CARD
-    if path not in set(_checkpoints().glob(f"*/{_CARD}")):
+    card = _read_card(_folder(checkpoint_id) / _CARD) if _CHECKPOINT_ID.fullmatch(checkpoint_id) else None
+    if card is None:
         raise BadCheckpoint(f"This server keeps no checkpoint {checkpoint_id!r}; upload it on the page Networks.")
-    return _read_card(path)
+    return card
 
 
 def delete_checkpoint(checkpoint_id: str) -> None:
-    """Removes a stored checkpoint; the card goes first, so that what is left no longer counts."""
+    """Removes a stored checkpoint; the card goes first, so that what is left no longer counts.
+
+    Raises:
+        BadCheckpoint: No such checkpoint.
+        StorageFailed: The data folder cannot be written.
+    """
     card = checkpoint(checkpoint_id)
-    for path in (card.path.parent / _CARD, card.path):
-        path.unlink(missing_ok=True)
+    try:
+        for path in (card.path.parent / _CARD, card.path):
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        raise _storage_failed(f"{card.name} could not be removed from", error) from error
     with contextlib.suppress(OSError):
         card.path.parent.rmdir()
 
 
-def _read_card(path: Path) -> Card:
-    fields = json.loads(path.read_text(encoding="utf-8"))
-    return Card(**{**fields, "class_names": tuple(fields["class_names"])})
+def _read_card(path: Path) -> Card | None:
+    """The card in a file; None where there is none, or something else."""
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+        card = Card(**{**fields, "class_names": tuple(fields["class_names"])})
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+    return card if card.checkpoint_id == f"checkpoint/{path.parent.name}" else None
 
 
 def _pictures() -> Path:
@@ -173,7 +201,7 @@ def _checkpoints() -> Path:
 
 
 def _folder(checkpoint_id: str) -> Path:
-    return _checkpoints() / checkpoint_id.removeprefix("checkpoint/").replace("/", "-")
+    return _checkpoints() / checkpoint_id.removeprefix("checkpoint/")
 
 
 @contextlib.contextmanager
@@ -186,24 +214,37 @@ def _written_aside(path: Path) -> Iterator[Path]:
         os.close(handle)
         aside = Path(raw)
         yield aside
-        with aside.open("rb") as written:
+        with aside.open("r+b") as written:
             os.fsync(written.fileno())
         aside.replace(path)
     except OSError as error:
-        reason = error.strerror or type(error).__name__
-        raise StorageFailed(
-            f"{path.name} could not be kept in the data folder ({reason}); free some space or set CNNVIZ_DATA_DIR to a "
-            "folder that can be written."
-        ) from error
+        raise _storage_failed(f"{path.name} could not be kept in", error) from error
     finally:
         if aside is not None:
             aside.unlink(missing_ok=True)
 
 
+def _storage_failed(what: str, error: OSError) -> StorageFailed:
+    reason = error.strerror or type(error).__name__
+    return StorageFailed(
+        f"{what} the data folder ({reason}); free some space or set CNNVIZ_DATA_DIR to a folder that can be written."
+    )
+
+
 def _drop_oldest(keep: Path) -> None:
-    newest_first = sorted(_pictures().glob("*.png"), key=lambda path: -path.stat().st_mtime)
+    found = []
+    for path in _pictures().glob("*.png"):
+        with contextlib.suppress(OSError):  # another session may drop it at the same time
+            found.append((path.stat(), path))
     room = settings.current().uploads_mb * 2**20
-    for path in newest_first:
-        room -= path.stat().st_size
+    for status, path in sorted(found, key=lambda item: -item[0].st_mtime):
+        room -= status.st_size
         if room < 0 and path != keep:
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+
+def _touch(path: Path) -> None:
+    """Notes a picture's last use, for dropping the oldest."""
+    with contextlib.suppress(OSError):
+        os.utime(path)

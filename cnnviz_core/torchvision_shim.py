@@ -8,21 +8,29 @@ networks, weights tables and transforms work; calling ``nms`` itself does not, a
 from __future__ import annotations
 
 import importlib.util
+import threading
 from functools import cache
 from pathlib import Path
 
 import torch
 
 _OPERATORS = ("nms", "qnms")
+_lock = threading.Lock()
 
 
-@cache
 def install() -> torch.library.Library | None:
-    """Declares the missing operators, once per process; the cached return value keeps them declared.
+    """Declares the missing operators, once per process, whichever thread comes first.
 
     Returns:
         The declarations, or None where torchvision is absent or its compiled part loads.
     """
+    with _lock:
+        return _install()
+
+
+@cache
+def _install() -> torch.library.Library | None:
+    """The cached return value keeps the operators declared."""
     spec = importlib.util.find_spec("torchvision")
     if spec is None or spec.origin is None or _compiled_part_loads(Path(spec.origin).parent):
         return None

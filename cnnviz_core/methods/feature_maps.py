@@ -1,12 +1,12 @@
 """Feature maps: what each channel of a layer answers, place by place.
 
 A convolutional layer turns a picture into a stack of maps, one per channel. Early maps look like edge and colour
-pictures of the photo; later ones are coarse and light up where a part or an object is. Each is shown as the layer put it
-out: after a ReLU there are only values from 0 up, before it negative ones mean "against".
+pictures of the photo; later ones are coarse and light up where a part or an object is. Each is shown as the layer put
+it out: after a ReLU there are only values from 0 up, before it negative ones mean "against".
 
 When it misleads: a bright map says that a channel answered here, not that the answer mattered for the class, and a
-map scaled to its own maximum looks strong even where the raw values are tiny. A channel that is silent on this photo may
-be busy on another.
+map scaled to its own maximum looks strong even where the raw values are tiny. A channel that is silent on this photo
+may be busy on another.
 
 Source: Zeiler and Fergus, Visualizing and Understanding Convolutional Networks (2014); Yosinski et al., Understanding
 Neural Networks Through Deep Visualization (2015).
@@ -75,10 +75,8 @@ def default_layer(model: LoadedModel) -> str:
 @torch.no_grad()
 def _compute(model: LoadedModel, image: InputImage, names: Sequence[str], call: int) -> dict[str, FeatureMaps]:
     start = time.perf_counter()
-    layers = [_spatial(model, name) for name in names]
-    for layer in layers:
-        if not -layer.num_calls <= call < layer.num_calls:
-            raise BadSetting(f"Layer {layer.name} is called {layer.num_calls} times; there is no call {call}.")
+    names = tuple(dict.fromkeys(names))
+    layers = [_spatial(model, name, call) for name in names]
     recording = probe.record(
         model.net, model.to_input(image), names, stop_after={layer.name: layer.num_calls for layer in layers}
     )
@@ -92,13 +90,15 @@ def _compute(model: LoadedModel, image: InputImage, names: Sequence[str], call: 
     }
 
 
-def _spatial(model: LoadedModel, name: str) -> LayerInfo:
+def _spatial(model: LoadedModel, name: str, call: int) -> LayerInfo:
     layer = model.layers[name]
     if layer.cells is None:
         raise NotApplicable(
             f"Layer {name} puts out a vector of {layer.num_channels} values, not maps; choose a layer before the "
             f"pooling, such as {default_layer(model)}."
         )
+    if not -layer.num_calls <= call < layer.num_calls:
+        raise BadSetting(f"Layer {layer.name} is called {layer.num_calls} times; there is no call {call}.")
     return layer
 
 
@@ -109,18 +109,18 @@ def _values(output: Tensor, layer: LayerInfo) -> FloatArray:
 
 
 @torch.no_grad()
-def channel_means(model: LoadedModel, images: Sequence[InputImage], *, layer: str) -> FloatArray:
+def channel_means(model: LoadedModel, images: Sequence[InputImage], *, layer: str, call: int = -1) -> FloatArray:
     """Mean activation of every channel on several pictures, (N, C), from one batch; errors as in :func:`compute`."""
-    info = _spatial(model, layer)
+    info = _spatial(model, layer, call)
     x = torch.cat([model.to_input(image) for image in images])
-    output = probe.record(model.net, x, [layer], stop_after={layer: info.num_calls}).outputs[layer][-1]
+    output = probe.record(model.net, x, [layer], stop_after={layer: info.num_calls}).outputs[layer][call]
     means: FloatArray = output.movedim(info.channel_dim, 1).mean(dim=(2, 3)).float().cpu().numpy()
     return means
 
 
-def bundled_means(model: LoadedModel, *, layer: str) -> FloatArray:
+def bundled_means(model: LoadedModel, *, layer: str, call: int = -1) -> FloatArray:
     """:func:`channel_means` of the bundled photos, a small sample of what the world looks like."""
-    return channel_means(model, [photos.open_photo(photo_id) for photo_id in photos.PHOTOS], layer=layer)
+    return channel_means(model, [photos.open_photo(photo_id) for photo_id in photos.PHOTOS], layer=layer, call=call)
 
 
 @dataclass(frozen=True)
@@ -217,14 +217,18 @@ def rank(maps: FeatureMaps, *, by: str, reference: FloatArray | None = None) -> 
         Channel indices (C,), best first, and scores (C,) by channel.
 
     Raises:
-        BadSetting: No such ranking, or it needs a reference and there is none.
+        BadSetting: No such ranking, or it needs a reference and there is none that fits.
     """
     if by not in RANKINGS:
         raise BadSetting(f"{by!r} is not a ranking; choose one of {', '.join(RANKINGS)}.")
-    if reference is None and RANKINGS[by].needs_reference:
-        raise BadSetting(f"Ranking by {by} compares with other pictures; give their channel means as reference.")
     none = np.empty((0, len(maps.values)), dtype=np.float32)
-    scores = RANKINGS[by].score(maps.values, none if reference is None else reference)
+    reference = none if reference is None else reference
+    if RANKINGS[by].needs_reference and (len(reference) < 2 or reference.shape[1] != len(maps.values)):
+        raise BadSetting(
+            f"Ranking by {by} compares with other pictures; give the means of the {len(maps.values)} channels on at "
+            "least two as reference."
+        )
+    scores = RANKINGS[by].score(maps.values, reference)
     return np.argsort(-scores, kind="stable"), scores
 
 

@@ -1,9 +1,9 @@
 """Filters: the patterns a convolution looks for, read straight from its weights.
 
-A kernel of the first layer acts on pixels, so it can be looked at as a small colour picture: the patch it answers to most
-strongly for its contrast. Trained networks show edges of many directions, colour blobs and gratings; noise there means too
-little training, too little regularisation, or kernels that are not used. Deeper kernels act on channels without a
-colour of their own and are shown slice by slice.
+A kernel of the first layer acts on pixels, so it can be looked at as a small colour picture: the patch it answers to
+most strongly for its contrast. Trained networks show edges of many directions, colour blobs and gratings; noise there
+means too little training, too little regularisation, or kernels that are not used. Deeper kernels act on channels
+without a colour of their own and are shown slice by slice.
 
 When it misleads: the picture shows weights, not what survives the bias, the normalisation and the ReLU behind them; and
 a kernel with small weights can matter as much as one with large weights if the layer is normalised afterwards.
@@ -14,12 +14,14 @@ Source: Krizhevsky et al., ImageNet Classification with Deep Convolutional Neura
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple, overload
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.cluster import hierarchy
+from scipy.spatial import distance
 from torch import nn
 
 from cnnviz_core.errors import BadSetting, NotApplicable
@@ -72,7 +74,7 @@ def default_layer(model: LoadedModel) -> str:
 
 
 def first_convolution(model: LoadedModel) -> str:
-    """The convolution that reads the picture itself; empty where the picture is changed before the first one."""
+    """The convolution that reads the picture's colours; empty where the first one reads another number of channels."""
     first = model.layers.convolutions[0] if model.layers.convolutions else None
     module = model.net.get_submodule(first.name) if first else None
     reads_pixels = isinstance(module, nn.Conv2d) and module.in_channels == model.preprocessing.num_channels
@@ -91,21 +93,22 @@ class Order:
 
 def norms(kernels: Kernels) -> FloatArray:
     """Euclidean norm of every kernel, (O,)."""
-    lengths: FloatArray = np.linalg.norm(kernels.values.reshape(len(kernels.values), -1), axis=1)
-    return lengths
+    return _norms(kernels.values)
 
 
 def _by_norm(values: FloatArray) -> NDArray[np.intp]:
-    return np.argsort(-np.linalg.norm(values.reshape(len(values), -1), axis=1), kind="stable")
+    return np.argsort(-_norms(values), kind="stable")
 
 
 def _by_similarity(values: FloatArray) -> NDArray[np.intp]:
     """Leaves of an average-linkage tree on cosine distance, so that like kernels stand together."""
     if len(values) < 3:
         return np.arange(len(values))
-    directions = _directions(values)
-    tree = hierarchy.linkage(directions, method="average", metric="sqeuclidean")
-    return hierarchy.leaves_list(tree).astype(np.intp)
+    distances = np.clip(1 - _cosines(values), 0, 2)
+    np.fill_diagonal(distances, 0)
+    tree = hierarchy.linkage(distance.squareform(distances, checks=False), method="average")
+    leaves: NDArray[np.intp] = hierarchy.leaves_list(tree).astype(np.intp)
+    return leaves
 
 
 def _by_hue(values: FloatArray) -> NDArray[np.intp]:
@@ -117,8 +120,7 @@ def _by_hue(values: FloatArray) -> NDArray[np.intp]:
     hue = np.arctan2(np.sqrt(3) * (green - blue), 2 * red - green - blue) % (2 * np.pi)
     scale = np.abs(values).reshape(len(values), -1).max(axis=1)
     is_grey = chroma.max(axis=1) < 0.15 * np.maximum(scale, 1e-12)
-    lengths = np.linalg.norm(values.reshape(len(values), -1), axis=1)
-    return np.lexsort((np.where(is_grey, -lengths, hue), is_grey))
+    return np.lexsort((np.where(is_grey, -_norms(values), hue), is_grey))
 
 
 ORDERS: Mapping[str, Order] = {
@@ -142,19 +144,24 @@ def order(kernels: Kernels, *, by: str) -> NDArray[np.intp]:
     """
     if by not in ORDERS:
         raise BadSetting(f"{by!r} is not an order of kernels; choose one of {', '.join(ORDERS)}.")
-    if ORDERS[by].needs_colour and kernels.values.shape[1] != 3:
+    if ORDERS[by].needs_colour and len(kernels.input_std) != 3:
         raise NotApplicable("Only kernels that read red, green and blue have a hue; order by norm or similarity.")
     return ORDERS[by].order(kernels.values)
 
 
 def dead_kernels(kernels: Kernels, *, threshold: float = 0.01) -> NDArray[np.intp]:
-    """Kernels whose norm is below a share of the layer's median norm, (n,): they answer almost nothing, whatever comes."""
+    """Kernels that answer almost nothing, whatever comes: indices, (n,).
+
+    Args:
+        kernels: Any kernels.
+        threshold: Share of the layer's upper quartile of norms up to which a kernel counts as dead. The quartile and
+            not the median, since more than half of a layer may be dead.
+    """
     lengths = norms(kernels)
-    return np.flatnonzero(lengths <= threshold * np.median(lengths))
+    return np.flatnonzero(lengths <= threshold * np.quantile(lengths, 0.75))
 
 
-@dataclass(frozen=True)
-class Pair:
+class Pair(NamedTuple):
     """Two kernels that point the same way (cosine near 1) or opposite ways (near -1)."""
 
     first: int
@@ -162,19 +169,39 @@ class Pair:
     cosine: float
 
 
-def duplicate_pairs(kernels: Kernels, *, threshold: float = 0.95) -> list[Pair]:
+class Pairs(Sequence[Pair]):
+    """Pairs of kernels, closest first; a layer may have a million, so they are made only when looked at."""
+
+    def __init__(self, first: NDArray[np.intp], second: NDArray[np.intp], cosine: FloatArray) -> None:
+        self._first, self._second, self._cosine = first, second, cosine
+
+    def __len__(self) -> int:
+        return len(self._cosine)
+
+    @overload
+    def __getitem__(self, key: int) -> Pair: ...
+    @overload
+    def __getitem__(self, key: slice) -> list[Pair]: ...
+    def __getitem__(self, key: int | slice) -> Pair | list[Pair]:
+        """One pair, or a list of some."""
+        if isinstance(key, slice):
+            return [self[i] for i in range(*key.indices(len(self)))]
+        return Pair(int(self._first[key]), int(self._second[key]), float(self._cosine[key]))
+
+
+def duplicate_pairs(kernels: Kernels, *, threshold: float = 0.95) -> Pairs:
     """Pairs with absolute cosine above the threshold, closest first; dead kernels are left out.
 
     Kernels of one weight (1x1 and one channel) all point the same way, so they have no pairs.
     """
-    if kernels.values[0].size == 1:
-        return []
     alive = np.setdiff1d(np.arange(len(kernels.values)), dead_kernels(kernels))
-    directions = _directions(kernels.values[alive])
-    cosines = directions @ directions.T
+    if kernels.values[0].size == 1:
+        alive = alive[:0]
+    cosines = _cosines(kernels.values[alive])
     rows, cols = np.nonzero(np.triu(np.abs(cosines) > threshold, k=1))
-    pairs = [Pair(int(alive[i]), int(alive[j]), float(cosines[i, j])) for i, j in zip(rows, cols, strict=True)]
-    return sorted(pairs, key=lambda pair: -abs(pair.cosine))
+    found = cosines[rows, cols]
+    closest = np.argsort(-np.abs(found), kind="stable")
+    return Pairs(alive[rows][closest], alive[cols][closest], found[closest])
 
 
 def frequency_response(kernels: Kernels, *, kernel: int, size: int = 65) -> FloatArray:
@@ -183,17 +210,30 @@ def frequency_response(kernels: Kernels, *, kernel: int, size: int = 65) -> Floa
     The magnitude of the kernel's Fourier transform, root of the sum of squares over its input channels. The middle is
     frequency 0 (even areas); the border is half a cycle per input cell, the finest grating there is.
 
+    Args:
+        kernels: Any kernels.
+        kernel: Which one.
+        size: Number of frequencies each way, at least the kernel's size; odd, so that frequency 0 has a cell.
+
     Raises:
-        BadSetting: No such kernel.
+        BadSetting: No such kernel, or too few frequencies.
     """
     if not 0 <= kernel < len(kernels.values):
         raise BadSetting(f"Layer {kernels.layer} has kernels 0 to {len(kernels.values) - 1}; there is no {kernel}.")
+    if size < max(kernels.values.shape[2:]):
+        raise BadSetting(f"size is {size}; kernels of {kernels.layer} need at least {max(kernels.values.shape[2:])}.")
     spectrum = np.fft.fftshift(np.fft.fft2(kernels.values[kernel].astype(np.float64), s=(size, size)), axes=(-2, -1))
     response: FloatArray = np.sqrt((np.abs(spectrum) ** 2).sum(axis=0)).astype(np.float32)
     return response
 
 
-def _directions(values: FloatArray) -> FloatArray:
-    flat = values.reshape(len(values), -1)
-    directions: FloatArray = flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-12)
-    return directions
+def _cosines(values: FloatArray) -> FloatArray:
+    """Cosine of every kernel with every other, (O, O); 0 with a kernel of zeros."""
+    directions = (values / np.maximum(_norms(values), 1e-30)[:, None, None, None]).reshape(len(values), values[:1].size)
+    cosines: FloatArray = directions @ directions.T
+    return cosines
+
+
+def _norms(values: FloatArray) -> FloatArray:
+    lengths: FloatArray = np.linalg.norm(values.reshape(len(values), values[:1].size), axis=1).astype(np.float32)
+    return lengths

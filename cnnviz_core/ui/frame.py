@@ -67,8 +67,12 @@ def run(pages: Sequence[PageLink]) -> None:
     page = st.navigation(menu)
     st.session_state["pages"] = pages
     header(links[page].title, links[page].question)
+    notices = st.container(key="notices")  # always there, so that a notice does not move what follows
+    st.session_state["notices"] = []
     with errors():
         _run_page(page, links[page])
+    for notice in st.session_state["notices"]:
+        notices.warning(notice, icon=":material/link_off:")
 
 
 def _run_page(page: StreamlitPage, link: PageLink) -> None:
@@ -89,6 +93,11 @@ def _run_page(page: StreamlitPage, link: PageLink) -> None:
                 st.info(f"This page does not fit {selection.model.spec.title}: {verdict.reason} {verdict.instead}")
                 return
     page.run()
+
+
+def notice(text: str) -> None:
+    """A sentence above the page, about the link that was followed."""
+    st.session_state["notices"].append(text)
 
 
 def pages() -> Sequence[PageLink]:

@@ -79,10 +79,9 @@ def _check_link(label: str, names: Sequence[str], key: str) -> None:
     checked = st.session_state.setdefault("checked_links", set())
     wanted = st.query_params.get(key)
     if key not in checked and wanted is not None and wanted not in names:
-        st.warning(
-            f"The link asks for {label.lower()} “{wanted[:80]}”, which is not on offer here; the default is "
-            f"shown instead.{did_you_mean(wanted, names)}",
-            icon=":material/link_off:",
+        frame.notice(
+            f"The link asks for {label.lower()} “{frame.plain(wanted[:80])}”, which is not on offer here; the default is "
+            f"shown instead.{did_you_mean(wanted, names)}"
         )
     checked.add(key)
 
@@ -123,8 +122,10 @@ def image() -> str:
     names |= {digest: f"{name} ({digest})" for digest, name in mine.items()}
     chosen = choose("Picture", list(names), key="image", name=lambda image_id: names[image_id])
     _thumbnails(list(names), chosen)
-    with st.popover("Your own picture", icon=":material/add_photo_alternate:", width="stretch"):
+    with st.popover("Your own picture", icon=":material/add_photo_alternate:", width="stretch", key="own_picture"):
         _upload()
+    if problem := st.session_state.get("upload_problem"):
+        st.error(problem, icon=":material/error:")
     return chosen
 
 
@@ -135,7 +136,7 @@ def _remember_linked(mine: dict[str, str]) -> None:
         try:
             mine[found[1]] = compute.photo(found[1]).name
         except CnnvizError as error:
-            st.warning(str(error), icon=":material/link_off:")
+            frame.notice(str(error))
 
 
 def _thumbnails(image_ids: list[str], chosen: str) -> None:
@@ -179,8 +180,6 @@ def _upload() -> None:
         st.camera_input(
             "Camera", key="camera", on_change=_take, args=("camera", "camera picture"), label_visibility="collapsed"
         )
-    if problem := st.session_state.get("upload_problem"):
-        st.error(problem, icon=":material/error:")
 
 
 def _take(key: str, name: str) -> None:

@@ -133,6 +133,21 @@ def flat() -> None:
     st.caption(f"returned {clicked}")
 
 
+def shrunk() -> None:
+    """Tiles shown at a fraction of their size, and one far down that is selected from the start."""
+    tiles.show(
+        flat_atlas(200, 20, size=64),
+        num=200,
+        tile_size=(64, 64),
+        atlas_columns=20,
+        key="wall",
+        selected=190,
+        tile_px=24,
+        max_height=90,
+        aria="Tiles",
+    )
+
+
 def tabs() -> None:
     first, second = st.tabs(["First", "Second"])
     first.write("Nothing here.")
@@ -226,6 +241,6 @@ def gallery() -> None:
         )
 
 
-SCENES = {f.__name__: f for f in (wall, refusing, flat, tabs, thousand, heat, gallery)}
+SCENES = {f.__name__: f for f in (wall, refusing, flat, shrunk, tabs, thousand, heat, gallery)}
 st.set_page_config(layout="wide")
 SCENES[st.query_params.get("scene", "wall")]()

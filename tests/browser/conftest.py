@@ -96,6 +96,7 @@ def _start(script: Path, log: Path) -> tuple[str, subprocess.Popen]:
         "server.headless": "true",
         "server.fileWatcherType": "none",
         "browser.gatherUsageStats": "false",
+        "client.showErrorDetails": "full",  # a failing test then tells the traceback
     }
     flags = [part for name, value in options.items() for part in (f"--{name}", str(value))]
     path = os.pathsep.join(filter(None, (str(REPOSITORY), os.environ.get("PYTHONPATH"))))
@@ -103,7 +104,7 @@ def _start(script: Path, log: Path) -> tuple[str, subprocess.Popen]:
         process = subprocess.Popen(
             [sys.executable, "-m", "streamlit", "run", str(script), *flags],
             cwd=REPOSITORY,
-            env={**os.environ, "PYTHONPATH": path},
+            env={**os.environ, "PYTHONPATH": path, "CNNVIZ_DATA_DIR": str(log.parent / "data")},
             stdout=output,
             stderr=subprocess.STDOUT,
         )
@@ -156,7 +157,7 @@ class Site:
     def _heard(self, message: ConsoleMessage) -> None:
         # A deep link makes Streamlit probe /page/_stcore/...; the 404 is part of its routine.
         if message.type == "error" and "/_stcore/" not in message.location.get("url", ""):
-            self.faults.append(f"console: {message.text}")
+            self.faults.append(f"console: {message.text} {message.location.get('url', '')}")
 
     def _requested(self, request: Request) -> None:
         target = urlsplit(request.url)
@@ -188,3 +189,14 @@ def app(visit: Callable[[Path], Site]) -> Site:
 def parts(visit: Callable[[Path], Site]) -> Site:
     """The app that mounts the browser-side components for tests; ``open("/?scene=...")``."""
     return visit(HERE / "component_app.py")
+
+
+@pytest.fixture
+def fresh_app(page: Page, tmp_path: Path) -> Iterator[Site]:
+    """The real app on a server that nobody has visited yet."""
+    url, process = _start(REPOSITORY / "app.py", tmp_path / "log.txt")
+    site = Site(page, url)
+    yield site
+    process.terminate()
+    process.wait(20)
+    site.check()

@@ -275,6 +275,19 @@ def test_wall_is_as_sharp_as_the_screen(browser, browser_context_args, serve):
         assert canvas.evaluate("canvas => canvas.width / canvas.getBoundingClientRect().width") == pytest.approx(2)
 
 
+def test_shrunk_tiles_do_not_bleed_and_the_selected_one_is_in_view(parts):
+    page = parts.open("/?scene=shrunk")
+    wall = component(page, "wall")
+    shown = pixels(wall.locator("canvas")).astype(int)
+    opaque = shown[shown[..., 3] == 255]
+    assert 190 in opaque[:, 0]
+    assert 0 not in opaque[:, 0]
+    assert (opaque[:, 0] + opaque[:, 1] == 255).all()  # a tile's own colour up to its edge ...
+    assert np.diff(np.unique(opaque[:, 0])).max() == 1
+    counts = np.unique(opaque[:, 0], return_counts=True)[1]
+    assert counts.max() - np.median(counts) < 1  # ... and none of it in the next tile
+
+
 def test_a_finger_selects_and_sees_the_tooltip(browser, browser_context_args, serve):
     with browser.new_context(**browser_context_args, has_touch=True) as context:
         page = context.new_page()

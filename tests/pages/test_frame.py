@@ -25,11 +25,11 @@ def vectors_only(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("vectors_only")
 @pytest.mark.parametrize(
-    ("page", "reason"),
+    ("path", "reason"),
     [("look/feature_maps", "no layer puts out a map"), ("look/filters", "it has no convolution")],
 )
-def test_a_page_that_does_not_fit_says_why(open_page: Callable[..., AppTest], page: str, reason: str) -> None:
-    app = open_page(page)
+def test_a_page_that_does_not_fit_says_why(open_page: Callable[..., AppTest], path: str, reason: str) -> None:
+    app = open_page(path)
     assert any(reason in i.value for i in app.info)
 
 

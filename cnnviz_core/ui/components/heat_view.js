@@ -238,7 +238,8 @@ class HeatView {
     const box = this.stage.getBoundingClientRect();
     const [rows, columns] = this.header.shape;
     const index = (share, size) => Math.max(0, Math.min(size - 1, Math.floor(share * size)));
-    return [index((event.clientY - box.top) / box.height, rows), index((event.clientX - box.left) / box.width, columns)];
+    const row = index((event.clientY - box.top) / box.height, rows);
+    return [row, index((event.clientX - box.left) / box.width, columns)];
   }
 
   point(cell) {
@@ -334,7 +335,7 @@ function toFloats(bytes) {
   return new Float32Array(bytes.slice().buffer); // a copy starts at a multiple of four
 }
 
-/** Bilinear interpolation with cell centres at half steps (align_corners=False); beyond the outer centres it is flat. */
+/** Bilinear interpolation, cell centres at half steps (align_corners=False); flat beyond the outer centres. */
 function enlarge(values, rows, columns, height, width) {
   const wide = new Float64Array(rows * width);
   neighbours(columns, width).forEach(([left, right, weight], x) => {

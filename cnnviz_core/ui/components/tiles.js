@@ -80,7 +80,6 @@ class Wall {
     this.loaded = header.atlas;
     this.counts.decodes += 1;
     this.accept(this.wanted);
-    this.paint();
     this.root.dataset.ms = (performance.now() - start).toFixed(1);
     this.root.dataset.ready = header.atlas;
   }
@@ -122,7 +121,7 @@ class Wall {
     const look = JSON.stringify([grid, this.colours(), header.labels, header.smooth, this.loaded]);
     if (look === this.look) return;
     this.look = look;
-    const top = this.grid ? this.firstVisible() : 0;
+    const first = this.grid ? this.firstVisible() : (this.selected ?? 0); // to stay in view
     this.grid = grid;
     const css = (value) => `${value / ratio}px`;
     this.space.style.height = css(grid.height);
@@ -130,7 +129,7 @@ class Wall {
     this.canvas.style.width = css(grid.width);
     if (this.canvas.width !== grid.width) this.canvas.width = grid.width;
     if (this.canvas.height !== grid.portHeight) this.canvas.height = grid.portHeight;
-    this.scroller.scrollTop = (Math.floor(top / grid.columns) * grid.pitchY) / ratio;
+    this.scroller.scrollTop = (Math.floor(first / grid.columns) * grid.pitchY) / ratio;
     this.root.dataset.columns = grid.columns;
     this.paint();
   }
@@ -182,7 +181,8 @@ class Wall {
 
   colours() {
     const style = getComputedStyle(this.root);
-    return ["--st-text-color", "--st-secondary-background-color", "--st-font"].map((name) => style.getPropertyValue(name));
+    const names = ["--st-text-color", "--st-secondary-background-color", "--st-font"];
+    return names.map((name) => style.getPropertyValue(name));
   }
 
   request() {
@@ -193,7 +193,7 @@ class Wall {
   paint() {
     if (!this.grid || !this.header) return;
     const { header, bitmap, canvas } = this;
-    const { columns, rows, tileWidth, tileHeight, pitchY, ratio } = this.grid;
+    const { columns, rows, tileWidth, tileHeight, pitchX, pitchY, ratio } = this.grid;
     const [ink, empty, font] = this.colours();
     const top = this.scrolled();
     const context = canvas.getContext("2d");
@@ -219,7 +219,7 @@ class Wall {
       if (header.labels) {
         context.fillStyle = ink;
         const middle = y - top + tileHeight + (LABEL / 2 + 2) * ratio;
-        context.fillText(shorten(context, header.labels[index], this.grid.pitchX - 2 * ratio), x + tileWidth / 2, middle);
+        context.fillText(shorten(context, header.labels[index], pitchX - 2 * ratio), x + tileWidth / 2, middle);
       }
     }
     if (header.labels && document.fonts.status === "loading") document.fonts.ready.then(() => this.request());
@@ -313,13 +313,13 @@ class Wall {
     const at = this.cursor ?? this.pointed ?? this.selected ?? 0;
     const page = Math.max(1, Math.floor(this.canvas.height / pitchY)) * columns;
     const last = this.header.num - 1;
-    const steps = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -columns, ArrowDown: columns, PageUp: -page, PageDown: page };
-    if (event.key in steps) {
-      const next = at + steps[event.key];
-      // Up and down stop at the edge instead of changing the column; a page goes as far as there is.
-      if (next >= 0 && next <= last) this.moveCursor(next);
-      else this.moveCursor(event.key.startsWith("Page") ? Math.max(0, Math.min(next, last)) : at);
-    } else if (event.key === "Home" || event.key === "End") this.moveCursor(event.key === "Home" ? 0 : last);
+    const arrows = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -columns, ArrowDown: columns };
+    const pages = { PageUp: -page, PageDown: page };
+    if (event.key in arrows) {
+      const next = at + arrows[event.key];
+      this.moveCursor(next >= 0 && next <= last ? next : at);
+    } else if (event.key in pages) this.moveCursor(Math.max(0, Math.min(last, at + pages[event.key])));
+    else if (event.key === "Home" || event.key === "End") this.moveCursor(event.key === "Home" ? 0 : last);
     else if (event.key === "Enter" || event.key === " ") this.choose(at);
     else if (event.key === "Escape") this.point(null);
     else return;
