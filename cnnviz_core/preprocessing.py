@@ -6,6 +6,7 @@ crop's place in the photo is kept in original pixels.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,8 +34,8 @@ _CROP_MODES = ("center", "squash")
 class Preprocessing:
     """How a picture becomes the network's input.
 
-    The picture is resized so that the input covers the share ``crop_pct`` of it, and the middle is cut out. A picture of
-    exactly the input size passes unchanged.
+    The picture is resized so that the input covers the share ``crop_pct`` of it, and the middle is cut out. A picture
+    of exactly the input size passes unchanged.
 
     Attributes:
         input_px: (H, W) of the input.
@@ -58,10 +59,12 @@ class Preprocessing:
                 f"mean has {len(self.mean)} and std {len(self.std)} values; give one each for a grey input or three "
                 "each for colour."
             )
-        if min(self.std) <= 0:
+        if not all(0 < value < math.inf for value in self.std):
             raise BadSetting(f"std is {self.std}; every value must be above 0.")
-        if min(self.input_px) < 1 or max(self.input_px) > 4096:
-            raise BadSetting(f"The input size is {self.input_px} px; both sides must lie between 1 and 4096.")
+        if not all(map(math.isfinite, self.mean)):
+            raise BadSetting(f"mean is {self.mean}; every value must be a finite number.")
+        if len(self.input_px) != 2 or min(self.input_px) < 1 or max(self.input_px) > 4096:
+            raise BadSetting(f"The input size is {self.input_px} px; give height and width, both between 1 and 4096.")
         if not 0 < self.crop_pct <= 1:
             raise BadSetting(f"crop_pct is {self.crop_pct}; it must lie above 0 and at most at 1.")
         if self.crop_mode not in _CROP_MODES:
@@ -87,13 +90,17 @@ class Preprocessing:
 
     def _resized(self, height: int, width: int) -> tuple[int, int]:
         """Size of the whole picture after resizing, before the crop."""
-        sides = tuple(int(side / self.crop_pct) for side in self.input_px)
+        # A quotient that should be whole may come out just below.
+        target_h, target_w = (int(side / self.crop_pct + 1e-6) for side in self.input_px)
         if self.crop_mode == "squash":
-            return sides[0], sides[1]
-        shorter = max(sides)
+            return target_h, target_w
+        if target_h != target_w:
+            ratio = min(height / target_h, width / target_w)
+            return round(height / ratio), round(width / ratio)
+        # Rounded down as torchvision does it, so that the crop is the same to the pixel.
         if height <= width:
-            return shorter, int(width * shorter / height)
-        return int(height * shorter / width), shorter
+            return target_h, int(width * target_h / height)
+        return int(height * target_w / width), target_w
 
     def crop(self, image: InputImage) -> NDArray[np.uint8]:
         """(H, W, 3) pixels that the network sees, before normalisation; a grey network's are grey."""

@@ -212,3 +212,9 @@ def noise_image() -> Callable[..., InputImage]:
         return images.from_pixels(pixels, name=f"noise {seed}")
 
     return make
+
+
+@pytest.fixture(scope="session")
+def lite0() -> LoadedModel:
+    """The default network with its real ImageNet weights."""
+    return models.load(models.DEFAULT_MODEL, device="cpu")

@@ -13,6 +13,7 @@ Source: Krizhevsky et al., ImageNet Classification with Deep Convolutional Neura
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -229,11 +230,17 @@ def frequency_response(kernels: Kernels, *, kernel: int, size: int = 65) -> Floa
 
 def _cosines(values: FloatArray) -> FloatArray:
     """Cosine of every kernel with every other, (O, O); 0 with a kernel of zeros."""
-    directions = (values / np.maximum(_norms(values), 1e-30)[:, None, None, None]).reshape(len(values), values[:1].size)
+    flat, lengths = _flat(values), _norms(values)[:, None]
+    directions = np.divide(flat, lengths, out=np.zeros_like(flat), where=lengths > 0)
     cosines: FloatArray = directions @ directions.T
     return cosines
 
 
 def _norms(values: FloatArray) -> FloatArray:
-    lengths: FloatArray = np.linalg.norm(values.reshape(len(values), values[:1].size), axis=1).astype(np.float32)
+    lengths: FloatArray = np.linalg.norm(_flat(values), axis=1).astype(np.float32)
     return lengths
+
+
+def _flat(values: FloatArray) -> FloatArray:
+    """(O, weights of one kernel), also where there is no kernel."""
+    return values.reshape(len(values), math.prod(values.shape[1:]))

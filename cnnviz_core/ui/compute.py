@@ -38,10 +38,18 @@ def model(network: str, weights: str = "default") -> LoadedModel:
     return models.load(network, device=_SETTINGS.device, weights=weights)
 
 
-@st.cache_data(max_entries=16, show_spinner=False)
 def photo(image_id: str) -> InputImage:
-    """A bundled photo by its id, or an uploaded picture by its short digest."""
-    return photos.open_photo(image_id) if image_id in photos.PHOTOS else store.open_picture(image_id)
+    """A bundled photo by its id, or an uploaded picture by its short digest.
+
+    Raises:
+        BadImage: An uploaded picture that is not kept any more.
+    """
+    return photos.open_photo(image_id) if image_id in photos.PHOTOS else _stored(image_id)
+
+
+@st.cache_resource(max_entries=16, show_spinner=False)
+def _stored(digest: str) -> InputImage:
+    return store.open_picture(digest)
 
 
 def run(function: Callable[..., T], model: LoadedModel, image: InputImage | None = None, **settings: Any) -> T:

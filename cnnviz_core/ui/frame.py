@@ -112,8 +112,13 @@ def errors() -> Iterator[None]:
     try:
         yield
     except CnnvizError as error:
-        _log.info("%s: %s", type(error).__name__, error)
-        st.error(str(error), icon=":material/error:")
+        problem(error)
+
+
+def problem(error: CnnvizError | str) -> None:
+    """A sentence that says what went wrong and what to do; file and class names in it are shown as text."""
+    _log.info("%s: %s", type(error).__name__, error)
+    st.error(plain(str(error)), icon=":material/error:")
 
 
 def header(title: str, question: str) -> None:
@@ -136,4 +141,4 @@ def caption(selection: Selection, *parts: str) -> None:
 
 def plain(text: str) -> str:
     """Text from outside, so that no character of it acts as markup."""
-    return "".join(f"\\{c}" if c in r"\`*_{}[]()<>#+-.!|$~:" else c for c in text)
+    return "".join(f"\\{c}" if c in r"\`*_[]<>#$~:" else c for c in text)

@@ -9,7 +9,7 @@ import streamlit as st
 from cnnviz_core import catalogue, checkpoints, settings, store
 from cnnviz_core.catalogue import Entry, WeightsPlace
 from cnnviz_core.errors import CnnvizError
-from cnnviz_core.ui import compute
+from cnnviz_core.ui import compute, frame
 
 _PLACES = {
     WeightsPlace.BUNDLED: "ready (package)",
@@ -18,6 +18,7 @@ _PLACES = {
     WeightsPlace.NONE: "none published",
 }
 _MOST_ROWS = 200
+_LARGEST_LIST_MB = 5
 _MOST_COUNTED = 12  # networks are built, without weights, to count their parameters
 
 
@@ -38,12 +39,19 @@ def search() -> None:
             st.session_state["model"] = found[rows[0]].model_id
 
     st.dataframe(
-        _table(found), key="catalogue", on_select=use, selection_mode="single-row", hide_index=True, height=380,
+        _table(found),
+        key="catalogue",
+        on_select=use,
+        selection_mode="single-row",
+        hide_index=True,
+        height=380,
         column_config={
-            "Top-1 (%)": st.column_config.NumberColumn(help="Published ImageNet accuracy, where its library states it."),
+            "Top-1 (%)": st.column_config.NumberColumn(
+                help="Published ImageNet accuracy, where its library states it."
+            ),
             "Input (px)": st.column_config.TextColumn(help="Size of the pictures that it was made for."),
         },
-    )  # fmt: skip
+    )
 
 
 def _table(found: list[Entry]) -> dict[str, list[Any]]:
@@ -87,6 +95,7 @@ def add_checkpoint() -> None:
         names = left.file_uploader(
             "Class names (optional)",
             type=["txt", "json"],
+            max_upload_size=_LARGEST_LIST_MB,
             help="One name per line, or a JSON list; as many as the network has classes, in its order.",
         )
         with right.expander("Preprocessing, if it differs from the published one"):
@@ -99,7 +108,7 @@ def add_checkpoint() -> None:
 
 def _add(architecture: str | None, weights: Any, names: Any, size: int, mean: str, std: str) -> None:
     if architecture is None or weights is None:
-        st.error("Choose an architecture and a weights file.", icon=":material/error:")
+        frame.problem("Choose an architecture and a weights file.")
         return
     card = None
     try:
@@ -115,10 +124,11 @@ def _add(architecture: str | None, weights: Any, names: Any, size: int, mean: st
     except CnnvizError as error:
         if card is not None:
             store.delete_checkpoint(card.checkpoint_id)
-        st.error(str(error), icon=":material/error:")
+        frame.problem(error)
         return
     st.success(
-        f"{card.name} fits {architecture} and has {model.num_classes:,} classes. It is in the list of networks in "
+        f"{frame.plain(card.name)} fits {architecture} and has {model.num_classes:,} classes. It is in the list "
+        "of networks in "
         "the sidebar, "
         f"as {card.checkpoint_id}."
     )

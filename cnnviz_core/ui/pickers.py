@@ -24,6 +24,7 @@ T = TypeVar("T")
 
 _STORED = re.compile(r"\(([0-9a-f]{16})\)$")
 _THUMBNAIL_PX = 56
+_LARGEST_UPLOAD_MB = 100
 
 
 @dataclass(frozen=True)
@@ -80,8 +81,9 @@ def _check_link(label: str, names: Sequence[str], key: str) -> None:
     wanted = st.query_params.get(key)
     if key not in checked and wanted is not None and wanted not in names:
         frame.notice(
-            f"The link asks for {label.lower()} “{frame.plain(wanted[:80])}”, which is not on offer here; the default is "
-            f"shown instead.{did_you_mean(wanted, names)}"
+            f"The link asks for {label.lower()} “{frame.plain(wanted[:80])}”, which is not on offer here; the "
+            "default is "
+            f"shown instead.{frame.plain(did_you_mean(wanted, names))}"
         )
     checked.add(key)
 
@@ -121,11 +123,11 @@ def image() -> str:
     names = {photo_id: photo.title for photo_id, photo in photos.PHOTOS.items()}
     names |= {digest: f"{name} ({digest})" for digest, name in mine.items()}
     chosen = choose("Picture", list(names), key="image", name=lambda image_id: names[image_id])
-    _thumbnails(list(names), chosen)
+    _thumbnails(names, chosen)
     with st.popover("Your own picture", icon=":material/add_photo_alternate:", width="stretch", key="own_picture"):
         _upload()
     if problem := st.session_state.get("upload_problem"):
-        st.error(problem, icon=":material/error:")
+        frame.problem(problem)
     return chosen
 
 
@@ -136,10 +138,11 @@ def _remember_linked(mine: dict[str, str]) -> None:
         try:
             mine[found[1]] = compute.photo(found[1]).name
         except CnnvizError as error:
-            frame.notice(str(error))
+            frame.notice(frame.plain(str(error)))
 
 
-def _thumbnails(image_ids: list[str], chosen: str) -> None:
+def _thumbnails(names: dict[str, str], chosen: str) -> None:
+    image_ids = list(names)
     atlas = _thumbnail_atlas(tuple(image_ids))
 
     def select(index: int) -> None:
@@ -152,7 +155,7 @@ def _thumbnails(image_ids: list[str], chosen: str) -> None:
         atlas_columns=atlas.columns,
         key="thumbnails",
         selected=image_ids.index(chosen),
-        hints=[compute.photo(image_id).name for image_id in image_ids],
+        hints=list(names.values()),
         tile_px=_THUMBNAIL_PX,
         smooth=True,
         aria="Pictures",
@@ -172,6 +175,7 @@ def _upload() -> None:
         "Picture file",
         type=["png", "jpg", "jpeg", "webp", "bmp", "tif", "tiff", "gif"],
         key="upload",
+        max_upload_size=_LARGEST_UPLOAD_MB,
         on_change=_take,
         args=("upload", ""),
         help=f"Up to {settings.current().max_image_megapixels} megapixels. It is kept on this server for your links.",

@@ -86,7 +86,7 @@ def map_over_photo(
         max_px: Displayed size.
     """
     heat_view.show(
-        render.jpeg(selection.model.preprocessing.crop(selection.image), quality=92),
+        _crop(selection.image.digest, repr(selection.model.preprocessing), selection),
         np.ascontiguousarray(values, dtype=np.float32),
         key=key,
         low=scale.low[0],
@@ -97,6 +97,12 @@ def map_over_photo(
         max_px=max_px,
         aria=what,
     )
+
+
+@st.cache_data(max_entries=64, show_spinner=False)
+def _crop(digest: str, preprocessing: str, _selection: Selection) -> bytes:  # noqa: ARG001 - the cache's key
+    """What the network saw, as a JPEG; resizing a photo of many megapixels takes a while."""
+    return render.jpeg(_selection.model.preprocessing.crop(_selection.image), quality=92)
 
 
 def downloads(

@@ -7,7 +7,7 @@ import streamlit as st
 from cnnviz_core import catalogue, render, settings
 from cnnviz_core.errors import CnnvizError
 from cnnviz_core.models import LoadedModel
-from cnnviz_core.ui import compute, pickers
+from cnnviz_core.ui import compute, frame, pickers
 from cnnviz_core.ui.pickers import Selection
 
 
@@ -81,6 +81,6 @@ def _download(network: str) -> None:
         catalogue.download(network, on_step=on_step)
     except CnnvizError as error:
         bar.empty()
-        st.error(str(error), icon=":material/error:")
+        frame.problem(error)
         return
     st.rerun()

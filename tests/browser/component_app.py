@@ -124,11 +124,12 @@ def flat() -> None:
         tile_size=(8, 8),
         atlas_columns=20,
         key="wall",
-        selected=None,
+        selected=st.session_state.get("tile"),
         hints=[f"tile {i}" for i in range(200)],
         tile_px=40,
         max_height=300,
         aria="Tiles",
+        on_select=lambda index: st.session_state.update(tile=index),
     )
     st.caption(f"returned {clicked}")
 

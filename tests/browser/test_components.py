@@ -149,6 +149,7 @@ def test_runs_neither_resend_nor_redraw_nor_decode(page, parts):
     canvas.click(position={"x": 200, "y": 100})
     says(page, "returned 13")
     parts.idle()
+    page.wait_for_timeout(300)
     assert [wall.get_attribute(name) for name in ("data-decodes", "data-paints")] == counts
     assert first > 150_000  # the atlas was in it
     assert rerun < 20_000

@@ -71,6 +71,7 @@ class Wall {
       if (this.wanted === header) this.fail();
       return;
     }
+    this.root.dataset.decodes = this.counts.decodes += 1;
     if (this.wanted?.atlas !== header.atlas || this.loaded === header.atlas) {
       bitmap.close();
       return;
@@ -78,7 +79,6 @@ class Wall {
     this.bitmap?.close();
     this.bitmap = bitmap;
     this.loaded = header.atlas;
-    this.counts.decodes += 1;
     this.accept(this.wanted);
     this.root.dataset.ms = (performance.now() - start).toFixed(1);
     this.root.dataset.ready = header.atlas;
@@ -225,8 +225,7 @@ class Wall {
     if (header.labels && document.fonts.status === "loading") document.fonts.ready.then(() => this.request());
     this.port.classList.toggle("above", top > 0);
     this.port.classList.toggle("below", top + canvas.height < this.grid.height - 1);
-    this.counts.paints += 1;
-    Object.assign(this.root.dataset, this.counts);
+    this.root.dataset.paints = this.counts.paints += 1;
     this.repoint();
     this.placeRings();
   }

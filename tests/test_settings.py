@@ -1,0 +1,85 @@
+"""Settings from variables: defaults, every kind of value, and what a bad one is answered with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cnnviz_core import settings
+from cnnviz_core.errors import BadSetting
+from cnnviz_core.settings import Settings
+
+
+def test_without_variables_all_is_default() -> None:
+    assert Settings.from_environment({}) == Settings()
+
+
+def test_every_kind_of_value_is_read() -> None:
+    read = Settings.from_environment(
+        {
+            "CNNVIZ_DATA_DIR": "/somewhere",
+            "CNNVIZ_DEVICE": " cuda:1 ",
+            "CNNVIZ_MAX_MODELS": "7",
+            "CNNVIZ_UPLOADS_MB": "0",
+            "CNNVIZ_THREADS": "0",
+            "CNNVIZ_ALLOW_DOWNLOADS": "No",
+        }
+    )
+    assert read == Settings(
+        data_dir=Path("/somewhere"), device="cuda:1", max_models=7, uploads_mb=0, threads=0, allow_downloads=False
+    )
+
+
+@pytest.mark.parametrize("written", ["1", "true", "YES", "on"])
+def test_words_for_yes(written: str) -> None:
+    assert Settings.from_environment({"CNNVIZ_ALLOW_DOWNLOADS": written}).allow_downloads
+
+
+@pytest.mark.parametrize("written", ["0", "false", "No", "off"])
+def test_words_for_no(written: str) -> None:
+    assert not Settings.from_environment({"CNNVIZ_ALLOW_DOWNLOADS": written}).allow_downloads
+
+
+def test_the_home_folder_may_be_abbreviated() -> None:
+    assert Settings.from_environment({"CNNVIZ_DATA_DIR": "~/x"}).data_dir == Path.home() / "x"
+
+
+def test_an_empty_variable_counts_as_not_set() -> None:
+    assert Settings.from_environment({"CNNVIZ_MAX_MODELS": "  "}) == Settings()
+
+
+def test_variables_of_other_programs_are_left_alone() -> None:
+    assert Settings.from_environment({"MAX_MODELS": "x", "CNNVIZ_REQUIRE_BROWSER": "1"}) == Settings()
+
+
+@pytest.mark.parametrize(
+    ("variable", "raw"),
+    [
+        ("CNNVIZ_MAX_MODELS", "many"),
+        ("CNNVIZ_MAX_MODELS", "-1"),
+        ("CNNVIZ_MAX_MODELS", "0"),
+        ("CNNVIZ_CACHE_MB", "1.5"),
+        ("CNNVIZ_MAX_IMAGE_MEGAPIXELS", "0"),
+        ("CNNVIZ_MAX_CHECKPOINT_MB", "1 GB"),
+        ("CNNVIZ_PARALLEL_RUNS", "0"),
+        ("CNNVIZ_UPLOADS_MB", "-5"),
+        ("CNNVIZ_THREADS", "two"),
+        ("CNNVIZ_ALLOW_DOWNLOADS", "maybe"),
+    ],
+)
+def test_a_bad_value_is_named_with_its_variable(variable: str, raw: str) -> None:
+    with pytest.raises(BadSetting) as caught:
+        Settings.from_environment({variable: raw})
+    assert str(caught.value).startswith(f"{variable} is '{raw}'; write ")
+
+
+def test_the_process_reads_its_environment_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings.current.cache_clear()
+    monkeypatch.setenv("CNNVIZ_MAX_MODELS", "3")
+    try:
+        assert settings.current().max_models == 3
+        monkeypatch.setenv("CNNVIZ_MAX_MODELS", "4")
+        assert settings.current().max_models == 3
+    finally:
+        settings.current.cache_clear()
