@@ -280,7 +280,7 @@ def _averages(net: nn.Module, head: Head, maps: Tensor, result: Tensor) -> bool:
         if not isinstance(classifier, nn.Linear | nn.Conv2d) or classifier.weight[0].numel() != scores.shape[1]:
             return False
         scores = F.linear(scores, classifier.weight.flatten(1), classifier.bias)
-    expected = result.flatten(1)
+    expected = result.reshape(len(result), -1)
     put_out = _ENDS[head.output](scores)
     return put_out.shape == expected.shape and torch.allclose(
         put_out, expected, rtol=0, atol=1e-3 * float(expected.abs().max())

@@ -7,6 +7,7 @@ stage; going through the stages is going through depth.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -157,17 +158,17 @@ def describe(net: nn.Module, run: DryRun) -> LayerTree:
     calls: dict[str, list[ModuleCall]] = {}
     for call in run.module_calls:
         calls.setdefault(call.name, []).append(call)
-    return LayerTree([_layer(name, modules[name], made) for name, made in calls.items() if name and _fits(made[-1])])
+    return LayerTree(
+        [
+            _layer(name, modules[name], made, channel_dim)
+            for name, made in calls.items()
+            if name and (channel_dim := _channel_dim(made[-1])) is not None
+        ]
+    )
 
 
-def _fits(call: ModuleCall) -> bool:
-    """A map or a vector for the one picture; not a list of tokens, nor attention's windows in place of pictures."""
-    return len(call.shape) in (2, 4) and call.shape[0] == 1
-
-
-def _layer(name: str, module: nn.Module, calls: Sequence[ModuleCall]) -> LayerInfo:
+def _layer(name: str, module: nn.Module, calls: Sequence[ModuleCall], channel_dim: int) -> LayerInfo:
     last = calls[-1]
-    channel_dim = _channel_dim(last)
     shape = last.shape[1:]
     window = last.window
     return LayerInfo(
@@ -175,7 +176,7 @@ def _layer(name: str, module: nn.Module, calls: Sequence[ModuleCall]) -> LayerIn
         kind=type(module).__name__,
         shape=shape if channel_dim == 1 else (shape[-1], *shape[:-1]),
         channel_dim=channel_dim,
-        stride_px=window.rows.jump if window and window.rows.dim is not None else None,
+        stride_px=window.rows.jump if window and math.isfinite(window.rows.jump) else None,
         receptive_field=window if window and window.is_known else None,
         num_params=sum(p.numel() for p in module.parameters()),
         num_calls=len(calls),
@@ -185,10 +186,20 @@ def _layer(name: str, module: nn.Module, calls: Sequence[ModuleCall]) -> LayerIn
     )
 
 
-def _channel_dim(call: ModuleCall) -> int:
-    """Channels come last where the picture's columns are followed by another dimension."""
-    channels_last = len(call.shape) == 4 and call.window is not None and call.window.cols.dim == -2
-    return 3 if channels_last else 1
+def _channel_dim(call: ModuleCall) -> int | None:
+    """1 for (N, C, h, w) and vectors, 3 for (N, h, w, C); None for anything else, as lists of tokens or of windows."""
+    shape, window = call.shape, call.window
+    if shape[:1] != (1,):
+        return None
+    if len(shape) != 4 or window is None:
+        return 1 if len(shape) == 2 else None
+    for channel_dim, places in ((1, (-2, -1)), (3, (-3, -2))):
+        if all(
+            axis.dim == place or (axis.dim is None and shape[place] == 1)
+            for axis, place in zip(window.axes(), places, strict=True)
+        ):
+            return channel_dim
+    return None
 
 
 def _num_cells(layer: LayerInfo) -> int:

@@ -29,6 +29,9 @@ _FILTERS = {
 
 _CROP_MODES = ("center", "squash")
 
+# A picture whose resized form has more than this many times the crop's pixels is not resized whole.
+_MAX_SURPLUS = 16
+
 
 @dataclass(frozen=True)
 class Preprocessing:
@@ -79,17 +82,15 @@ class Preprocessing:
 
     def crop_box(self, image: InputImage) -> Box:
         """(left, top, right, bottom) of what the network sees, in pixels of the original picture."""
-        height, width = image.pixels.shape[:2]
-        input_h, input_w = self.input_px
-        if (height, width) == self.input_px:
-            return 0.0, 0.0, float(width), float(height)
-        resized_h, resized_w = self._resized(height, width)
-        top, left = round((resized_h - input_h) / 2), round((resized_w - input_w) / 2)
-        y, x = height / resized_h, width / resized_w
-        return left * x, top * y, (left + input_w) * x, (top + input_h) * y
+        resized_h, resized_w = self._resized(image.height, image.width)
+        left, top, right, bottom = self._corners(resized_h, resized_w)
+        y, x = image.height / resized_h, image.width / resized_w
+        return left * x, top * y, right * x, bottom * y
 
     def _resized(self, height: int, width: int) -> tuple[int, int]:
         """Size of the whole picture after resizing, before the crop."""
+        if (height, width) == self.input_px:
+            return height, width
         # A quotient that should be whole may come out just below.
         target_h, target_w = (int(side / self.crop_pct + 1e-6) for side in self.input_px)
         if self.crop_mode == "squash":
@@ -102,14 +103,26 @@ class Preprocessing:
             return target_h, int(width * target_h / height)
         return int(height * target_w / width), target_w
 
+    def _corners(self, resized_h: int, resized_w: int) -> tuple[int, int, int, int]:
+        """(left, top, right, bottom) of the crop in the resized picture."""
+        height, width = self.input_px
+        top, left = round((resized_h - height) / 2), round((resized_w - width) / 2)
+        return left, top, left + width, top + height
+
     def crop(self, image: InputImage) -> NDArray[np.uint8]:
-        """(H, W, 3) pixels that the network sees, before normalisation; a grey network's are grey."""
-        picture = image.pil()
-        if self.num_channels == 1:
-            picture = picture.convert("L")
-        if image.pixels.shape[:2] != self.input_px:
-            height, width = self.input_px
-            picture = picture.resize((width, height), _FILTERS[self.interpolation], box=self.crop_box(image))
+        """(H, W, 3) pixels that the network sees, before normalisation; a grey network's are grey.
+
+        The pixels are those of torchvision's and timm's transforms. Pictures a great deal longer than wide are resized
+        only where the crop lies, which rounds differently.
+        """
+        picture = image.pil() if self.num_channels == 3 else image.pil().convert("L")
+        height, width = self.input_px
+        resized_h, resized_w = self._resized(image.height, image.width)
+        resampling = _FILTERS[self.interpolation]
+        if resized_h * resized_w <= _MAX_SURPLUS * height * width:
+            picture = picture.resize((resized_w, resized_h), resampling).crop(self._corners(resized_h, resized_w))
+        else:
+            picture = picture.resize((width, height), resampling, box=self.crop_box(image))
         return np.asarray(picture.convert("RGB"))
 
     def to_input(self, image: InputImage) -> Tensor:

@@ -38,7 +38,7 @@ class Axis:
 
     Attributes:
         dim: The tensor's dimension, counted from the end (-1 is the last); None where no place along it is left.
-        jump: Input pixels from one cell to the next; infinite where one cell is left.
+        jump: Input pixels from one cell to the next; infinite where one cell is left, not a number where not known.
         low: First pixel that cell 0 sees; negative inside the padding, minus infinity where a cell sees everything,
             not a number where it is not known.
         high: One past the last pixel that cell 0 sees; likewise.
@@ -171,6 +171,8 @@ def propagate(func: Any, call: Mapping[str, Any], inputs: _Inputs, out: Tensor) 
     x, window = inputs[0]
     # Rules are for the operator's main tensor alone: a kernel, too, can be made from the picture.
     is_main = len(inputs) == 1 and (x is _tensors(call.values())[0] or name in _LINEAR)
+    if window is None and name in _MAKES_MAPS and out.ndim == 4:
+        return _SOMEWHERE
     if window is None or not is_main or name not in _RULES:
         return None
     return _RULES[name](window, x, call, out)
@@ -193,6 +195,9 @@ def _tensors(values: Iterable[Any]) -> list[Tensor]:
 def _everything(axis: Axis) -> Axis:
     return replace(axis, low=-math.inf, high=math.inf)
 
+
+# A map whose place in the picture is lost.
+_SOMEWHERE = ReceptiveField(Axis(-2, math.nan, math.nan, math.nan), Axis(-1, math.nan, math.nan, math.nan))
 
 # One cell that sees everything.
 _REDUCED = Axis(None, math.inf, -math.inf, math.inf)
@@ -232,7 +237,7 @@ def _union(axes: Sequence[tuple[Sequence[int], Axis]], out: Sequence[int], *, is
     num_cells = 1 if dim is None else out[dim]
     # What has a single cell is broadcast to all: its window stays where it is.
     jumps = [axis.jump if axis.dim is not None and shape[axis.dim] == num_cells else 0.0 for shape, axis in axes]
-    jump = math.inf if dim is None else min(j for j in jumps if j) if any(jumps) else 0.0
+    jump = math.inf if dim is None else min((j for j in jumps if j > 0), default=math.nan if any(jumps) else 0.0)
     if not is_complete or any(math.isnan(axis.low) for _, axis in axes):
         return Axis(dim, jump, math.nan, math.nan)
     if any(math.isinf(axis.low) for _, axis in axes):
@@ -428,6 +433,10 @@ def _same(window: ReceptiveField, x: Tensor, call: _Call, out: Tensor) -> Recept
     return window
 
 
+def _unsure(window: ReceptiveField, x: Tensor, call: _Call, out: Tensor) -> ReceptiveField | None:
+    return _each(window, lambda axis, _: replace(axis, low=math.nan, high=math.nan))
+
+
 def _apart(window: ReceptiveField, x: Tensor, call: _Call, out: Tensor) -> ReceptiveField | None:
     """The dimension ``dim`` is taken apart, which must not be one of places."""
     gone = call["dim"] % x.ndim - x.ndim
@@ -530,6 +539,9 @@ _JOINING: Mapping[str, Callable[[_Call, _Inputs, Tensor], ReceptiveField | None]
 
 _LINEAR = {"addmm", "mm"}
 
+# What these put out has its places in the last two dimensions, whatever they were given.
+_MAKES_MAPS = {"convolution", "col2im", "grid_sampler_2d", "deform_conv2d"}
+
 _RULES: Mapping[str, _Rule] = {
     "convolution": _convolution,
     "max_pool2d_with_indices": _pooling,
@@ -564,6 +576,8 @@ _RULES: Mapping[str, _Rule] = {
     "addmm": _linear,
     "mm": _linear,
     "channel_shuffle": _same,
+    "roll": _unsure,
+    "flip": _unsure,
     "split": _apart,
     "split_with_sizes": _apart,
     "unbind": _apart,

@@ -39,38 +39,21 @@ def enlarged(
         if colours.mode != "channel"
         else render.scale_of(values, clip_percent=colours.clip_percent)
     )
-    title = f"channel {channel}" if is_one else view
+    title = f"{maps.layer} {'channel ' + str(channel) if is_one else view}"
     show.map_over_photo(
-        chosen, values, scale=scale, colour_map=colours.map_for(scale), key="enlarged", what=f"{title} of {maps.layer}"
+        chosen,
+        values,
+        run=maps.run,
+        code=f"result.values[{channel}]" if is_one else f"feature_maps.fuse(result, method={fusions[view]!r})",
+        title=title,
+        key="enlarged",
+        scale=scale,
+        colour_map=colours.map_for(scale),
     )
-    frame.caption(chosen, maps.layer, title, f"{maps.run.seconds:.2f} s")
+    frame.caption(chosen, title, f"{maps.run.seconds:.2f} s")
     st.caption(
         _numbers(values)
         + (f" {feature_maps.RANKINGS[ranking].title}: {render.format_value(scores[channel])}." if is_one else "")
-    )
-    pixels = render.colourise(values, scale=scale, colour_map=colours.map_for(scale))
-    show.downloads(
-        chosen,
-        maps.run,
-        key="enlarged",
-        stem=f"{maps.layer}-{title}".replace(" ", "-"),
-        figure=lambda: render.figure_png(
-            render.overlay(
-                chosen.model.preprocessing.crop(chosen.image),
-                values,
-                scale=scale,
-                colour_map=colours.map_for(scale),
-                opacity=0.6,
-            ),
-            title=f"{title} of {maps.layer}",
-            caption=f"{chosen.model.spec.title}, {chosen.image.name}",
-            scale=scale,
-            colour_map=colours.map_for(scale),
-            unit="activation",
-        ),
-        exact=lambda: render.png(pixels),
-        values=values,
-        code=f"result.values[{channel}]" if is_one else f"feature_maps.fuse(result, method={fusions[view]!r})",
     )
     with st.expander("Histogram of the values", icon=":material/bar_chart:"):
         st.plotly_chart(render.histogram(values, unit="activation", log_counts=True), key="histogram")
@@ -85,7 +68,7 @@ def _components(chosen: Selection, maps: FeatureMaps) -> None:
         chosen,
         maps.run,
         key="enlarged",
-        stem=f"{maps.layer}-components",
+        title=f"Principal components of {maps.layer}",
         figure=lambda: render.figure_png(
             pixels,
             title=f"Principal components of {maps.layer}",
@@ -143,10 +126,12 @@ def through_depth(chosen: Selection, colours: Colours) -> None:
                 show.map_over_photo(
                     chosen,
                     values,
+                    run=maps.run,
+                    code="feature_maps.fuse(result, method='mean')",
+                    title=f"{name} mean of all channels",
+                    key=f"depth_{name}",
                     scale=scale,
                     colour_map=colours.map_for(scale),
-                    key=f"depth_{name}",
-                    what=f"mean of all channels of {name}",
                     max_px=_DEPTH_PX,
                 )
                 st.caption(f"`{name}`: {len(maps.values)} maps of {maps.values.shape[1]} × {maps.values.shape[2]}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import streamlit as st
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 from cnnviz_core import render
 from cnnviz_core.methods import feature_maps, filters
-from cnnviz_core.results import FloatArray, Kernels
+from cnnviz_core.results import Kernels
 from cnnviz_core.ui import compute, frame, pickers, show
 from cnnviz_core.ui.pickers import Selection
 
@@ -64,53 +65,41 @@ def drawing(kernels: Kernels) -> Drawing:
     return Drawing("kernel" if each else "layer", undo)
 
 
-def wall(kernels: Kernels, order: NDArray[np.intp], kernel: int, drawing: Drawing) -> None:
+def wall(chosen: Selection, kernels: Kernels, order: NDArray[np.intp], kernel: int, drawing: Drawing) -> None:
     """All kernels of the layer; where each reads many channels, the slices of the chosen one."""
     num, reads, height, width = kernels.values.shape
+    by: Literal["channel", "layer"] = "channel" if drawing.scale == "kernel" else "layer"
     if is_coloured(kernels):
         pixels = render.kernels_rgb(kernels, scale=drawing.scale, undo_normalisation=drawing.undo_normalisation)
-        show.wall(
-            render.rgb_mosaic(pixels[order]),
-            order,
-            key="kernel",
-            selected=kernel,
-            what=f"{num} kernels",
-            hints=_hints(kernels, order),
-        )
+        mosaic = render.rgb_mosaic(pixels[order])
+        show.wall(mosaic, order, key="kernel", selected=kernel, what=f"{num} kernels", hints=_hints(kernels, order))
         st.caption("Zero is mid grey; a kernel answers most to a patch that looks like it.")
     elif reads == 1:
-        _slices(kernels.values[order][:, 0], order, drawing, selected=kernel, what="kernel", key="kernel")
-        st.caption("Depth-wise: each kernel reads one channel. Zero is the middle of the colour scale.")
+        values = kernels.values[order][:, 0]
+        scale = render.scale_of(values, mode=by, signed=True)
+        mosaic = render.mosaic(values, scale=scale)
+        show.wall(mosaic, order, key="kernel", selected=kernel, what=f"{num} kernels", hints=_hints(kernels, order))
+        show.colour_bar(scale, None, "weight")
+        st.caption("Each kernel reads one channel. Zero is the middle of the colour scale.")
     else:
-        ids = np.arange(reads)
-        _slices(
-            kernels.values[kernel],
-            ids,
-            drawing,
-            selected=-1,
-            what=f"input channel of kernel {kernel}",
-            key="kernel_input",
+        values = kernels.values[kernel]
+        scale = render.scale_of(values, mode=by, signed=True)
+        mosaic = render.mosaic(values, scale=scale)
+        hints = [
+            f"input channel {i}: norm {render.format_value(float(np.linalg.norm(v)))}" for i, v in enumerate(values)
+        ]
+        show.wall(
+            mosaic, range(reads), key="kernel_input", selected=-1, what=f"{reads} slices", hints=hints, tile_px=48
         )
+        show.colour_bar(scale, None, "weight")
         st.caption(
-            f"The {reads} slices of kernel {kernel}, one per input channel, {height} × {width} weights each. "
-            "These channels have no "
-            "colour of their own. Choose another kernel by its number."
+            f"The {reads} slices of kernel {kernel}, one per input channel, {height} × {width} weights each. These "
+            "channels have no colour of their own. Choose another kernel by its number."
         )
-
-
-def _slices(values: FloatArray, ids: NDArray[np.intp], drawing: Drawing, *, selected: int, what: str, key: str) -> None:
-    scale = render.scale_of(values, mode="channel" if drawing.scale == "kernel" else "layer", signed=True)
-    hints = [f"{what} {i}: {render.format_value(float(np.linalg.norm(v)))}" for i, v in zip(ids, values, strict=True)]
-    show.wall(
-        render.mosaic(values, scale=scale),
-        ids,
-        key=key,
-        selected=selected,
-        what=f"{len(ids)} slices",
-        hints=hints,
-        tile_px=48,
+    title = f"Kernels of {kernels.layer}"
+    show.wall_downloads(
+        chosen, mosaic, kernels.run, key="kernels", title=title, values=kernels.values, code="result.values"
     )
-    show.colour_bar(scale, None, "weight")
 
 
 def _hints(kernels: Kernels, order: NDArray[np.intp]) -> list[str]:
@@ -144,7 +133,7 @@ def enlarged(chosen: Selection, kernels: Kernels, kernel: int, drawing: Drawing)
         chosen,
         kernels.run,
         key="kernel",
-        stem=f"{kernels.layer}-kernel-{kernel}",
+        title=f"Kernel {kernel} of {kernels.layer}",
         figure=lambda: render.figure_png(
             pixels, title=f"Kernel {kernel} of {kernels.layer}", caption=chosen.model.spec.title
         ),
@@ -182,8 +171,13 @@ def answer(chosen: Selection, kernels: Kernels, kernel: int) -> None:
     st.subheader("Its answer to this picture", anchor=False)
     maps = compute.run(feature_maps.compute, chosen.model, chosen.image, layer=kernels.layer)
     values = maps.values[kernel]
-    scale = render.scale_of(values)
     show.map_over_photo(
-        chosen, values, scale=scale, colour_map=None, key="kernel_answer", what=f"answer of kernel {kernel}"
+        chosen,
+        values,
+        run=maps.run,
+        code=f"result.values[{kernel}]",
+        title=f"{kernels.layer} answer of kernel {kernel}",
+        key="kernel_answer",
+        scale=render.scale_of(values),
     )
     frame.caption(chosen, kernels.layer, f"channel {kernel}, before normalisation and activation")

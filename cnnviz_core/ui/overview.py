@@ -86,10 +86,11 @@ def _strongest(chosen: Selection, maps: FeatureMaps, name: str) -> None:
     show.map_over_photo(
         chosen,
         maps.values[channel],
-        scale=scale,
-        colour_map=None,
+        run=maps.run,
+        code=f"result.values[{channel}]",
+        title=f"{name} channel {channel}",
         key=f"{key}_over",
-        what=f"channel {channel} of {name}",
+        scale=scale,
         max_px=360,
     )
     st.caption(f"Channel {channel} over the photo. Below, the {len(order)} channels that tell places apart most.")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
+import re
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import streamlit as st
 from numpy.typing import NDArray
+from PIL import Image
 
 from cnnviz_core import manifest, render
 from cnnviz_core.render import Scale
@@ -64,25 +67,27 @@ def map_over_photo(
     selection: Selection,
     values: FloatArray,
     *,
-    scale: Scale,
-    colour_map: str | None,
+    run: Run,
+    code: str,
+    title: str,
     key: str,
-    what: str,
+    scale: Scale,
+    colour_map: str | None = None,
     unit: str = "activation",
-    smooth: bool = False,
     max_px: int = 512,
 ) -> None:
-    """A map over the very crop that the network saw, with colour bar, opacity and values on hover.
+    """A map over the very crop that the network saw, with colour bar, opacity, values on hover, and its downloads.
 
     Args:
         selection: Network and picture.
         values: (h, w), raw.
+        run: The result's own account.
+        code: Python that picks the map out of ``result``.
+        title: What is to be seen.
+        key: Unique on the page.
         scale: One pair of limits.
         colour_map: A name from :data:`render.COLOUR_MAPS`; None for the scale's default.
-        key: Unique on the page.
-        what: What is to be seen, for screen readers.
         unit: What the values are.
-        smooth: Interpolate between cells.
         max_px: Displayed size.
     """
     heat_view.show(
@@ -93,10 +98,35 @@ def map_over_photo(
         high=scale.high[0],
         lut=render.find_colour_map(colour_map, signed=scale.signed).lut,
         unit=unit,
-        smooth=smooth,
         max_px=max_px,
-        aria=what,
+        aria=title,
     )
+
+    def figure() -> bytes:
+        crop = selection.model.preprocessing.crop(selection.image)
+        return render.figure_png(
+            render.overlay(crop, values, scale=scale, colour_map=colour_map, opacity=0.6, smooth=False),
+            title=title,
+            caption=_caption(selection),
+            scale=scale,
+            colour_map=colour_map,
+            unit=unit,
+        )
+
+    downloads(
+        selection,
+        run,
+        key=key,
+        title=title,
+        figure=figure,
+        exact=lambda: render.png(render.colourise(values, scale=scale, colour_map=colour_map)),
+        values=values,
+        code=code,
+    )
+
+
+def _caption(selection: Selection) -> str:
+    return f"{selection.model.spec.title}, {selection.image.name}"
 
 
 @st.cache_data(max_entries=64, show_spinner=False)
@@ -105,16 +135,29 @@ def _crop(digest: str, preprocessing: str, _selection: Selection) -> bytes:  # n
     return render.jpeg(_selection.model.preprocessing.crop(_selection.image), quality=92)
 
 
+def wall_downloads(
+    selection: Selection, mosaic: render.Mosaic, run: Run, *, key: str, title: str, values: FloatArray, code: str
+) -> None:
+    """The downloads of a whole wall of tiles; arguments as in :func:`downloads`."""
+
+    def figure() -> bytes:
+        with Image.open(io.BytesIO(mosaic.png)) as tiles_picture:
+            pixels = np.asarray(tiles_picture.convert("RGB"))
+        return render.figure_png(pixels, title=title, caption=_caption(selection))
+
+    downloads(selection, run, key=key, title=title, figure=figure, exact=lambda: mosaic.png, values=values, code=code)
+
+
 def downloads(
     selection: Selection,
     run: Run,
     *,
     key: str,
-    stem: str,
+    title: str,
     figure: Callable[[], bytes],
     exact: Callable[[], bytes],
     values: NDArray[np.generic],
-    code: str = "",
+    code: str,
 ) -> None:
     """The four files of a figure: as shown, pixel by pixel, raw numbers, and how to make it again.
 
@@ -122,20 +165,21 @@ def downloads(
         selection: Network and picture.
         run: The result's own account.
         key: Unique on the page.
-        stem: Start of the file names.
+        title: What is to be seen; the file names are made of it.
         figure: Makes the PNG with title, colour bar and caption.
         exact: Makes the PNG with one pixel per cell.
         values: Raw numbers, saved as .npy.
         code: Python that picks what is shown out of ``result``.
     """
     image = selection.image if run.image_digest else None
+    stem = re.sub(r"[^A-Za-z0-9_.-]+", "-", title)
 
     def account() -> bytes:
         return manifest.manifest(run, image=image, photo_id=selection.image_id, selection=code).encode()
 
     files: list[tuple[str, str, str, Callable[[], bytes]]] = [
         ("Picture (PNG)", f"{stem}.png", "With title, colour bar and caption, for a slide.", figure),
-        ("Exact pixels (PNG)", f"{stem}-exact.png", "One pixel per cell, no interpolation.", exact),
+        ("Exact pixels (PNG)", f"{stem}-exact.png", "Pixel by pixel, nothing interpolated.", exact),
         ("Raw values (.npy)", f"{stem}.npy", "The numbers themselves, for numpy.load.", lambda: render.npy(values)),
         ("Manifest (JSON)", f"{stem}.json", "Network, settings, versions, and lines of Python to repeat it.", account),
     ]

@@ -30,8 +30,9 @@ with one:
 with wall:
     values = maps.values[order]
     scale = colours.scale(values)
+    mosaic = render.mosaic(values, scale=scale, colour_map=colours.map_for(scale))
     show.wall(
-        render.mosaic(values, scale=scale, colour_map=colours.map_for(scale)),
+        mosaic,
         order,
         key="channel",
         selected=channel,
@@ -40,5 +41,7 @@ with wall:
     )
     show.colour_bar(scale, colours.map_for(scale), "activation")
     channel_view.about_layer(model.layers[layer], maps)
+    title = f"Feature maps of {layer}"
+    show.wall_downloads(chosen, mosaic, maps.run, key="maps", title=title, values=maps.values, code="result.values")
 channel_view.through_depth(chosen, colours)
 frame.about(feature_maps.__doc__)

@@ -21,7 +21,7 @@ with one:
     )
     kernel_view.enlarged(chosen, kernels, kernel, drawing)
 with wall:
-    kernel_view.wall(kernels, order, kernel, drawing)
+    kernel_view.wall(chosen, kernels, order, kernel, drawing)
     kernel_view.findings(kernels)
 kernel_view.answer(chosen, kernels, kernel)
 frame.about(filters.__doc__)

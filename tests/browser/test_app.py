@@ -128,7 +128,7 @@ def _save(page: Page, label: str) -> Download:
 
 def test_downloads_hold_what_is_shown(app, tmp_path: Path) -> None:
     page = app.open("/feature_maps?layer=blocks.2&channel=3")
-    page.get_by_role("button", name="Download").click()
+    page.locator(".st-key-enlarged_downloads").get_by_role("button").click()
     values = np.load(_save(page, "Raw values").path())
     assert values.shape == (28, 28)
     assert values.dtype == np.float32

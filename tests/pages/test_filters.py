@@ -26,7 +26,7 @@ def test_another_kernel_shows_its_own_numbers(open_page: Callable[..., AppTest])
 def test_deeper_and_depthwise_layers(open_page: Callable[..., AppTest]) -> None:
     app = open_page(PAGE)
     app.selectbox(key="convolution").select("blocks.0.0.conv_dw").run()
-    assert "Depth-wise" in _captions(app)
+    assert "reads one channel" in _captions(app)
     app.selectbox(key="convolution").select("blocks.1.0.conv_pw").run()
     assert "slices of kernel" in _captions(app)
     assert "hue" not in [o.lower() for o in app.selectbox(key="kernel_order").options]
