@@ -222,11 +222,10 @@ def _is_map(shape: Sequence[int]) -> bool:
 
 
 def _is_activation_module(module: nn.Module | None) -> bool:
-    return (
-        module is not None
-        and not any(True for _ in module.children())
-        and not any(True for _ in module.parameters(recurse=False))
-    )
+    """Whether a module does nothing but apply the function: no children, no weights but a PReLU's slope."""
+    if module is None or any(True for _ in module.children()):
+        return False
+    return isinstance(module, nn.PReLU) or not any(True for _ in module.parameters(recurse=False))
 
 
 def _clamps_below_zero(module: nn.Module | None) -> bool:

@@ -8,7 +8,7 @@ stage; going through the stages is going through depth.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
@@ -158,13 +158,40 @@ def describe(net: nn.Module, run: DryRun) -> LayerTree:
     calls: dict[str, list[ModuleCall]] = {}
     for call in run.module_calls:
         calls.setdefault(call.name, []).append(call)
-    return LayerTree(
-        [
-            _layer(name, modules[name], made, channel_dim)
-            for name, made in calls.items()
-            if name and (channel_dim := _channel_dim(made[-1])) is not None
-        ]
-    )
+    channel_dims = _channel_dims({name: made[-1] for name, made in calls.items() if name})
+    return LayerTree([_layer(name, modules[name], calls[name], dim) for name, dim in channel_dims.items()])
+
+
+def _channel_dims(calls: Mapping[str, ModuleCall]) -> dict[str, int]:
+    """For each output that is a map or a vector of the one picture its channel dimension: 1, or 3 for (N, h, w, C)."""
+    fitting = {name: call for name, call in calls.items() if len(call.shape) in (2, 4) and call.shape[0] == 1}
+    placed = {name: _placed_channel_dim(call) for name, call in fitting.items()}
+    sizes = {(1, 1)} | {_cells(fitting[name].shape, dim) for name, dim in placed.items() if dim} - {()}
+    # Where attention has mixed the places, a map still has the size of another map; its tables and windows have not.
+    dims = {
+        name: dim or next((d for d in (1, 3) if _cells(fitting[name].shape, d) in sizes), None)
+        for name, dim in placed.items()
+    }
+    return {name: dim for name, dim in dims.items() if dim}
+
+
+def _placed_channel_dim(call: ModuleCall) -> int | None:
+    """The channel dimension, from where the picture's rows and columns ended up."""
+    if len(call.shape) == 2:
+        return 1
+    if call.window is None:
+        return None
+    for channel_dim, places in ((1, (-2, -1)), (3, (-3, -2))):
+        if all(
+            axis.dim == place or (axis.dim is None and call.shape[place] == 1)
+            for axis, place in zip(call.window.axes(), places, strict=True)
+        ):
+            return channel_dim
+    return None
+
+
+def _cells(shape: tuple[int, ...], channel_dim: int) -> tuple[int, ...]:
+    return shape[2:] if channel_dim == 1 else shape[1:3]
 
 
 def _layer(name: str, module: nn.Module, calls: Sequence[ModuleCall], channel_dim: int) -> LayerInfo:
@@ -184,22 +211,6 @@ def _layer(name: str, module: nn.Module, calls: Sequence[ModuleCall], channel_di
         is_block=any(isinstance(m, (nn.Conv2d, nn.Linear)) for m in module.modules() if m is not module),
         is_rectified=all(call.is_rectified for call in calls),
     )
-
-
-def _channel_dim(call: ModuleCall) -> int | None:
-    """1 for (N, C, h, w) and vectors, 3 for (N, h, w, C); None for anything else, as lists of tokens or of windows."""
-    shape, window = call.shape, call.window
-    if shape[:1] != (1,):
-        return None
-    if len(shape) != 4 or window is None:
-        return 1 if len(shape) == 2 else None
-    for channel_dim, places in ((1, (-2, -1)), (3, (-3, -2))):
-        if all(
-            axis.dim == place or (axis.dim is None and shape[place] == 1)
-            for axis, place in zip(window.axes(), places, strict=True)
-        ):
-            return channel_dim
-    return None
 
 
 def _num_cells(layer: LayerInfo) -> int:
