@@ -27,7 +27,7 @@ class Settings:
         uploads_mb: Space for uploaded pictures; the oldest go first.
         cache_mb: Memory for computed results.
         max_models: Networks kept in memory, least recently used out first.
-        threads: CPU threads of one computation; 0 means one per core.
+        threads: CPU threads of one computation; 0 shares the cores among ``parallel_runs``.
         parallel_runs: Computations that run at the same time; the rest wait their turn.
         allow_downloads: Whether a click may fetch published weights from the internet.
     """
@@ -42,6 +42,11 @@ class Settings:
     threads: int = 0
     parallel_runs: int = 2
     allow_downloads: bool = True
+
+    @property
+    def threads_per_run(self) -> int:
+        """CPU threads of one computation; threads that wait for each other on busy cores cost more than they gain."""
+        return self.threads or max(1, (os.cpu_count() or 1) // max(1, self.parallel_runs))
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Settings:

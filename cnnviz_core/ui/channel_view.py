@@ -13,7 +13,8 @@ from cnnviz_core.ui import compute, frame, pickers, show
 from cnnviz_core.ui.pickers import Colours, Selection
 
 _ONE, _PCA = "one channel", "principal components as colours"
-_DEPTH_PX = 230
+_DEPTH_PX = 176
+_MOST_NAMED = 24
 
 
 def enlarged(
@@ -102,8 +103,10 @@ def about_layer(info: LayerInfo, maps: FeatureMaps) -> None:
         parts.append(f"Each cell can see {seen}.")
     dead = feature_maps.dead_channels(maps)
     if len(dead):
-        named = ", ".join(str(c) for c in dead[:24]) + (", …" if len(dead) > 24 else "")
-        parts.append(f"{len(dead)} answer the same everywhere on this picture: {named}.")
+        named = ", ".join(str(c) for c in dead[:_MOST_NAMED]) + (" and others" if len(dead) > _MOST_NAMED else "")
+        parts.append(
+            f"{len(dead)} have the same value everywhere on this picture, so they say nothing about it: {named}."
+        )
     st.caption(" ".join(parts))
 
 

@@ -80,7 +80,7 @@ def _run_page(page: StreamlitPage, link: PageLink) -> None:
     from cnnviz_core import doctor, settings, startup
     from cnnviz_core.ui import sidebar
 
-    startup.prepare(settings.current().threads)
+    startup.prepare(settings.current().threads_per_run)
     selection = None
     with errors():
         selection = sidebar.draw()

@@ -25,5 +25,5 @@ def _import_ahead() -> None:
     from cnnviz_core.methods import feature_maps, filters  # noqa: F401
     from cnnviz_core.ui import sidebar  # noqa: F401
 
-    startup.prepare(settings.current().threads)
+    startup.prepare(settings.current().threads_per_run)
     catalogue.entries()
