@@ -289,6 +289,11 @@ def class_names(model_id: str, num_classes: int) -> tuple[str, ...]:
     return _imagenet_names(num_classes)
 
 
+def gives_embeddings(model_id: str) -> bool:
+    """Whether the published weights map pictures to text-and-image embeddings (CLIP) and know no classes."""
+    return model_id.startswith("timm/") and "clip" in model_id and not re.search("_in1k|_in12k", model_id)
+
+
 @cache
 def _imagenet_names(num_classes: int) -> tuple[str, ...]:
     subset = _timm().data.infer_imagenet_subset({"num_classes": num_classes})

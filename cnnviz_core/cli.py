@@ -25,6 +25,8 @@ def main() -> None:
     """Runs ``streamlit run app.py`` with the arguments given, such as ``--server.port 8080``."""
     folder = app_folder()
     arguments = [sys.executable, "-m", "streamlit", "run", str(folder / "app.py"), *sys.argv[1:]]
+    if data_dir := os.environ.get("CNNVIZ_DATA_DIR"):
+        os.environ["CNNVIZ_DATA_DIR"] = str(Path(data_dir).expanduser().resolve())
     os.chdir(folder)  # where Streamlit looks for .streamlit/config.toml
     os.execv(sys.executable, arguments)  # noqa: S606 - the same interpreter, no shell
 

@@ -74,7 +74,8 @@ class Stage:
     Attributes:
         cells: (h, w).
         layers: In order of their first answer.
-        representative: Name of the layer that sums the stage up: its end if that is rectified, else its last block.
+        representative: Name of the layer that sums the stage up: its last block, or its end where only that is
+            rectified.
     """
 
     cells: tuple[int, int]
@@ -218,13 +219,12 @@ def _num_cells(layer: LayerInfo) -> int:
 
 
 def _representative(layers: Sequence[LayerInfo], finer: Sequence[str]) -> str:
-    """A rectified layer if the stage ends in one; else the last of the outermost blocks within the stage."""
-    rectified = [layer for layer in layers[-3:] if layer.is_rectified]
-    if rectified:
-        return rectified[-1].name
+    """The last of the outermost blocks within the stage, unless only the end of the stage is rectified."""
     blocks = [
         layer for layer in layers if layer.is_block and not any(name.startswith(f"{layer.name}.") for name in finer)
     ]
     depth = min((layer.name.count(".") for layer in blocks), default=0)
     outermost = [layer for layer in blocks if layer.name.count(".") == depth]
-    return (outermost or layers)[-1].name
+    best = (outermost or layers)[-1]
+    rectified = [layer for layer in layers[-3:] if layer.is_rectified]
+    return rectified[-1].name if rectified and not best.is_rectified else best.name

@@ -13,7 +13,14 @@ from cnnviz_core.results import Run
 _PACKAGES = ("cnnviz", "torch", "torchvision", "timm", "numpy", "pillow")
 
 
-def manifest(run: Run, *, image: InputImage | None = None, photo_id: str = "", selection: str = "") -> str:
+def manifest(
+    run: Run,
+    *,
+    image: InputImage | None = None,
+    photo_id: str = "",
+    selection: str = "",
+    shown: Mapping[str, object] | None = None,
+) -> str:
     """Everything that led to a result, as JSON.
 
     Args:
@@ -21,6 +28,7 @@ def manifest(run: Run, *, image: InputImage | None = None, photo_id: str = "", s
         image: The picture, if one took part.
         photo_id: Its id if it is a bundled photo.
         selection: Python that picks what was shown out of ``result``, for instance ``result.values[3]``.
+        shown: How the numbers were drawn: order, colours, limits.
     """
     return json.dumps(
         {
@@ -33,6 +41,7 @@ def manifest(run: Run, *, image: InputImage | None = None, photo_id: str = "", s
             "image": _account(image, photo_id) if image else None,
             "method": run.method,
             "settings": dict(run.settings),
+            "shown": dict(shown or {}),
             "seed": run.seed,
             "seconds": round(run.seconds, 4),
             "versions": {name: _version(name) for name in _PACKAGES},

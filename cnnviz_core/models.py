@@ -389,6 +389,8 @@ def _set_up(
         num_frozen=num_frozen,
         is_static=_is_static(net, model_id, noise, run),
     )
+    if class_names is None and catalogue.gives_embeddings(model_id):
+        found = replace(found, head=replace(found.head, kind="none", classifier="", output="features"))
     return LoadedModel(
         spec=ModelSpec(model_id, weights, _weights_hash(net), changes),
         net=net,

@@ -323,3 +323,35 @@ def dry_run(net: nn.Module, x: Tensor) -> DryRun:
         with watch, _LinearKeepsPlaces(tracker):
             run.result = mine(x)
     return run
+
+
+def resume(net: nn.Module, x: Tensor, layer: str, change: Callable[[Tensor], Tensor], *, call: int = 0) -> Any:
+    """What the network returns if one layer's output is changed on the way.
+
+    The change may read the output, put another in its place, start a graph there (so that only the rest of the
+    network is differentiated), or give more pictures than came in (so that only the rest runs for each of them).
+
+    Args:
+        net: As in :func:`record`.
+        x: Input, (N, C, H, W).
+        layer: Dotted name of a module.
+        change: Gets a copy of what the layer put out and returns what the network goes on with. The network's own code
+            may overwrite that.
+        call: Which of the layer's calls, counted from 0.
+
+    Raises:
+        UnknownLayer: A name that no module of the network has.
+    """
+    num_calls = 0
+
+    def hook(_module: nn.Module, _args: object, output: Tensor) -> Tensor:
+        nonlocal num_calls
+        num_calls += 1
+        return change(output.clone()) if num_calls == call + 1 else output
+
+    with _borrowed_copy(net) as mine, ExitStack() as hooks:
+        modules = dict(mine.named_modules())
+        if layer not in modules:
+            raise UnknownLayer(f"The network has no layer {layer!r}.{did_you_mean(layer, modules)}")
+        hooks.callback(modules[layer].register_forward_hook(hook).remove)
+        return mine(x)

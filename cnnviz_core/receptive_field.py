@@ -121,7 +121,7 @@ class Tracker:
         call = _by_name(func, args, kwargs)
         for out in outputs:
             window = propagate(func, call, inputs, out)
-            if func._schema.is_mutable and window != self._windows.get(out):
+            if func._schema.is_mutable and (window is None or window != self._windows.get(out)):
                 self._note_rewriting(out)
             self._windows[out] = window
 

@@ -98,3 +98,37 @@ class Kernels:
     def reads_image(self) -> bool:
         """Whether the convolution's input is the picture itself."""
         return len(self.input_std) > 0
+
+
+@dataclass(frozen=True)
+class Heatmap:
+    """One value for each cell of a layer.
+
+    Attributes:
+        values: (h, w) raw, in the unit of the method.
+        layer: The layer's dotted name.
+        target: Class index; None where no class took part.
+        target_label: The class's name; empty without a class.
+        method: Key in the method's table: ``grad_cam``.
+        run: How it was made.
+    """
+
+    values: FloatArray
+    layer: str
+    target: int | None
+    target_label: str
+    method: str
+    run: Run
+
+
+@dataclass(frozen=True)
+class Step:
+    """How far long work has come.
+
+    Attributes:
+        done: Units of work done.
+        total: Units of work in all.
+    """
+
+    done: int
+    total: int

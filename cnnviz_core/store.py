@@ -122,10 +122,11 @@ def save_checkpoint(
         raise BadCheckpoint(f"{name} has {len(content) / 2**20:.0f} MB; this server takes up to {bound} MB.")
     stem = re.sub(r"[^A-Za-z0-9_.-]+", "-", Path(name).stem).strip("-.")[:40]
     described = json.dumps([architecture, list(class_names), preprocessing or {}], sort_keys=True).encode()
-    digest = hashlib.blake2b(content + described, digest_size=8).hexdigest()
+    digest = hashlib.blake2b(content, digest_size=8)
+    digest.update(described)
     suffix = ".safetensors" if name.lower().endswith(".safetensors") else ".pth"
     card = Card(
-        checkpoint_id=f"checkpoint/{stem or 'network'}-{digest}",
+        checkpoint_id=f"checkpoint/{stem or 'network'}-{digest.hexdigest()}",
         name=name,
         architecture=architecture,
         file=f"weights{suffix}",

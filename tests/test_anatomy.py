@@ -231,6 +231,10 @@ SMALL_HEADS: dict[str, tuple[Callable[[Any, Tensor], Tensor], dict[str, nn.Modul
 }
 
 
+def test_an_average_without_any_convolution_is_no_head() -> None:
+    assert anatomy_of(nn.AvgPool2d(16)).head.kind == "none"
+
+
 @pytest.mark.parametrize("name", SMALL_HEADS)
 def test_small_heads(name: str) -> None:
     forward, modules, expected = SMALL_HEADS[name]

@@ -75,7 +75,13 @@ def test_the_json_tells_everything(tiny_model: LoadedModel) -> None:
     image = images.from_pixels(np.zeros((5, 5, 3), np.uint8), name="Füße.png")
     result = feature_maps.compute(tiny_model, image, layer="conv1")
     account = json.loads(
-        manifest.manifest(result.run, image=image, photo_id=image.digest[:16], selection="result.values")
+        manifest.manifest(
+            result.run,
+            image=image,
+            photo_id=image.digest[:16],
+            selection="result.values",
+            shown={"colour_map": "viridis", "order": [2, 0, 1]},
+        )
     )
     assert account["network"] == {
         "id": "module/plain",
@@ -85,6 +91,7 @@ def test_the_json_tells_everything(tiny_model: LoadedModel) -> None:
     }
     assert account["image"] == {"name": "Füße.png", "digest": image.digest, "bundled": None}
     assert (account["method"], account["settings"]) == ("feature_maps.compute", {"layer": "conv1", "call": -1})
+    assert account["shown"] == {"colour_map": "viridis", "order": [2, 0, 1]}
     assert account["seconds"] >= 0
     assert account["versions"]["torch"] == metadata.version("torch")
     assert account["versions"]["numpy"] == np.__version__

@@ -501,3 +501,9 @@ def test_pictures_of_any_size_are_fitted(tiny_model: LoadedModel) -> None:
     for height, width in ((1, 1), (7, 300), (16, 16), (500, 3)):
         image = images.from_pixels(np.full((height, width, 3), 255, np.uint8), name="white")
         assert torch.equal(tiny_model.to_input(image), torch.ones(1, 3, 16, 16))
+
+
+def test_embeddings_of_text_and_image_networks_are_not_classes() -> None:
+    model = models.load("timm/resnet50_clip", weights="random:0")
+    assert model.num_classes == 0
+    assert model.anatomy.head.output == "features"

@@ -74,6 +74,13 @@ def test_a_bad_value_is_named_with_its_variable(variable: str, raw: str) -> None
     assert str(caught.value).startswith(f"{variable} is '{raw}'; write ")
 
 
+def test_computations_at_the_same_time_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(settings.os, "cpu_count", lambda: 8)
+    assert Settings(parallel_runs=2).threads_per_run == 4
+    assert Settings(parallel_runs=100).threads_per_run == 1
+    assert Settings(threads=3, parallel_runs=2).threads_per_run == 3
+
+
 def test_the_process_reads_its_environment_once(monkeypatch: pytest.MonkeyPatch) -> None:
     settings.current.cache_clear()
     monkeypatch.setenv("CNNVIZ_MAX_MODELS", "3")

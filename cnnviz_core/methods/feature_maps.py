@@ -30,6 +30,8 @@ from cnnviz_core.layers import LayerInfo
 from cnnviz_core.models import LoadedModel
 from cnnviz_core.results import FeatureMaps, FloatArray
 
+_BATCH = 4
+
 
 def compute(model: LoadedModel, image: InputImage, *, layer: str | None = None, call: int = -1) -> FeatureMaps:
     """All maps of one layer.
@@ -110,12 +112,14 @@ def _values(output: Tensor, layer: LayerInfo) -> FloatArray:
 
 @torch.no_grad()
 def channel_means(model: LoadedModel, images: Sequence[InputImage], *, layer: str, call: int = -1) -> FloatArray:
-    """Mean activation of every channel on several pictures, (N, C), from one batch; errors as in :func:`compute`."""
+    """Mean activation of every channel on several pictures, (N, C); errors as in :func:`compute`."""
     info = _spatial(model, layer, call)
-    x = torch.cat([model.to_input(image) for image in images])
-    output = probe.record(model.net, x, [layer], stop_after={layer: info.num_calls}).outputs[layer][call]
-    means: FloatArray = output.movedim(info.channel_dim, 1).mean(dim=(2, 3)).float().cpu().numpy()
-    return means
+    means = []
+    for start in range(0, len(images), _BATCH):  # small batches, since early maps of large networks are large
+        x = torch.cat([model.to_input(image) for image in images[start : start + _BATCH]])
+        output = probe.record(model.net, x, [layer], stop_after={layer: info.num_calls}).outputs[layer][call]
+        means.append(output.movedim(info.channel_dim, 1).mean(dim=(2, 3)).float().cpu().numpy())
+    return np.concatenate(means)
 
 
 def bundled_means(model: LoadedModel, *, layer: str, call: int = -1) -> FloatArray:

@@ -52,7 +52,7 @@ def compute(model: LoadedModel, *, layer: str | None = None) -> Kernels:
             f"Layer {name} is a {type(module).__name__} and has no kernels; choose a convolution, such as "
             f"{default_layer(model)}."
         )
-    values: FloatArray = module.weight.detach().float().cpu().numpy()
+    values: FloatArray = module.weight.detach().float().cpu().numpy().copy()  # else a view of the shared weights
     reads_image = name == first_convolution(model)
     return Kernels(
         values=values,
@@ -113,14 +113,14 @@ def _by_similarity(values: FloatArray) -> NDArray[np.intp]:
 
 
 def _by_hue(values: FloatArray) -> NDArray[np.intp]:
-    """Hue of the most coloured place of each kernel; kernels without colour come last, by norm."""
+    """Hue of the most coloured place of each kernel; kernels with little colour come last, by norm."""
     colour = values - values.mean(axis=1, keepdims=True)
     chroma = np.linalg.norm(colour, axis=1).reshape(len(values), -1)
     places = chroma.argmax(axis=1)
     red, green, blue = (values.reshape(len(values), 3, -1)[np.arange(len(values)), :, places]).T
     hue = np.arctan2(np.sqrt(3) * (green - blue), 2 * red - green - blue) % (2 * np.pi)
-    scale = np.abs(values).reshape(len(values), -1).max(axis=1)
-    is_grey = chroma.max(axis=1) < 0.15 * np.maximum(scale, 1e-12)
+    # In trained networks the share of colour has a gap near one half: edges below it, colour blobs above.
+    is_grey = _norms(colour) <= 0.5 * _norms(values)
     return np.lexsort((np.where(is_grey, -_norms(values), hue), is_grey))
 
 

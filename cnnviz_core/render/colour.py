@@ -115,6 +115,12 @@ class Scale:
             raise BadSetting(f"The colour limits are {low} and {high}; the first must be below the second.")
         return cls((float(low),), (float(high),), low < 0 < high if signed is None else signed)
 
+    def of_channels(self, channels: Sequence[int] | NDArray[np.intp]) -> Scale:
+        """The limits of channels in another order."""
+        if len(self.low) == 1:
+            return self
+        return Scale(tuple(self.low[c] for c in channels), tuple(self.high[c] for c in channels), self.signed)
+
     def of_channel(self, channel: int) -> Scale:
         """The limits that hold for one channel."""
         at = channel if len(self.low) > 1 else 0

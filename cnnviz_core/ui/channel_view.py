@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import streamlit as st
+from numpy.typing import NDArray
 
 from cnnviz_core import render
+from cnnviz_core.images import InputImage
 from cnnviz_core.layers import LayerInfo
 from cnnviz_core.methods import feature_maps
+from cnnviz_core.models import LoadedModel
 from cnnviz_core.results import FeatureMaps, FloatArray
 from cnnviz_core.ui import compute, frame, pickers, show
 from cnnviz_core.ui.pickers import Colours, Selection
@@ -15,6 +20,38 @@ from cnnviz_core.ui.pickers import Colours, Selection
 _ONE, _PCA = "one channel", "principal components as colours"
 _DEPTH_PX = 176
 _MOST_NAMED = 24
+
+
+def wall(
+    chosen: Selection, maps: FeatureMaps, order: NDArray[np.intp], scores: FloatArray, channel: int, colours: Colours
+) -> None:
+    """All channels in order, what their colours mean, and what the layer is."""
+    values = maps.values[order]
+    scale = colours.scale(maps.values).of_channels(order)
+    title = f"Feature maps of {maps.layer}"
+    show.wall(
+        render.mosaic(values, scale=scale, colour_map=colours.map_for(scale)),
+        order,
+        key="channel",
+        selected=channel,
+        what=title,
+        hints=[f"channel {c}: {render.format_value(float(scores[c]))}" for c in order],
+    )
+    show.colour_bar(scale, colours.map_for(scale), "activation")
+    _about_layer(chosen.model.layers[maps.layer], maps)
+    show.wall_downloads(
+        chosen,
+        maps.run,
+        key="maps",
+        title=title,
+        draw=lambda tile_px: render.mosaic(values, scale=scale, colour_map=colours.map_for(scale), tile_px=tile_px),
+        order=order,
+        values=maps.values,
+        code="result.values",
+        scale=scale,
+        colour_map=colours.map_for(scale),
+        unit="activation",
+    )
 
 
 def enlarged(
@@ -34,12 +71,9 @@ def enlarged(
         _components(chosen, maps)
         return
     is_one = view == _ONE
-    values = maps.values[channel] if is_one else feature_maps.fuse(maps, method=fusions[view])
-    scale = (
-        colours.scale(maps.values if is_one else values[None]).of_channel(channel if is_one else 0)
-        if colours.mode != "channel"
-        else render.scale_of(values, clip_percent=colours.clip_percent)
-    )
+    stack = maps.values if is_one else feature_maps.fuse(maps, method=fusions[view])[None]
+    shown = channel if is_one else 0
+    values, scale = stack[shown], colours.scale(stack).of_channel(shown)
     title = f"{maps.layer} {'channel ' + str(channel) if is_one else view}"
     show.map_over_photo(
         chosen,
@@ -52,18 +86,18 @@ def enlarged(
         colour_map=colours.map_for(scale),
     )
     frame.caption(chosen, title, f"{maps.run.seconds:.2f} s")
-    st.caption(
-        _numbers(values)
-        + (f" {feature_maps.RANKINGS[ranking].title}: {render.format_value(scores[channel])}." if is_one else "")
-    )
+    numbers = _numbers(values)
+    if is_one:
+        numbers += f" {feature_maps.RANKINGS[ranking].title}: {render.format_value(float(scores[channel]))}."
+    st.caption(numbers)
     with st.expander("Histogram of the values", icon=":material/bar_chart:"):
         st.plotly_chart(render.histogram(values, unit="activation", log_counts=True), key="histogram")
 
 
 def _components(chosen: Selection, maps: FeatureMaps) -> None:
-    components = feature_maps.principal_components(maps)
+    components = compute.run(_principal, chosen.model, chosen.image, **maps.run.settings)
     pixels = render.rgb_from_components(components)
-    st.image(render.png(_enlarged_pixels(pixels, 512)), width=512)
+    st.image(render.png(show.enlarged_pixels(pixels, 512)), width=512)
     frame.caption(chosen, maps.layer, "first three principal components as red, green, blue")
     show.downloads(
         chosen,
@@ -81,19 +115,20 @@ def _components(chosen: Selection, maps: FeatureMaps) -> None:
     )
 
 
-def _enlarged_pixels(pixels: show.Pixels, side: int) -> show.Pixels:
-    factor = max(1, side // max(pixels.shape[:2]))
-    return pixels.repeat(factor, axis=0).repeat(factor, axis=1)
+def _principal(model: LoadedModel, image: InputImage, **settings: Any) -> FloatArray:
+    return feature_maps.principal_components(feature_maps.compute(model, image, **settings))
 
 
 def _numbers(values: FloatArray) -> str:
     present = values[np.isfinite(values)]
-    active = float((present != 0).mean()) if present.size else 0.0
+    if not present.size:
+        return "No value is a finite number."
+    active = float((present != 0).mean())
     low, mean, high = (render.format_value(v) for v in (present.min(), present.mean(), present.max()))
     return f"Lowest {low}, mean {mean}, highest {high}; {100 * active:.0f} % of the places are not zero."
 
 
-def about_layer(info: LayerInfo, maps: FeatureMaps) -> None:
+def _about_layer(info: LayerInfo, maps: FeatureMaps) -> None:
     """What the layer is, how much of the picture a cell sees, and its silent channels."""
     height, width = maps.values.shape[1:]
     parts = [f"{len(maps.values)} channels of {height} × {width} cells ({info.kind})."]

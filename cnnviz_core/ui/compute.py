@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import streamlit as st
 
-from cnnviz_core import models, photos, settings, store
+from cnnviz_core import models, photos, settings, startup, store
 from cnnviz_core.images import InputImage
 from cnnviz_core.models import LoadedModel
 
@@ -22,9 +22,16 @@ _SETTINGS = settings.current()
 _turns = threading.BoundedSemaphore(max(1, _SETTINGS.parallel_runs))
 
 
-@st.cache_resource(max_entries=_SETTINGS.max_models, show_spinner=False)
+@st.cache_resource(
+    max_entries=_SETTINGS.max_models, show_spinner=False, on_release=lambda _model: startup.release_memory()
+)
 def model(network: str, weights: str = "default") -> LoadedModel:
     """The network of that catalogue or checkpoint id, shared by all sessions; errors as in :func:`models.load`."""
+    with _turns:
+        return _load(network, weights)
+
+
+def _load(network: str, weights: str) -> LoadedModel:
     if network.startswith("checkpoint/"):
         card = store.checkpoint(network)
         return models.load(
@@ -47,7 +54,7 @@ def photo(image_id: str) -> InputImage:
     return photos.open_photo(image_id) if image_id in photos.PHOTOS else _stored(image_id)
 
 
-@st.cache_resource(max_entries=16, show_spinner=False)
+@st.cache_resource(max_entries=4, show_spinner=False)  # a large photo takes hundreds of MB
 def _stored(digest: str) -> InputImage:
     return store.open_picture(digest)
 
@@ -63,7 +70,7 @@ def run(function: Callable[..., T], model: LoadedModel, image: InputImage | None
     """
     name = f"{function.__module__}.{function.__qualname__}"
     spec = model.spec
-    network = (spec.model_id, spec.weights_hash, repr(model.preprocessing), repr(model.class_names))
+    network = (spec.model_id, spec.weights, spec.weights_hash, repr(model.preprocessing), repr(model.class_names))
     key = (name, *network, image.digest if image else "")
     return _run(key, settings, function, model, image)  # type: ignore[no-any-return]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -67,12 +67,12 @@ def run(pages: Sequence[PageLink]) -> None:
     page = st.navigation(menu)
     st.session_state["pages"] = pages
     header(links[page].title, links[page].question)
-    notices = st.container(key="notices")  # always there, so that a notice does not move what follows
-    st.session_state["notices"] = []
+    # Always there, so that a notice does not move what follows.
+    st.session_state["notices"] = st.container(key="notices")
+    if failure := st.session_state.pop("failure", ""):
+        problem(failure)
     with errors():
         _run_page(page, links[page])
-    for notice in st.session_state["notices"]:
-        notices.warning(notice, icon=":material/link_off:")
 
 
 def _run_page(page: StreamlitPage, link: PageLink) -> None:
@@ -90,14 +90,27 @@ def _run_page(page: StreamlitPage, link: PageLink) -> None:
         if link.capability:
             verdict = doctor.verdict(selection.model, link.capability)
             if not verdict.usable:
-                st.info(f"This page does not fit {selection.model.spec.title}: {verdict.reason} {verdict.instead}")
+                words = f"This page does not fit {selection.model.spec.title}: {verdict.reason} {verdict.instead}"
+                st.info(plain(words))
                 return
     page.run()
 
 
 def notice(text: str) -> None:
-    """A sentence above the page, about the link that was followed."""
-    st.session_state["notices"].append(text)
+    """A sentence above the page about what was asked for and is not here; shown as text."""
+    st.session_state["notices"].warning(plain(text), icon=":material/link_off:")
+
+
+def guarded(callback: Callable[..., object]) -> Callable[..., None]:
+    """A widget's callback whose errors are shown as sentences in the run that follows."""
+
+    def run_callback(*args: object) -> None:
+        try:
+            callback(*args)
+        except CnnvizError as error:
+            st.session_state["failure"] = str(error)
+
+    return run_callback
 
 
 def pages() -> Sequence[PageLink]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,7 +13,8 @@ from numpy.typing import NDArray
 
 from cnnviz_core import render
 from cnnviz_core.methods import feature_maps, filters
-from cnnviz_core.results import Kernels
+from cnnviz_core.models import LoadedModel
+from cnnviz_core.results import FloatArray, Kernels
 from cnnviz_core.ui import compute, frame, pickers, show
 from cnnviz_core.ui.pickers import Selection
 
@@ -24,8 +27,17 @@ _FREQUENCIES_PX = 300
 class Drawing:
     """How kernels are drawn: each by itself or by the layer's largest weight, and on which scale of pixels."""
 
-    scale: str
+    by: Literal["channel", "layer"]
     undo_normalisation: bool
+
+    def colours(self, kernels: Kernels) -> show.Pixels:
+        """Kernels over red, green and blue as colour pictures, (O, kh, kw, 3)."""
+        scale = "kernel" if self.by == "channel" else "layer"
+        return render.kernels_rgb(kernels, scale=scale, undo_normalisation=self.undo_normalisation)
+
+    def scale(self, values: FloatArray) -> render.Scale:
+        """Colour limits of slices, around zero."""
+        return render.scale_of(values, mode=self.by, signed=True)
 
 
 def is_coloured(kernels: Kernels) -> bool:
@@ -33,7 +45,7 @@ def is_coloured(kernels: Kernels) -> bool:
     return kernels.reads_image and kernels.values.shape[1] == 3
 
 
-def order(kernels: Kernels) -> NDArray[np.intp]:
+def order(model: LoadedModel, kernels: Kernels) -> NDArray[np.intp]:
     """The order picker, and the kernels' order."""
     offered = {n: o for n, o in filters.ORDERS.items() if is_coloured(kernels) or not o.needs_colour}
     by = pickers.choose(
@@ -44,7 +56,11 @@ def order(kernels: Kernels) -> NDArray[np.intp]:
         name=lambda name: filters.ORDERS[name].title,
         help="  \n".join(f"**{o.title}**: {o.help}" for o in offered.values()),
     )
-    return filters.order(kernels, by=by)
+    return compute.run(_order, model, layer=kernels.layer, by=by)
+
+
+def _order(model: LoadedModel, *, layer: str, by: str) -> NDArray[np.intp]:
+    return filters.order(filters.compute(model, layer=layer), by=by)
 
 
 def drawing(kernels: Kernels) -> Drawing:
@@ -62,43 +78,77 @@ def drawing(kernels: Kernels) -> Drawing:
             bind="query-params",
             help="The network sees pixels divided by their spread. On: the kernel as it acts on the pixels themselves.",
         )
-    return Drawing("kernel" if each else "layer", undo)
+    return Drawing("channel" if each else "layer", undo)
 
 
 def wall(chosen: Selection, kernels: Kernels, order: NDArray[np.intp], kernel: int, drawing: Drawing) -> None:
     """All kernels of the layer; where each reads many channels, the slices of the chosen one."""
     num, reads, height, width = kernels.values.shape
-    by: Literal["channel", "layer"] = "channel" if drawing.scale == "kernel" else "layer"
+    title = f"Kernels of {kernels.layer}"
     if is_coloured(kernels):
-        pixels = render.kernels_rgb(kernels, scale=drawing.scale, undo_normalisation=drawing.undo_normalisation)
-        mosaic = render.rgb_mosaic(pixels[order])
-        show.wall(mosaic, order, key="kernel", selected=kernel, what=f"{num} kernels", hints=_hints(kernels, order))
+        pixels = drawing.colours(kernels)[order]
+        hints = _hints(kernels, order)
+        show.wall(render.rgb_mosaic(pixels), order, key="kernel", selected=kernel, what=title, hints=hints)
         st.caption("Zero is mid grey; a kernel answers most to a patch that looks like it.")
+        show.wall_downloads(
+            chosen,
+            kernels.run,
+            key="kernels",
+            title=title,
+            draw=lambda tile_px: render.rgb_mosaic(pixels, tile_px=tile_px),
+            order=order,
+            values=kernels.values,
+            code="result.values",
+        )
     elif reads == 1:
-        values = kernels.values[order][:, 0]
-        scale = render.scale_of(values, mode=by, signed=True)
-        mosaic = render.mosaic(values, scale=scale)
-        show.wall(mosaic, order, key="kernel", selected=kernel, what=f"{num} kernels", hints=_hints(kernels, order))
-        show.colour_bar(scale, None, "weight")
-        st.caption("Each kernel reads one channel. Zero is the middle of the colour scale.")
+        hints = _hints(kernels, order)
+        _slices(chosen, kernels, kernels.values[:, 0], order, drawing, key="kernel", selected=kernel, hints=hints)
+        st.caption(f"{num} kernels that each read one channel. Zero is the middle of the colour scale.")
     else:
         values = kernels.values[kernel]
-        scale = render.scale_of(values, mode=by, signed=True)
-        mosaic = render.mosaic(values, scale=scale)
+        channels = np.arange(reads)
         hints = [
-            f"input channel {i}: norm {render.format_value(float(np.linalg.norm(v)))}" for i, v in enumerate(values)
+            f"input channel {_input_channel(kernels, kernel, c)}: norm {render.format_value(float(np.linalg.norm(v)))}"
+            for c, v in enumerate(values)
         ]
-        show.wall(
-            mosaic, range(reads), key="kernel_input", selected=-1, what=f"{reads} slices", hints=hints, tile_px=48
-        )
-        show.colour_bar(scale, None, "weight")
+        _slices(
+            chosen, kernels, values, channels, drawing, key="slice", selected=_slice(kernels, kernel), hints=hints,
+            kernel=kernel,
+        )  # fmt: skip
         st.caption(
-            f"The {reads} slices of kernel {kernel}, one per input channel, {height} × {width} weights each. These "
-            "channels have no colour of their own. Choose another kernel by its number."
+            f"The {reads} slices of kernel {kernel}, one per input channel, {height} × {width} weights each. "
+            "These channels have no colour of their own. Choose another kernel by its number."
         )
-    title = f"Kernels of {kernels.layer}"
+
+
+def _slices(
+    chosen: Selection,
+    kernels: Kernels,
+    values: FloatArray,
+    order: NDArray[np.intp],
+    drawing: Drawing,
+    *,
+    key: str,
+    selected: int,
+    hints: list[str],
+    kernel: int | None = None,
+) -> None:
+    """A wall of slices (n, kh, kw) of the layer's kernels, or of one kernel."""
+    scale = drawing.scale(values[order])
+    title = f"Kernels of {kernels.layer}" if kernel is None else f"Kernel {kernel} of {kernels.layer}"
+    show.wall(render.mosaic(values[order], scale=scale), order, key=key, selected=selected, what=title, hints=hints)
+    show.colour_bar(scale, None, "weight")
     show.wall_downloads(
-        chosen, mosaic, kernels.run, key="kernels", title=title, values=kernels.values, code="result.values"
+        chosen,
+        kernels.run,
+        key="kernels",
+        title=title,
+        draw=lambda tile_px: render.mosaic(values[order], scale=scale, tile_px=tile_px),
+        order=order,
+        values=values,
+        code="result.values[:, 0]" if kernel is None else f"result.values[{kernel}]",
+        scale=scale,
+        unit="weight",
     )
 
 
@@ -107,63 +157,86 @@ def _hints(kernels: Kernels, order: NDArray[np.intp]) -> list[str]:
     return [f"kernel {k}: norm {render.format_value(float(lengths[k]))}" for k in order]
 
 
+def _slice(kernels: Kernels, kernel: int) -> int:
+    """The chosen slice of a kernel; at first its strongest."""
+    clicked = st.session_state.get("slice")
+    if isinstance(clicked, int) and clicked < kernels.values.shape[1]:
+        return clicked
+    return int(np.linalg.norm(kernels.values[kernel], axis=(1, 2)).argmax())
+
+
+def _input_channel(kernels: Kernels, kernel: int, place: int) -> int:
+    """Number of the layer's input channel that a kernel's slice reads; groups read channels of their own."""
+    num, reads = kernels.values.shape[:2]
+    return int(kernel // (num // kernels.groups) * reads + place)
+
+
 def enlarged(chosen: Selection, kernels: Kernels, kernel: int, drawing: Drawing) -> None:
-    """One kernel, its numbers, its frequencies and its downloads."""
-    values = kernels.values[kernel]
-    pixels = _picture(kernels, kernel, drawing)
-    factor = max(1, _KERNEL_PX // max(pixels.shape[:2]))
-    reads = values.shape[0]
+    """One kernel or one of its slices, its numbers, its frequencies and its downloads."""
+    scale = None
+    if is_coloured(kernels):
+        pixels, values, code = drawing.colours(kernels)[kernel], kernels.values[kernel], f"result.values[{kernel}]"
+        title = f"Kernel {kernel} of {kernels.layer}"
+    else:
+        place = _slice(kernels, kernel) if kernels.values.shape[1] > 1 else 0
+        values, code = kernels.values[kernel, place], f"result.values[{kernel}, {place}]"
+        scale = drawing.scale(values)
+        pixels = render.colourise(values, scale=scale)
+        title = f"Kernel {kernel} of {kernels.layer}, input channel {_input_channel(kernels, kernel, place)}"
     row = st.container(horizontal=True)
     with row.container(width=_KERNEL_PX):
-        st.image(render.png(pixels.repeat(factor, axis=0).repeat(factor, axis=1)), width=_KERNEL_PX)
-        st.caption(
-            f"Kernel {kernel}: {values.shape[1]} × {values.shape[2]}, reads {reads} channel{'s' * (reads > 1)}, norm "
-            f"{render.format_value(float(filters.norms(kernels)[kernel]))}."
-        )
-    if values.shape[-1] > 1:
+        st.image(render.png(show.enlarged_pixels(pixels, _KERNEL_PX)), width=_KERNEL_PX)
+        norm = render.format_value(float(filters.norms(kernels)[kernel]))
+        st.caption(frame.plain(f"{title}. Norm of the whole kernel: {norm}."))
+    if kernels.values.shape[-1] > 1:
         with row.container(width=_FREQUENCIES_PX):
             response = filters.frequency_response(kernels, kernel=kernel)
             st.plotly_chart(render.frequency_figure(response), key="frequencies", height=_KERNEL_PX + 60)
             st.caption(
-                "What gratings it answers to: the middle is even areas, the edge the finest stripes; two bright "
-                "spots mean "
-                "stripes across the line between them."
+                "What gratings the kernel answers to: the middle is even areas, the edge the finest stripes; two "
+                "bright "
+                "spots mean stripes across the line between them."
             )
     show.downloads(
         chosen,
         kernels.run,
         key="kernel",
-        title=f"Kernel {kernel} of {kernels.layer}",
+        title=title,
         figure=lambda: render.figure_png(
-            pixels, title=f"Kernel {kernel} of {kernels.layer}", caption=chosen.model.spec.title
+            pixels, title=title, caption=chosen.model.spec.title, scale=scale, unit="weight"
         ),
         exact=lambda: render.png(pixels),
         values=values,
-        code=f"result.values[{kernel}]",
+        code=code,
     )
 
 
-def _picture(kernels: Kernels, kernel: int, drawing: Drawing) -> show.Pixels:
-    if is_coloured(kernels):
-        every = render.kernels_rgb(kernels, scale=drawing.scale, undo_normalisation=drawing.undo_normalisation)
-        one: show.Pixels = every[kernel]
-        return one
-    mean = kernels.values[kernel].mean(axis=0)
-    return render.colourise(mean, scale=render.scale_of(mean, signed=True))
-
-
-def findings(kernels: Kernels) -> None:
+def findings(model: LoadedModel, kernels: Kernels) -> None:
     """Kernels that do nothing, and pairs that do the same."""
-    dead = filters.dead_kernels(kernels)
+    dead, pairs = compute.run(_findings, model, layer=kernels.layer)
     if len(dead):
-        named = ", ".join(str(k) for k in dead[:_MOST_NAMED]) + (", …" if len(dead) > _MOST_NAMED else "")
-        st.caption(f"**{len(dead)} dead**, with a norm below 1 % of the layer’s median: {named}.")
-    pairs = filters.duplicate_pairs(kernels)
+        st.caption(
+            f"**{len(dead)} dead**, with a norm below 1 % of the layer’s upper quartile: "
+            f"{_named(map(str, dead), len(dead))}."
+        )
     if pairs:
-        named = ", ".join(f"{p.first} and {p.second} ({p.cosine:+.2f})" for p in pairs[:_MOST_NAMED])
-        st.caption(f"**{len(pairs)} pairs nearly the same or opposite**, cosine beyond ±0.95: {named}.")
+        texts = (f"{p.first} and {p.second} ({p.cosine:+.2f})" for p in pairs)
+        st.caption(
+            f"**{len(pairs)} pairs nearly the same or opposite**, cosine beyond ±0.95: {_named(texts, len(pairs))}."
+        )
     if not len(dead) and not pairs:
         st.caption("No dead kernels, and no two that are nearly the same or opposite.")
+
+
+def _findings(model: LoadedModel, *, layer: str) -> tuple[NDArray[np.intp], filters.Pairs]:
+    kernels = filters.compute(model, layer=layer)
+    return filters.dead_kernels(kernels), filters.duplicate_pairs(kernels)
+
+
+def _named(texts: Iterable[str], count: int) -> str:
+    """The first few, and how many more there are."""
+    first = ", ".join(itertools.islice(texts, _MOST_NAMED))
+    return first + (f" and {count - _MOST_NAMED} more" if count > _MOST_NAMED else "")
 
 
 def answer(chosen: Selection, kernels: Kernels, kernel: int) -> None:

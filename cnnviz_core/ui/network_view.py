@@ -56,7 +56,8 @@ def search() -> None:
 
 def _table(found: list[Entry]) -> dict[str, list[Any]]:
     counts = [
-        entry.num_params or (_num_params(entry.model_id) if len(found) <= _MOST_COUNTED else None) for entry in found
+        entry.num_params or (catalogue.num_params(entry.model_id) if len(found) <= _MOST_COUNTED else None)
+        for entry in found
     ]
     return {
         "Network": [entry.title for entry in found],
@@ -68,11 +69,6 @@ def _table(found: list[Entry]) -> dict[str, list[Any]]:
         "Top-1 (%)": [entry.top1 for entry in found],
         "Download (MB)": [entry.download_mb and round(entry.download_mb, 1) for entry in found],
     }
-
-
-@st.cache_data(max_entries=2000, show_spinner="Counting parameters")
-def _num_params(model_id: str) -> int:
-    return catalogue.num_params(model_id)
 
 
 def add_checkpoint() -> None:
@@ -111,6 +107,7 @@ def _add(architecture: str | None, weights: Any, names: Any, size: int, mean: st
         frame.problem("Choose an architecture and a weights file.")
         return
     card = None
+    fits = False
     try:
         card = store.save_checkpoint(
             weights.getvalue(),
@@ -121,11 +118,13 @@ def _add(architecture: str | None, weights: Any, names: Any, size: int, mean: st
         )
         with st.spinner("Checking that it fits"):
             model = compute.model(card.checkpoint_id)
+        fits = True
     except CnnvizError as error:
-        if card is not None:
-            store.delete_checkpoint(card.checkpoint_id)
         frame.problem(error)
         return
+    finally:
+        if card is not None and not fits:
+            store.delete_checkpoint(card.checkpoint_id)
     st.success(
         f"{frame.plain(card.name)} fits {architecture} and has {model.num_classes:,} classes. It is in the list "
         "of networks in "
@@ -156,8 +155,13 @@ def kept() -> None:
         return
     st.subheader("Kept on this server", anchor=False)
     for card in cards:
-        name, button = st.columns([5, 1], vertical_alignment="center")
-        name.markdown(f"`{card.checkpoint_id}` · {card.architecture}")
-        button.button(
-            "Remove", key=f"remove_{card.checkpoint_id}", on_click=store.delete_checkpoint, args=(card.checkpoint_id,)
-        )
+        name, remove = st.columns([5, 1], vertical_alignment="center")
+        name.markdown(f"`{card.checkpoint_id}` · {frame.plain(card.architecture)}")
+        with remove.popover("Remove", key=f"ask_{card.checkpoint_id}"):
+            st.write("It is gone for everyone on this server.")
+            st.button(
+                "Remove it",
+                key=f"remove_{card.checkpoint_id}",
+                on_click=frame.guarded(store.delete_checkpoint),
+                args=(card.checkpoint_id,),
+            )

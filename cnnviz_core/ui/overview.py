@@ -24,13 +24,13 @@ _WALL_CHANNELS = 24
 
 def what_it_saw(chosen: Selection) -> None:
     """The crop that reached the network."""
-    crop = chosen.model.preprocessing.crop(chosen.image)
-    st.image(render.png(crop), width="stretch")
+    st.image(show.crop(chosen), width="stretch")
+    input_h, input_w = chosen.model.preprocessing.input_px
     height, width = chosen.image.pixels.shape[:2]
     left, top, right, bottom = chosen.model.preprocessing.crop_box(chosen.image)
     share = (right - left) * (bottom - top) / (height * width)
     st.caption(
-        f"What the network saw: {crop.shape[1]} × {crop.shape[0]} px, resized from {share:.0%} of the "
+        f"What the network saw: {input_w} × {input_h} px, resized from {share:.0%} of the "
         f"{width} × {height} px picture."
     )
     if chosen.image_id in photos.PHOTOS:
@@ -47,7 +47,7 @@ def its_answer(chosen: Selection) -> None:
     answer = compute.run(LoadedModel.predict, model, chosen.image, k=5)
     first, probability = answer.labels[0], answer.probabilities[0]
     trained = "" if model.spec.is_trained else " It is untrained, so this is chance."
-    st.subheader(f"It says: {frame.plain(first)}, {probability:.0%} sure", anchor=False)
+    st.subheader(f"It says: {frame.plain(first)}, {100 * probability:.1f} % sure", anchor=False)
     st.plotly_chart(render.probability_bars(answer.labels, answer.probabilities), key="answer", width="stretch")
     st.caption(
         f"Probabilities over {model.num_classes:,} classes. They always add up to 100 %, also when none of the "

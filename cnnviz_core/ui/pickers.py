@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
@@ -13,7 +13,7 @@ from PIL import ImageOps
 
 from cnnviz_core import catalogue, photos, render, settings, store
 from cnnviz_core.errors import CnnvizError, NotApplicable, did_you_mean
-from cnnviz_core.images import InputImage, open_image
+from cnnviz_core.images import InputImage, Pixels, open_image
 from cnnviz_core.layers import LayerInfo
 from cnnviz_core.models import LoadedModel
 from cnnviz_core.results import FloatArray, Predictions
@@ -81,9 +81,9 @@ def _check_link(label: str, names: Sequence[str], key: str) -> None:
     wanted = st.query_params.get(key)
     if key not in checked and wanted is not None and wanted not in names:
         frame.notice(
-            f"The link asks for {label.lower()} “{frame.plain(wanted[:80])}”, which is not on offer here; the "
+            f"The link asks for {label.lower()} “{wanted[:80]}”, which is not on offer here; the "
             "default is "
-            f"shown instead.{frame.plain(did_you_mean(wanted, names))}"
+            f"shown instead.{did_you_mean(wanted, names)}"
         )
     checked.add(key)
 
@@ -100,8 +100,6 @@ def network() -> tuple[str, str]:
         help="Type to search all networks of timm and torchvision, and the checkpoints uploaded here. Those that are "
         "ready on this machine come first.",
     )
-    if chosen in cards:
-        return chosen, "default"
     weights = st.segmented_control(
         "Weights",
         ["published", "untrained"],
@@ -110,20 +108,27 @@ def network() -> tuple[str, str]:
         required=True,
         bind="query-params",
         width="stretch",
+        disabled=chosen in cards,
         help="Published weights come from training. Untrained ones are a random draw, to see what training has "
         "changed: a network that looks the same without training shows its architecture, not what it learned.",
     )
-    return chosen, "default" if weights == "published" else "random:0"
+    return chosen, "default" if weights == "published" or chosen in cards else "random:0"
 
 
 def image() -> str:
     """Draws the picture picker. Returns the id: a bundled photo's, or an uploaded picture's short digest."""
     mine: dict[str, str] = st.session_state.setdefault("my_pictures", {})
-    _remember_linked(mine)
+    linked = _STORED.search(st.query_params.get("image", ""))
+    if linked:
+        mine.setdefault(linked[1], st.query_params["image"][: linked.start()].strip()[:80])
     names = {photo_id: photo.title for photo_id, photo in photos.PHOTOS.items()}
     names |= {digest: f"{name} ({digest})" for digest, name in mine.items()}
+    thumbnails = _thumbnails_of(names)
+    names = {image_id: names[image_id] for image_id in thumbnails}
+    if st.session_state.get("image") not in thumbnails:
+        st.session_state.pop("image", None)
     chosen = choose("Picture", list(names), key="image", name=lambda image_id: names[image_id])
-    _thumbnails(names, chosen)
+    _thumbnail_wall(names, list(thumbnails.values()), chosen)
     with st.popover("Your own picture", icon=":material/add_photo_alternate:", width="stretch", key="own_picture"):
         _upload()
     if problem := st.session_state.get("upload_problem"):
@@ -131,22 +136,32 @@ def image() -> str:
     return chosen
 
 
-def _remember_linked(mine: dict[str, str]) -> None:
-    """Puts an uploaded picture that the link names on offer, if this server still keeps it."""
-    found = _STORED.search(st.query_params.get("image", ""))
-    if found and found[1] not in mine:
+def _thumbnails_of(names: Mapping[str, str]) -> dict[str, Pixels]:
+    """A thumbnail for each picture that is still here; uploads that were dropped leave the session with a notice."""
+    found = {}
+    for image_id in names:
         try:
-            mine[found[1]] = compute.photo(found[1]).name
+            found[image_id] = _thumbnail(image_id)
         except CnnvizError as error:
-            frame.notice(frame.plain(str(error)))
+            st.session_state["my_pictures"].pop(image_id)
+            st.session_state.setdefault("checked_links", set()).add("image")
+            frame.notice(str(error))
+    return found
 
 
-def _thumbnails(names: dict[str, str], chosen: str) -> None:
+@st.cache_data(max_entries=500, show_spinner=False)
+def _thumbnail(image_id: str) -> Pixels:
+    side = 2 * _THUMBNAIL_PX
+    return np.asarray(ImageOps.fit(compute.photo(image_id).pil(), (side, side)))
+
+
+def _thumbnail_wall(names: dict[str, str], thumbnails: list[Pixels], chosen: str) -> None:
     image_ids = list(names)
-    atlas = _thumbnail_atlas(tuple(image_ids))
+    atlas = render.rgb_mosaic(np.stack(thumbnails), tile_px=2 * _THUMBNAIL_PX)
 
     def select(index: int) -> None:
         st.session_state["image"] = image_ids[index]
+        st.session_state["upload_problem"] = ""
 
     tiles.show(
         atlas.png,
@@ -161,13 +176,6 @@ def _thumbnails(names: dict[str, str], chosen: str) -> None:
         aria="Pictures",
         on_select=select,
     )
-
-
-@st.cache_data(max_entries=32, show_spinner=False)
-def _thumbnail_atlas(image_ids: tuple[str, ...]) -> render.Mosaic:
-    side = 2 * _THUMBNAIL_PX
-    fitted = [np.asarray(ImageOps.fit(compute.photo(image_id).pil(), (side, side))) for image_id in image_ids]
-    return render.rgb_mosaic(np.stack(fitted), tile_px=side)
 
 
 def _upload() -> None:
@@ -221,14 +229,28 @@ def target(model: LoadedModel, predictions: Predictions) -> int | None:
                 type="primary" if st.session_state.get("target") == index else "tertiary",
             )
             st.progress(probability)
+
+    def class_name(index: int | None) -> str:
+        return "the network’s first answer" if index is None else f"{index} {model.class_names[index]}"
+
+    _forget_other_target(class_name, model.num_classes)
     classes: list[int | None] = [None, *range(model.num_classes)]
-    return choose(
+    chosen = choose(
         "Class to explain",
         classes,
         key="target",
-        name=lambda index: "the network’s first answer" if index is None else f"{index} {model.class_names[index]}",
+        name=class_name,
         help="Used by every page that explains a decision. Type to search all classes.",
     )
+    st.session_state["target_name"] = class_name(chosen)
+    return chosen
+
+
+def _forget_other_target(class_name: Callable[[int | None], str], num_classes: int) -> None:
+    """Drops a target that is another class, or none, in the network that was chosen since."""
+    target, name = st.session_state.get("target"), st.session_state.get("target_name")
+    if target is not None and (target >= num_classes or name not in (class_name(target), class_name(None), None)):
+        st.session_state["target"] = None
 
 
 def layer(model: LoadedModel, *, default: str, key: str = "layer", layers: Sequence[LayerInfo] | None = None) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import streamlit as st
@@ -48,6 +48,8 @@ def wall(
         st.session_state[key] = int(ids[index])
 
     places = np.flatnonzero(np.asarray(ids) == selected)
+    if mosaic.shrink > 1:
+        st.caption(f"A pixel of a tile is the mean of {mosaic.shrink} × {mosaic.shrink} cells.")
     tiles.show(
         mosaic.png,
         num=mosaic.num,
@@ -91,7 +93,7 @@ def map_over_photo(
         max_px: Displayed size.
     """
     heat_view.show(
-        _crop(selection.image.digest, repr(selection.model.preprocessing), selection),
+        crop(selection),
         np.ascontiguousarray(values, dtype=np.float32),
         key=key,
         low=scale.low[0],
@@ -103,9 +105,9 @@ def map_over_photo(
     )
 
     def figure() -> bytes:
-        crop = selection.model.preprocessing.crop(selection.image)
+        pixels = selection.model.preprocessing.crop(selection.image)
         return render.figure_png(
-            render.overlay(crop, values, scale=scale, colour_map=colour_map, opacity=0.6, smooth=False),
+            render.overlay(pixels, values, scale=scale, colour_map=colour_map, opacity=0.6, smooth=False),
             title=title,
             caption=_caption(selection),
             scale=scale,
@@ -122,6 +124,7 @@ def map_over_photo(
         exact=lambda: render.png(render.colourise(values, scale=scale, colour_map=colour_map)),
         values=values,
         code=code,
+        shown=_shown(scale, colour_map),
     )
 
 
@@ -129,23 +132,71 @@ def _caption(selection: Selection) -> str:
     return f"{selection.model.spec.title}, {selection.image.name}"
 
 
+def crop(selection: Selection) -> bytes:
+    """What the network saw, as a JPEG."""
+    return _crop(selection.image.digest, repr(selection.model.preprocessing), selection)
+
+
 @st.cache_data(max_entries=64, show_spinner=False)
 def _crop(digest: str, preprocessing: str, _selection: Selection) -> bytes:  # noqa: ARG001 - the cache's key
-    """What the network saw, as a JPEG; resizing a photo of many megapixels takes a while."""
     return render.jpeg(_selection.model.preprocessing.crop(_selection.image), quality=92)
 
 
 def wall_downloads(
-    selection: Selection, mosaic: render.Mosaic, run: Run, *, key: str, title: str, values: FloatArray, code: str
+    selection: Selection,
+    run: Run,
+    *,
+    key: str,
+    title: str,
+    draw: Callable[[int | None], render.Mosaic],
+    order: NDArray[np.intp],
+    values: FloatArray,
+    code: str,
+    scale: Scale | None = None,
+    colour_map: str | None = None,
+    unit: str = "",
 ) -> None:
-    """The downloads of a whole wall of tiles; arguments as in :func:`downloads`."""
+    """The downloads of a whole wall of tiles.
+
+    Args:
+        selection: Network and picture.
+        run: The result's own account.
+        key: Unique on the page.
+        title: What is to be seen.
+        draw: Makes the wall with tiles of that many pixels; None for the size on screen.
+        order: The tiles' numbers in reading order.
+        values: Raw numbers, (n, h, w) or more, in the layer's own order.
+        code: Python that picks them out of ``result``.
+        scale: What the colours mean; None draws no colour bar.
+        colour_map: A name from :data:`render.COLOUR_MAPS`; None for the scale's default.
+        unit: What the values are.
+    """
 
     def figure() -> bytes:
-        with Image.open(io.BytesIO(mosaic.png)) as tiles_picture:
+        with Image.open(io.BytesIO(draw(None).png)) as tiles_picture:
             pixels = np.asarray(tiles_picture.convert("RGB"))
-        return render.figure_png(pixels, title=title, caption=_caption(selection))
+        return render.figure_png(
+            pixels, title=title, caption=_caption(selection), scale=scale, colour_map=colour_map, unit=unit
+        )
 
-    downloads(selection, run, key=key, title=title, figure=figure, exact=lambda: mosaic.png, values=values, code=code)
+    downloads(
+        selection,
+        run,
+        key=key,
+        title=title,
+        figure=figure,
+        exact=lambda: draw(max(values.shape[-2:])).png,
+        values=values,
+        code=code,
+        shown={"tiles_in_reading_order": [int(i) for i in order], **_shown(scale, colour_map)},
+    )
+
+
+def _shown(scale: Scale | None, colour_map: str | None) -> dict[str, object]:
+    """How numbers became colours, for the manifest."""
+    if scale is None:
+        return {}
+    return {"colour_map": colour_map or "default", "low": list(scale.low), "high": list(scale.high)}
 
 
 def downloads(
@@ -158,6 +209,7 @@ def downloads(
     exact: Callable[[], bytes],
     values: NDArray[np.generic],
     code: str,
+    shown: Mapping[str, object] | None = None,
 ) -> None:
     """The four files of a figure: as shown, pixel by pixel, raw numbers, and how to make it again.
 
@@ -170,12 +222,13 @@ def downloads(
         exact: Makes the PNG with one pixel per cell.
         values: Raw numbers, saved as .npy.
         code: Python that picks what is shown out of ``result``.
+        shown: How it is shown: order, colours, limits.
     """
     image = selection.image if run.image_digest else None
     stem = re.sub(r"[^A-Za-z0-9_.-]+", "-", title)
 
     def account() -> bytes:
-        return manifest.manifest(run, image=image, photo_id=selection.image_id, selection=code).encode()
+        return manifest.manifest(run, image=image, photo_id=selection.image_id, selection=code, shown=shown).encode()
 
     files: list[tuple[str, str, str, Callable[[], bytes]]] = [
         ("Picture (PNG)", f"{stem}.png", "With title, colour bar and caption, for a slide.", figure),
@@ -194,9 +247,16 @@ def colour_bar(scale: Scale, colour_map: str | None, unit: str) -> None:
     """What the colours of a wall mean."""
     lut = render.find_colour_map(colour_map, signed=scale.signed).lut
     if len(scale.low) > 1:
-        st.caption(f"Each tile from its own lowest to its own highest {unit}; compare shapes, not brightness.")
+        around = "Each tile has colours of its own" + (", with zero in the middle" if scale.signed else "")
+        st.caption(f"{around}; compare shapes, not brightness.")
         return
     left, bar, right = st.columns([1, 4, 1], vertical_alignment="center")
     left.caption(render.format_value(scale.low[0]), text_alignment="right")
     bar.image(np.repeat(lut[None], 10, axis=0), width="stretch")
     right.caption(f"{render.format_value(scale.high[0])} {unit}")
+
+
+def enlarged_pixels(pixels: Pixels, side: int) -> Pixels:
+    """Pixels as squares, by the largest whole factor that keeps the longer side within ``side``."""
+    factor = max(1, side // max(pixels.shape[:2]))
+    return pixels.repeat(factor, axis=0).repeat(factor, axis=1)

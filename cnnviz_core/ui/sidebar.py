@@ -5,6 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from cnnviz_core import catalogue, render, settings
+from cnnviz_core.catalogue import WeightsPlace
 from cnnviz_core.errors import CnnvizError
 from cnnviz_core.models import LoadedModel
 from cnnviz_core.ui import compute, frame, pickers
@@ -56,6 +57,13 @@ def _about(model: LoadedModel) -> None:
 
 def _offer_download(network: str) -> None:
     entry = catalogue.find(network)
+    if entry.weights is WeightsPlace.NONE:
+        st.info(
+            f"No weights were ever published for {entry.title}. Set Weights to “untrained” in the sidebar, or choose "
+            "another network.",
+            icon=":material/cloud_off:",
+        )
+        return
     size = f"{entry.download_mb:.0f} MB" if entry.download_mb else "size not published"
     st.info(
         f"The published weights of {entry.title} are not on this machine. Nothing is fetched unless you ask. You "

@@ -1,8 +1,7 @@
 import streamlit as st
 
-from cnnviz_core import render
 from cnnviz_core.methods import feature_maps
-from cnnviz_core.ui import channel_view, compute, frame, pickers, show, sidebar
+from cnnviz_core.ui import channel_view, compute, frame, pickers, sidebar
 
 chosen = sidebar.current()
 model, image = chosen.model, chosen.image
@@ -20,7 +19,9 @@ with st.container(horizontal=True, vertical_alignment="bottom"):
     colours = pickers.colours()
 
 maps = compute.run(feature_maps.compute, model, image, layer=layer, call=call)
-reference = compute.run(feature_maps.bundled_means, model, layer=layer)
+reference = None
+if feature_maps.RANKINGS[ranking].needs_reference:
+    reference = compute.run(feature_maps.bundled_means, model, layer=layer, call=call)
 order, scores = feature_maps.rank(maps, by=ranking, reference=reference)
 
 wall, one = st.columns([3, 2], gap="medium")
@@ -28,20 +29,6 @@ with one:
     channel = pickers.number(f"Channel, 0 to {len(order) - 1}", len(order), key="channel", default=int(order[0]))
     channel_view.enlarged(chosen, maps, channel, colours, ranking, scores)
 with wall:
-    values = maps.values[order]
-    scale = colours.scale(values)
-    mosaic = render.mosaic(values, scale=scale, colour_map=colours.map_for(scale))
-    show.wall(
-        mosaic,
-        order,
-        key="channel",
-        selected=channel,
-        what=f"{len(order)} feature maps of layer {layer}",
-        hints=[f"channel {c}: {render.format_value(scores[c])}" for c in order],
-    )
-    show.colour_bar(scale, colours.map_for(scale), "activation")
-    channel_view.about_layer(model.layers[layer], maps)
-    title = f"Feature maps of {layer}"
-    show.wall_downloads(chosen, mosaic, maps.run, key="maps", title=title, values=maps.values, code="result.values")
+    channel_view.wall(chosen, maps, order, scores, channel, colours)
 channel_view.through_depth(chosen, colours)
 frame.about(feature_maps.__doc__)

@@ -11,7 +11,7 @@ with st.container(horizontal=True, vertical_alignment="bottom"):
         model, key="convolution", default=filters.default_layer(model), layers=model.layers.convolutions
     )
     kernels = compute.run(filters.compute, model, layer=layer)
-    order = kernel_view.order(kernels)
+    order = kernel_view.order(model, kernels)
     drawing = kernel_view.drawing(kernels)
 
 wall, one = st.columns([3, 2], gap="medium")
@@ -22,6 +22,6 @@ with one:
     kernel_view.enlarged(chosen, kernels, kernel, drawing)
 with wall:
     kernel_view.wall(chosen, kernels, order, kernel, drawing)
-    kernel_view.findings(kernels)
+    kernel_view.findings(model, kernels)
 kernel_view.answer(chosen, kernels, kernel)
 frame.about(filters.__doc__)

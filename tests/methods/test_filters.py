@@ -147,14 +147,14 @@ class TestOrders:
 
     def test_hues_go_round_the_colour_circle_and_grey_comes_last(self) -> None:
         hues = np.random.default_rng(1).permutation(np.arange(12)) / 12
-        coloured = np.zeros((14, 3, 3, 3))
+        coloured = np.zeros((15, 3, 3, 3))
         for kernel, hue in zip(coloured, hues, strict=False):
             kernel[:, 1, 1] = np.array(colorsys.hsv_to_rgb(hue, 1, 1)) - 0.5
         coloured[12] = 0.5
-        coloured[13] = 2.0
+        coloured[13] = [[[1.0]], [[1.2]], [[0.9]]]  # a tint
         order = filters.order(of(coloured, reads_image=True), by="hue")
-        assert order[-2:].tolist() == [13, 12]  # the larger first
-        np.testing.assert_allclose(hues[order[:-2]], np.arange(12) / 12)
+        assert order[-3:].tolist() == [13, 12, 14]  # the larger first, and one of zeros last
+        np.testing.assert_allclose(hues[order[:-3]], np.arange(12) / 12)
 
     def test_only_kernels_on_colours_have_a_hue(self, lite0: LoadedModel, small_model: Load) -> None:
         for kernels in (
@@ -286,4 +286,5 @@ def test_the_network_s_own_weights_stay_as_they_are(small_net: Callable[[str], n
     filters.dead_kernels(kernels)
     filters.duplicate_pairs(kernels)
     filters.frequency_response(kernels, kernel=0)
+    kernels.values[:] = 0
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.net.state_dict().items())
