@@ -6,7 +6,10 @@ from cnnviz_core.ui import frame, server
 from cnnviz_core.ui.frame import PageLink
 
 PAGES = (
-    PageLink("look", "pages/look/home.py", "Home", "What does the network see?", "home"),
+    PageLink(
+        "look", "pages/look/home.py", "Home",
+        "See inside a convolutional network: what does it make of this picture?", "home",
+    ),
     PageLink(
         "look", "pages/look/feature_maps.py", "Feature maps",
         "What does each channel of a layer answer, and where?", "grid_on", "feature_maps",

@@ -109,13 +109,17 @@ def record(
     with _borrowed_copy(net) as mine, ExitStack() as hooks:
         modules = dict(mine.named_modules())
         for name in names:
-            if name not in modules:
-                raise UnknownLayer(f"The network has no layer {name!r}.{did_you_mean(name, modules)}")
-            hooks.callback(modules[name].register_forward_hook(keep(name)).remove)
+            hooks.callback(_find(modules, name).register_forward_hook(keep(name)).remove)
         try:
             return Recording(outputs, mine(x))
         except _Stopped:
             return Recording(outputs, None)
+
+
+def _find(modules: Mapping[str, nn.Module], name: str) -> nn.Module:
+    if name not in modules:
+        raise UnknownLayer(f"The network has no layer {name!r}.{did_you_mean(name, modules)}")
+    return modules[name]
 
 
 def _shares_memory(output: Tensor, others: Sequence[Any]) -> bool:
@@ -350,8 +354,5 @@ def resume(net: nn.Module, x: Tensor, layer: str, change: Callable[[Tensor], Ten
         return change(output.clone()) if num_calls == call + 1 else output
 
     with _borrowed_copy(net) as mine, ExitStack() as hooks:
-        modules = dict(mine.named_modules())
-        if layer not in modules:
-            raise UnknownLayer(f"The network has no layer {layer!r}.{did_you_mean(layer, modules)}")
-        hooks.callback(modules[layer].register_forward_hook(hook).remove)
+        hooks.callback(_find(dict(mine.named_modules()), layer).register_forward_hook(hook).remove)
         return mine(x)

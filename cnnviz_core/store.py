@@ -129,7 +129,7 @@ def save_checkpoint(
         checkpoint_id=f"checkpoint/{stem or 'network'}-{digest.hexdigest()}",
         name=name,
         architecture=architecture,
-        file=f"weights{suffix}",
+        file=f"{stem or 'network'}{suffix}",
         class_names=tuple(class_names),
         preprocessing=dict(preprocessing or {}),
     )

@@ -275,6 +275,66 @@ def test_an_unknown_layer_is_named_with_near_ones(small_net: SmallNet) -> None:
     assert _idle_hooks(net) == 0
 
 
+# ---- resume -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", _NETS)
+def test_resuming_without_a_change_is_the_network(name: str, small_net: SmallNet) -> None:
+    net = small_net(name)
+    for layer, _ in net.named_modules():
+        assert torch.equal(probe.resume(net, _input(), layer, lambda y: y), net(_input()))
+
+
+def test_resuming_goes_on_with_what_was_put_in_place(small_net: SmallNet) -> None:
+    net = small_net("plain")
+    other = torch.linspace(-1, 1, 256).view(1, 4, 8, 8)
+    result = probe.resume(net, _input(), "pool", lambda _: other)
+    assert torch.equal(result, net.fc(net.relu2(net.conv2(other)).mean((2, 3))))
+
+
+@pytest.mark.parametrize("call", [0, 1, 2])
+def test_resuming_changes_one_call_of_several(call: int, small_net: SmallNet) -> None:
+    net = small_net("reused_relu")
+    result = probe.resume(net, _input(), "relu", lambda y: y * 2, call=call)
+    x = _input()
+    for place, conv in enumerate([net.conv1, net.conv2, net.conv2]):
+        x = F.relu(conv(x)) * (2 if place == call else 1)
+    torch.testing.assert_close(result, net.fc(x.mean((2, 3))))
+
+
+def test_resuming_with_more_pictures_than_came_in(small_net: SmallNet) -> None:
+    net = small_net("residual")
+    result = probe.resume(net, _input(), "stem", lambda y: y * torch.tensor([0.0, 1.0, 2.0]).view(3, 1, 1, 1))
+    assert result.shape == (3, 3)
+    assert torch.allclose(result[1], net(_input())[0], atol=1e-6)
+
+
+def test_resuming_from_a_new_graph(small_net: SmallNet) -> None:
+    net, leaves = small_net("residual"), []
+
+    def start(y: Tensor) -> Tensor:
+        leaves.append(y.detach().requires_grad_())
+        return leaves[0] * 1
+
+    result = probe.resume(net, _input(), "bn2", start)
+    (gradient,) = torch.autograd.grad(result[0, 1], leaves[0])
+    recording = probe.record(net, _input(), ["bn2"])
+    (expected,) = torch.autograd.grad(recording.result[0, 1], recording.outputs["bn2"][0])
+    assert torch.equal(gradient, expected)
+
+
+def test_resuming_leaves_no_trace(small_net: SmallNet) -> None:
+    net = small_net("plain")
+    before = _trace(net)
+    probe.resume(net, _input(), "conv1", lambda y: y.zero_())
+    with pytest.raises(ZeroDivisionError):
+        probe.resume(net, _input(), "conv1", lambda _: 1 / 0)  # type: ignore[arg-type, return-value]
+    with pytest.raises(UnknownLayer, match="conv1"):
+        probe.resume(net, _input(), "conv", lambda y: y)
+    assert _trace(net) == before
+    assert _idle_hooks(net) == 0
+
+
 # ---- nothing is left behind ---------------------------------------------------------------------------------------
 
 

@@ -140,7 +140,7 @@ def _vector_jacobian(scores: Tensor, raw: Tensor, rows: Tensor) -> Tensor | None
 
 def _weigh(weights: Tensor, maps: Tensor) -> Tensor:
     """(T, h, w): for each target the sum of the maps (C, h, w), each times its weight (T, C)."""
-    return (weights @ maps.flatten(1)).unflatten(1, maps.shape[1:])
+    return (weights @ maps.flatten(1)).reshape(len(weights), *maps.shape[1:])
 
 
 def _cam(e: Evidence) -> Tensor:
@@ -209,7 +209,9 @@ def _score_cam(e: Evidence) -> Tensor:
     is_flat = flat.amax(1) == flat.amin(1)
     weights = torch.zeros(len(e.targets), len(flat), device=flat.device)
     e.progress.advance(int(is_flat.sum()))
-    for channels in torch.nonzero(~is_flat).flatten().split(e.options.batch_size or _BATCH):
+    varied, size = torch.nonzero(~is_flat).flatten(), e.options.batch_size or _BATCH
+    for first in range(0, len(varied), size):
+        channels = varied[first : first + size]
         masks = F.interpolate(e.activations[channels, None], e.x.shape[2:], mode="bilinear", align_corners=False)
         masks = masks - masks.amin((2, 3), keepdim=True)
         masks = masks / masks.amax((2, 3), keepdim=True).clamp_min(torch.finfo(masks.dtype).tiny)

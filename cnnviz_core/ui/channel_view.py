@@ -150,7 +150,7 @@ def through_depth(chosen: Selection, colours: Colours) -> None:
     stages = chosen.model.layers.stages
     st.subheader("Through depth", anchor=False)
     st.caption(
-        "Mean of all channels at the end of each stage, each with colours of its own: from where things are to "
+        "Mean of all channels at one layer of every map size, each with colours of its own: from where things are to "
         "what they are."
     )
     found = compute.run(

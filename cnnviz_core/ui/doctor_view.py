@@ -10,6 +10,7 @@ from cnnviz_core import doctor
 from cnnviz_core.doctor import Status
 from cnnviz_core.layers import LayerInfo
 from cnnviz_core.models import LoadedModel
+from cnnviz_core.ui import frame
 
 _SIGNS = {Status.WORKS: "✓ works", Status.APPROXIMATE: "≈ approximate", Status.NOT: "✕ does not apply"}
 
@@ -32,8 +33,17 @@ def facts(model: LoadedModel) -> None:
 
 def capabilities(model: LoadedModel) -> None:
     """Every page and method: whether it fits, why, and what to use instead."""
+    pages = {link.title for link in frame.pages()}
+    here = {name: c for name, c in doctor.CAPABILITIES.items() if c.page in pages}
     st.subheader("What fits it", anchor=False)
-    rows = [(capability, doctor.verdict(model, name)) for name, capability in doctor.CAPABILITIES.items()]
+    _verdicts(model, here, key="capabilities")
+    st.subheader("What else would fit it", anchor=False)
+    st.caption("Methods that this version has no page for; the verdicts hold for other tools, too.")
+    _verdicts(model, {n: c for n, c in doctor.CAPABILITIES.items() if n not in here}, key="other_capabilities")
+
+
+def _verdicts(model: LoadedModel, capabilities: dict[str, doctor.Capability], *, key: str) -> None:
+    rows = [(capability, doctor.verdict(model, name)) for name, capability in capabilities.items()]
     st.dataframe(
         {
             "Method": [capability.title for capability, _ in rows],
@@ -43,7 +53,7 @@ def capabilities(model: LoadedModel) -> None:
         },
         hide_index=True,
         height="content",
-        key="capabilities",
+        key=key,
     )
 
 

@@ -66,7 +66,7 @@ def run(pages: Sequence[PageLink]) -> None:
         links[page] = link
     page = st.navigation(menu)
     st.session_state["pages"] = pages
-    header(links[page].title, links[page].question)
+    header("cnnviz" if links[page] is pages[0] else links[page].title, links[page].question)
     # Always there, so that a notice does not move what follows.
     st.session_state["notices"] = st.container(key="notices")
     if failure := st.session_state.pop("failure", ""):

@@ -33,6 +33,10 @@ def search() -> None:
         f"{len(found)} of {total:,} networks. Choose a row to use the network on all pages; nothing is fetched yet."
     )
 
+    if not found:
+        st.info("No network has all of these words in its name; try fewer or shorter ones.")
+        return
+
     def use() -> None:
         rows = st.session_state["catalogue"]["selection"]["rows"]
         if rows:
@@ -44,7 +48,7 @@ def search() -> None:
         on_select=use,
         selection_mode="single-row",
         hide_index=True,
-        height=380,
+        height="auto",
         column_config={
             "Top-1 (%)": st.column_config.NumberColumn(
                 help="Published ImageNet accuracy, where its library states it."
@@ -125,12 +129,7 @@ def _add(architecture: str | None, weights: Any, names: Any, size: int, mean: st
     finally:
         if card is not None and not fits:
             store.delete_checkpoint(card.checkpoint_id)
-    st.success(
-        f"{frame.plain(card.name)} fits {architecture} and has {model.num_classes:,} classes. It is in the list "
-        "of networks in "
-        "the sidebar, "
-        f"as {card.checkpoint_id}."
-    )
+    st.success(f"{frame.plain(card.name)} fits {architecture} and has {model.num_classes:,} classes.")
 
 
 def _preprocessing(size: int, mean: str, std: str) -> dict[str, object]:
@@ -148,6 +147,10 @@ def _numbers(text: str, name: str) -> tuple[float, ...]:
         raise CnnvizError(f"{name} is “{text[:40]}”; write one or three numbers with commas between them.") from error
 
 
+def _use(checkpoint_id: str) -> None:
+    st.session_state["model"] = checkpoint_id
+
+
 def kept() -> None:
     """The checkpoints on this server, with a button to remove each."""
     cards = store.checkpoints()
@@ -155,8 +158,12 @@ def kept() -> None:
         return
     st.subheader("Kept on this server", anchor=False)
     for card in cards:
-        name, remove = st.columns([5, 1], vertical_alignment="center")
-        name.markdown(f"`{card.checkpoint_id}` · {frame.plain(card.architecture)}")
+        name, use, remove = st.columns([6, 1, 1], vertical_alignment="center")
+        classes = f", {len(card.class_names)} named classes" if card.class_names else ""
+        name.markdown(
+            f"**{frame.plain(card.name)}**, {frame.plain(card.architecture)}{classes}  \n`{card.checkpoint_id}`"
+        )
+        use.button("Use it", key=f"use_{card.checkpoint_id}", on_click=_use, args=(card.checkpoint_id,))
         with remove.popover("Remove", key=f"ask_{card.checkpoint_id}"):
             st.write("It is gone for everyone on this server.")
             st.button(

@@ -64,6 +64,8 @@ def inside(chosen: Selection) -> None:
         return
     st.subheader("What its layers make of it", anchor=False)
     found = compute.run(feature_maps.compute_many, chosen.model, chosen.image, layers=names)
+    if not chosen.model.spec.is_trained:
+        st.warning("This network is untrained: what is seen here is its architecture, not what it learned.")
     columns = st.columns(len(names), gap="medium")
     for column, (title, sentence), name in zip(columns, _STORY, names, strict=False):
         with column:
@@ -100,7 +102,7 @@ def _strongest(chosen: Selection, maps: FeatureMaps, name: str) -> None:
         order,
         key=key,
         selected=channel,
-        what=f"strongest maps of {name}",
+        what=f"channels of {name} that tell places apart most",
         hints=[f"channel {c}" for c in order],
         tile_px=52,
         max_height=300,
@@ -118,3 +120,17 @@ def onward() -> None:
             st.markdown(f"**{section.capitalize()}**")
             for link in links:
                 st.page_link(link.path, label=f"{link.title}: {link.question}", icon=f":material/{link.icon}:")
+
+
+def words() -> None:
+    """The few words of the field that every page uses."""
+    with st.expander("The words used here", icon=":material/dictionary:"):
+        st.markdown(
+            "**Layer**: one step of the network’s computation, named as its authors named it, such as `blocks.2`.  \n"
+            "**Channel**: a layer looks for many patterns at once; each has a channel.  \n"
+            "**Feature map**: the picture of one channel’s answers; its squares are **cells**, each for one place.  \n"
+            "**Activation**: the number in a cell. After a ReLU it is 0 or more: 0 is no answer.  \n"
+            "**Kernel**, or filter: the small table of weights with which a convolution looks for its pattern.  \n"
+            "**Receptive field**: the part of the picture that can reach one cell.  \n"
+            "**Class**: one of the things that the network can answer; its **probability** is how sure it is."
+        )

@@ -24,6 +24,7 @@ T = TypeVar("T")
 
 _STORED = re.compile(r"\(([0-9a-f]{16})\)$")
 _THUMBNAIL_PX = 56
+FIRST_ANSWER = -1  # the target that is whatever the network answers first
 _LARGEST_UPLOAD_MB = 100
 
 
@@ -92,11 +93,15 @@ def network() -> tuple[str, str]:
     """Draws the network picker. Returns the catalogue or checkpoint id, and the weights."""
     cards = {card.checkpoint_id: card for card in store.checkpoints()}
     options = [*cards, *(entry.model_id for entry in catalogue.entries())]
+    if st.session_state.get("model", catalogue.DEFAULT_MODEL) not in options:
+        frame.notice(f"{st.session_state['model']} is no longer on this server; the default network is shown.")
+        del st.session_state["model"]
     chosen = choose(
         "Network",
         options,
         key="model",
         default=catalogue.DEFAULT_MODEL,
+        filter_mode="contains",
         help="Type to search all networks of timm and torchvision, and the checkpoints uploaded here. Those that are "
         "ready on this machine come first.",
     )
@@ -132,7 +137,7 @@ def image() -> str:
     with st.popover("Your own picture", icon=":material/add_photo_alternate:", width="stretch", key="own_picture"):
         _upload()
     if problem := st.session_state.get("upload_problem"):
-        frame.problem(problem)
+        frame.notice(problem)
     return chosen
 
 
@@ -210,13 +215,13 @@ def _take(key: str, name: str) -> None:
     st.session_state["image"] = digest
 
 
-def target(model: LoadedModel, predictions: Predictions) -> int | None:
+def target(model: LoadedModel, predictions: Predictions) -> int:
     """Draws the network's answer as buttons that set the target, and a search over all classes."""
 
     def aim(index: int) -> None:
         st.session_state["target"] = index
 
-    st.caption("The network’s answer. Click one to explain it on all pages.")
+    st.caption("The network’s answer. Click one to make it the class to explain.")
     for place, index in enumerate(predictions.indices):
         probability = predictions.probabilities[place]
         with st.container(key=f"answer_{place}", gap=None):
@@ -230,27 +235,27 @@ def target(model: LoadedModel, predictions: Predictions) -> int | None:
             )
             st.progress(probability)
 
-    def class_name(index: int | None) -> str:
-        return "the network’s first answer" if index is None else f"{index} {model.class_names[index]}"
+    def class_name(index: int) -> str:
+        return "the network’s first answer" if index == FIRST_ANSWER else f"{index} {model.class_names[index]}"
 
     _forget_other_target(class_name, model.num_classes)
-    classes: list[int | None] = [None, *range(model.num_classes)]
-    chosen = choose(
+    chosen: int = choose(
         "Class to explain",
-        classes,
+        [FIRST_ANSWER, *range(model.num_classes)],
         key="target",
         name=class_name,
-        help="Used by every page that explains a decision. Type to search all classes.",
+        help="The class that pages explaining a decision start from. Type to search all classes.",
     )
     st.session_state["target_name"] = class_name(chosen)
     return chosen
 
 
-def _forget_other_target(class_name: Callable[[int | None], str], num_classes: int) -> None:
+def _forget_other_target(class_name: Callable[[int], str], num_classes: int) -> None:
     """Drops a target that is another class, or none, in the network that was chosen since."""
-    target, name = st.session_state.get("target"), st.session_state.get("target_name")
-    if target is not None and (target >= num_classes or name not in (class_name(target), class_name(None), None)):
-        st.session_state["target"] = None
+    target, name = st.session_state.get("target", FIRST_ANSWER), st.session_state.get("target_name")
+    known = (None, class_name(FIRST_ANSWER))
+    if target != FIRST_ANSWER and (target >= num_classes or name not in (class_name(target), *known)):
+        st.session_state["target"] = FIRST_ANSWER
 
 
 def layer(model: LoadedModel, *, default: str, key: str = "layer", layers: Sequence[LayerInfo] | None = None) -> str:
@@ -311,21 +316,44 @@ def call(info: LayerInfo) -> int:
     )
 
 
-def number(label: str, count: int, *, key: str, default: int) -> int:
-    """A channel or kernel by number, 0 to count - 1; a click on a wall of the same key sets it, too."""
-    if not 0 <= st.session_state.get(key, 0) < count:
-        st.session_state[key] = default
-    return int(
-        st.number_input(
-            label,
-            0,
-            count - 1,
-            default,
-            key=key,
-            bind="query-params",
-            help="Click a tile, move on the wall with the arrow keys, or type a number.",
-        )
+def number(label: str, count: int, *, key: str, default: int, of: str) -> int:
+    """A channel or kernel by number, 0 to count - 1; a click on a wall of the same key sets it, too.
+
+    Args:
+        label: What is chosen.
+        count: How many there are.
+        key: Name in the link.
+        default: The number at first, and again whenever ``of`` changes.
+        of: The layer that the number belongs to; in another layer it would mean something else.
+    """
+    wanted = st.session_state.get(key, _linked_number(label, key, count))
+    is_other_layer = st.session_state.get(f"{key}_of", of) != of
+    if wanted is None or is_other_layer or not 0 <= wanted < count:
+        wanted = default
+    st.session_state[key] = wanted
+    st.session_state[f"{key}_of"] = of
+    chosen = st.number_input(
+        label,
+        0,
+        count - 1,
+        None,  # so that the link always names the number, also one that nobody chose
+        key=key,
+        bind="query-params",
+        help="Click a tile, move on the wall with the arrow keys, or type a number.",
     )
+    return default if chosen is None else int(chosen)
+
+
+def _linked_number(label: str, key: str, count: int) -> int | None:
+    """The number in the link, at a session's first run; one that makes no sense is dropped with a notice."""
+    text = st.query_params.get(key)
+    if text is None or key in st.session_state:
+        return None
+    if text.isdecimal() and len(text) < 9 and int(text) < count:
+        return int(text)
+    del st.query_params[key]
+    frame.notice(f"The link asks for {key} “{text[:40]}”; {label} is on offer. The default is shown instead.")
+    return None
 
 
 @dataclass(frozen=True)

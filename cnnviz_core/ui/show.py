@@ -250,10 +250,10 @@ def colour_bar(scale: Scale, colour_map: str | None, unit: str) -> None:
         around = "Each tile has colours of its own" + (", with zero in the middle" if scale.signed else "")
         st.caption(f"{around}; compare shapes, not brightness.")
         return
-    left, bar, right = st.columns([1, 4, 1], vertical_alignment="center")
-    left.caption(render.format_value(scale.low[0]), text_alignment="right")
-    bar.image(np.repeat(lut[None], 10, axis=0), width="stretch")
-    right.caption(f"{render.format_value(scale.high[0])} {unit}")
+    st.image(np.repeat(lut[None, : render.MISSING], 10, axis=0), width="stretch")
+    low, high = render.format_value(scale.low[0]), render.format_value(scale.high[0])
+    middle = ", 0 in the middle," if scale.signed else ""
+    st.caption(f"From {low} on the left{middle} to {high} on the right ({unit}).")
 
 
 def enlarged_pixels(pixels: Pixels, side: int) -> Pixels:

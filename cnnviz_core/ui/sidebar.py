@@ -35,7 +35,7 @@ def draw() -> Selection | None:
 def current() -> Selection:
     """What is chosen in the sidebar, in this run or, within a fragment, the last one."""
     network, weights = st.session_state["model"], st.session_state.get("weights", "published")
-    image_id, target = st.session_state["image"], st.session_state.get("target")
+    image_id, target = st.session_state["image"], st.session_state.get("target", pickers.FIRST_ANSWER)
     is_default = weights == "published" or network.startswith("checkpoint/")
     with st.spinner("Loading the network", show_time=True):
         model = compute.model(network, "default" if is_default else "random:0")
@@ -43,7 +43,7 @@ def current() -> Selection:
         model=model,
         image=compute.photo(image_id),
         image_id=image_id,
-        target=target if target is not None and target < model.num_classes else None,
+        target=target if 0 <= target < model.num_classes else None,
     )
 
 
@@ -79,7 +79,8 @@ def _offer_download(network: str) -> None:
 
 def _download(network: str) -> None:
     bar = st.progress(0.0, text="Connecting")
-    st.button("Cancel", key="cancel_download")  # any click ends this run at its next step
+    cancel = st.empty()
+    cancel.button("Cancel", key="cancel_download")  # any click ends this run at its next step
 
     def on_step(done: int, total: int | None) -> None:
         share = min(1.0, done / total) if total else 0.0
@@ -89,6 +90,7 @@ def _download(network: str) -> None:
         catalogue.download(network, on_step=on_step)
     except CnnvizError as error:
         bar.empty()
+        cancel.empty()
         frame.problem(error)
         return
     st.rerun()

@@ -26,7 +26,8 @@ order, scores = feature_maps.rank(maps, by=ranking, reference=reference)
 
 wall, one = st.columns([3, 2], gap="medium")
 with one:
-    channel = pickers.number(f"Channel, 0 to {len(order) - 1}", len(order), key="channel", default=int(order[0]))
+    last = len(order) - 1
+    channel = pickers.number(f"Channel, 0 to {last}", last + 1, key="channel", default=int(order[0]), of=layer)
     channel_view.enlarged(chosen, maps, channel, colours, ranking, scores)
 with wall:
     channel_view.wall(chosen, maps, order, scores, channel, colours)

@@ -16,9 +16,8 @@ with st.container(horizontal=True, vertical_alignment="bottom"):
 
 wall, one = st.columns([3, 2], gap="medium")
 with one:
-    kernel = pickers.number(
-        f"Kernel, 0 to {len(kernels.values) - 1}", len(kernels.values), key="kernel", default=int(order[0])
-    )
+    last = len(order) - 1
+    kernel = pickers.number(f"Kernel, 0 to {last}", last + 1, key="kernel", default=int(order[0]), of=layer)
     kernel_view.enlarged(chosen, kernels, kernel, drawing)
 with wall:
     kernel_view.wall(chosen, kernels, order, kernel, drawing)

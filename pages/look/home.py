@@ -10,3 +10,4 @@ with answer:
     overview.its_answer(chosen)
 overview.inside(chosen)
 overview.onward()
+overview.words()
