@@ -375,7 +375,6 @@ def _set_up(
 ) -> LoadedModel:
     num_frozen = sum(p.numel() for p in net.parameters() if not p.requires_grad)
     net = net.float().eval().requires_grad_(requires_grad=False).to(device)
-    net.zero_grad(set_to_none=True)
     num_in_place_modules = _switch_in_place_off(net)
     noise = _noise(preprocessing).to(device)
     run = _run_dry(net, model_id, noise - 1)

@@ -157,6 +157,16 @@ class TestPictures:
         assert all(name.endswith(".png") for name in files(folder))
 
 
+def test_the_file_that_was_flushed_is_the_one_put_in_place(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Renamed whole, not copied: a reader or a killed process never meets half of it."""
+    flushed: list[int] = []
+    monkeypatch.setattr(os, "fsync", lambda handle: flushed.append(os.fstat(handle).st_ino))
+    digest = store.save_picture(picture(1))
+    card = store.save_checkpoint(b"w", name="a.pth", architecture="timm/a")
+    put = [folder / "pictures" / f"{digest}.png", card.path, card.path.parent / "card.json"]
+    assert [path.stat().st_ino for path in put] == flushed
+
+
 class TestCheckpoints:
     def test_come_back_with_everything_known_of_them(self) -> None:
         card = store.save_checkpoint(
@@ -302,4 +312,4 @@ class TestCheckpoints:
         assert len(cards) == 8
         assert store.checkpoints() == [cards[0]]
         assert cards[0].path.read_bytes() == content
-        assert sorted(path.name for path in cards[0].path.parent.iterdir()) == ["card.json", "weights.pth"]
+        assert sorted(path.name for path in cards[0].path.parent.iterdir()) == ["a.pth", "card.json"]

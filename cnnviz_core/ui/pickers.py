@@ -323,14 +323,17 @@ def number(label: str, count: int, *, key: str, default: int, of: str) -> int:
         label: What is chosen.
         count: How many there are.
         key: Name in the link.
-        default: The number at first, and again whenever ``of`` changes.
+        default: The number until another is chosen, and again whenever ``of`` changes.
         of: The layer that the number belongs to; in another layer it would mean something else.
     """
-    wanted = st.session_state.get(key, _linked_number(label, key, count))
     is_other_layer = st.session_state.get(f"{key}_of", of) != of
-    if wanted is None or is_other_layer or not 0 <= wanted < count:
-        wanted = default
-    st.session_state[key] = wanted
+    if key in st.session_state:
+        current = st.session_state[key]
+        is_chosen = current is not None and current < count and current != st.session_state.get(f"{key}_default")
+    else:
+        is_chosen = _link_has_number(label, key, count)
+    if is_other_layer or not is_chosen:
+        st.session_state[key] = st.session_state[f"{key}_default"] = default
     st.session_state[f"{key}_of"] = of
     chosen = st.number_input(
         label,
@@ -338,22 +341,21 @@ def number(label: str, count: int, *, key: str, default: int, of: str) -> int:
         count - 1,
         None,  # so that the link always names the number, also one that nobody chose
         key=key,
-        bind="query-params",
+        bind=None if key in st.session_state.get("unbound", ()) else "query-params",
         help="Click a tile, move on the wall with the arrow keys, or type a number.",
     )
     return default if chosen is None else int(chosen)
 
 
-def _linked_number(label: str, key: str, count: int) -> int | None:
-    """The number in the link, at a session's first run; one that makes no sense is dropped with a notice."""
+def _link_has_number(label: str, key: str, count: int) -> bool:
+    """Whether the link gives a number that is on offer; nonsense is dropped with a notice."""
     text = st.query_params.get(key)
-    if text is None or key in st.session_state:
-        return None
-    if text.isdecimal() and len(text) < 9 and int(text) < count:
-        return int(text)
-    del st.query_params[key]
+    if text is None or (text.isdecimal() and len(text) < 9 and int(text) < count):
+        return text is not None
+    # Streamlit fails on an infinite number that it binds, so the nonsense of this link stays unbound in this session.
+    st.session_state["unbound"] = {*st.session_state.get("unbound", ()), key}
     frame.notice(f"The link asks for {key} “{text[:40]}”; {label} is on offer. The default is shown instead.")
-    return None
+    return False
 
 
 @dataclass(frozen=True)

@@ -45,9 +45,7 @@ def main() -> None:
     for side in (14, 28, 56):
         maps = np.random.default_rng(0).random((1024, side, side), dtype=np.float32)
         mine, theirs = median_ms(lambda maps=maps: ours(maps)), median_ms(lambda maps=maps: peer(maps))
-        print(
-            f"1,024 maps of {side:2d} px: {mine:6.1f} ms, make_grid {theirs:7.1f} ms, ratio {theirs / mine:5.1f}"
-        )
+        print(f"1,024 maps of {side:2d} px: {mine:6.1f} ms, make_grid {theirs:7.1f} ms, ratio {theirs / mine:5.1f}")
 
 
 if __name__ == "__main__":

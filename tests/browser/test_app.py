@@ -44,7 +44,7 @@ def test_a_click_on_the_wall_enlarges_the_channel(app) -> None:
     expect(page).not_to_have_url(re.compile("channel=5&|channel=5$"), timeout=20_000)
     app.idle()
     chosen = page.locator(".st-key-channel input").input_value()
-    expect(page.get_by_text(f"conv_stem · channel {chosen}")).to_be_visible()
+    expect(page.get_by_text(f"conv_stem channel {chosen}")).to_be_visible()
 
 
 def test_a_deep_link_restores_the_screen(app) -> None:
@@ -53,6 +53,19 @@ def test_a_deep_link_restores_the_screen(app) -> None:
     expect(page.get_by_text("1280 channels of 7 × 7 cells")).to_be_visible()
     expect(page.locator(".st-key-channel input")).to_have_value("77")
     expect(page.locator(".st-key-view input")).to_have_value("maximum of all channels")
+
+
+def test_another_layer_starts_with_its_own_first_channel(app) -> None:
+    page = app.open("/feature_maps?channel=1e400")  # an infinite number in the link is said, not obeyed
+    expect(page.get_by_text("1e400")).to_be_visible()
+    app.open("/feature_maps?channel=5")
+    expect(page.locator(".st-key-channel input")).to_have_value("5")
+    page.get_by_text("7 × 7", exact=True).click()
+    expect(page.get_by_text("1280 channels of 7 × 7 cells")).to_be_visible(timeout=20_000)
+    app.idle()
+    shown = page.locator(".st-key-channel input").input_value()
+    assert shown != "5"
+    expect(page).to_have_url(re.compile(f"channel={shown}"))
 
 
 def test_state_follows_from_page_to_page_and_back(app) -> None:
