@@ -7,16 +7,21 @@ Package map, from the outside in::
     render           results -> uint8 pictures and plotly figures; no torch, no streamlit
     doctor           what a network is made of, and which pages and methods fit it
     models           catalogue names and checkpoints -> LoadedModel
+    anatomy          what a network is made of, read off a dry run: head, activations, pooling
     catalogue        the names on offer, what is known of them, whether their weights are here; downloads
     checkpoints      reading .safetensors and state dicts, matching their keys, saying what does not fit
     layers           one dry run -> names, shapes, strides, receptive fields, call counts
     probe            the only file with hooks or torch modes
     receptive_field  how each tensor operation widens the window of pixels a unit sees
     preprocessing    pixels <-> normalised input, with the geometry of resize and crop
+    store            uploaded pictures and checkpoints in the data folder, found again by digest
+    manifest         how to make a result again: settings and lines of Python
     images, photos   safe decoding of pictures; the photos that installed packages carry
     results          frozen result types
     settings         the app's settings, read from CNNVIZ_* variables
-    startup          process-wide switches, set once: allocator, threads, the torchvision shim
+    startup          process-wide switches, set once: allocator, threads
+    torchvision_shim lets torchvision be imported beside a CPU build of torch
+    cli              the command ``cnnviz``
     errors           what can go wrong, in words for the person at the screen
 
 Imports go one way, ``pages -> ui -> methods -> doctor -> models -> {layers, checkpoints, catalogue} -> {probe,

@@ -49,10 +49,14 @@ def its_answer(chosen: Selection) -> None:
     trained = "" if model.spec.is_trained else " It is untrained, so this is chance."
     st.subheader(f"It says: {frame.plain(first)}, {100 * probability:.1f} % sure", anchor=False)
     st.plotly_chart(render.probability_bars(answer.labels, answer.probabilities), key="answer", width="stretch")
+    independent = model.anatomy.head.output == "sigmoid" and model.num_outputs > 1
+    sums = (
+        "Each class has a probability of its own."
+        if independent
+        else "They always add up to 100 %, also when none of the classes is in the picture."
+    )
     st.caption(
-        f"Probabilities over {model.num_classes:,} classes. They always add up to 100 %, also when none of the "
-        "classes is in "
-        f"the picture, and networks tend to be surer than they should be.{trained}"
+        f"Probabilities over {model.num_classes:,} classes. {sums} Networks tend to be surer than they should be.{trained}"
     )
 
 
