@@ -56,7 +56,8 @@ def its_answer(chosen: Selection) -> None:
         else "They always add up to 100 %, also when none of the classes is in the picture."
     )
     st.caption(
-        f"Probabilities over {model.num_classes:,} classes. {sums} Networks tend to be surer than they should be.{trained}"
+        f"Probabilities over {model.num_classes:,} classes. {sums} Networks tend to be surer than they should "
+        f"be.{trained}"
     )
 
 
