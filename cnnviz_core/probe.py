@@ -185,13 +185,8 @@ class relu_rule(TorchFunctionMode):  # noqa: N801 - used as a function: ``with r
         self.num_answered += 1
         x = args[0] if args else kwargs["input"]
         y = _ReluRule.apply(x, *limits, self.rule)  # type: ignore[no-untyped-call]
-        in_place = func in _IN_PLACE or kwargs.get("inplace") or _positional_inplace(func, args)
+        in_place = func in _IN_PLACE or kwargs.get("inplace")  # functions in Python pass it on by name
         return x.copy_(y) if in_place else y
-
-
-def _positional_inplace(func: Any, args: Sequence[Any]) -> bool:
-    place = {F.relu: 1, F.relu6: 1, F.hardtanh: 3}.get(func)
-    return place is not None and len(args) > place and bool(args[place])
 
 
 def _relu_limits(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[float, float] | None:

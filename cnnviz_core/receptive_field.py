@@ -509,7 +509,7 @@ _FLATTENED = Axis(None, math.inf, math.nan, math.nan)
 def _reshaped(axis: Axis, old: Sequence[int], new: Sequence[int]) -> Axis | None:
     """An axis survives a reshape where a dimension of its size stands behind as many elements as before."""
     if axis.dim is None:
-        return None if axis is _FLATTENED and len(new) > 2 else axis
+        return None if math.isnan(axis.low) and len(new) > 2 else axis
     before, size = math.prod(old[: axis.dim]), old[axis.dim]
     if size == 1:
         return _single(axis)

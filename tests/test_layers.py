@@ -194,6 +194,23 @@ def test_maps_are_told_from_the_tables_of_attention() -> None:
     assert [layer.name for layer in tree if layer.receptive_field] == ["embed", "pool"]
 
 
+def test_channels_last_are_told_where_no_other_map_has_the_size() -> None:
+    class Merged(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed = nn.Conv2d(3, 6, 2, stride=2)
+            self.norm = nn.LayerNorm(6)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.embed(x).permute(0, 2, 3, 1)
+            return self.norm(x[:, ::2, ::2] + x[:, 1::2, 1::2]).mean((1, 2))
+
+    layer = _tree(Merged())["norm"]
+    assert (layer.shape, layer.channel_dim, layer.stride_px) == ((6, 4, 4), 3, 4)
+    assert layer.receptive_field is not None
+    assert layer.receptive_field.size_px == (4, 4)
+
+
 class _PooledLast(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -248,6 +265,20 @@ def test_a_reused_layer_is_described_by_its_last_call(small_net: SmallNet) -> No
     field = tree["relu"].receptive_field
     assert field is not None
     assert field.size_px == (7, 7)
+
+
+def test_a_layer_is_rectified_if_all_its_calls_are() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.same = nn.Identity()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.same(x - self.same(x.relu())).sum((2, 3))
+
+    layer = _tree(Net())["same"]
+    assert layer.num_calls == 2
+    assert not layer.is_rectified
 
 
 class _SharedNorm(nn.Module):

@@ -447,6 +447,7 @@ def _windows_of_places(x: Tensor) -> Tensor:
 UNKNOWN: dict[str, Callable[[Tensor], Tensor]] = {
     "attention": _attention,
     "attention by hand": _attention_by_hand,
+    "one place after attention": lambda x: F.linear((x + _attention(x))[:, :, 4, 4], _kernel(2, C).to(x)),
     "rolled": lambda x: x.roll(3, 2),
     "flipped": lambda x: x.flip(3),
     "joined rows": lambda x: torch.cat([x, x], 2),
@@ -469,6 +470,7 @@ UNKNOWN: dict[str, Callable[[Tensor], Tensor]] = {
     "reshaped": lambda x: x.reshape(1, C, x.shape[3], x.shape[2]),
     "flattened": lambda x: x.flatten(1),
     "flattened and back": lambda x: x.flatten(1).view(x.shape),
+    "one place after that": lambda x: F.linear(x.flatten(1).relu().view(x.shape)[:, :, 4, 4], _kernel(2, C).to(x)),
     "rows as channels": lambda x: F.conv2d(x.transpose(1, 2), _kernel(2, H, 1, 1).to(x)),
     "a kernel made from the picture": lambda x: F.conv2d(x, x[:, :, :3, :3]),
     "a norm's factor made from the picture": lambda x: F.batch_norm(x, None, None, x[0, :, 0, 0], training=True),
@@ -478,6 +480,7 @@ UNKNOWN: dict[str, Callable[[Tensor], Tensor]] = {
         x, scale_factor=1.33, mode="bilinear", recompute_scale_factor=False
     ),
     "a matrix product over places": lambda x: x @ _kernel(W - 1, 3).to(x),
+    "a matrix product over channels": lambda x: x.permute(0, 2, 3, 1).contiguous() @ _kernel(C, 3).to(x),
     "a linear layer on a map without channels": lambda x: F.linear(x[0, 0], _kernel(3, W - 1).to(x), _kernel(3).to(x)),
 }
 

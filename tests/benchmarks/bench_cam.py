@@ -84,11 +84,11 @@ def bench(model: LoadedModel, image: InputImage, layer: str, wide: str) -> None:
     )
     report("Ablation-CAM", mine, theirs, "pytorch-grad-cam")
 
-    early = Peer(model, image, wide)
+    at_wide = Peer(model, image, wide)
     for method, name in (("ablation_cam", "AblationCAM"), ("score_cam", "ScoreCAM")):
         mine, theirs = medians_ms(
             lambda method=method: cam.explain(model, image, method=method, target=3, layer=wide),
-            lambda name=name: early.run(name, (3,)),
+            lambda name=name: at_wide.run(name, (3,)),
             rounds=1,
         )
         title = f"{cam.METHODS[method].title} at {wide}, {model.layers[wide].num_channels} channels"
