@@ -204,7 +204,7 @@ def _layer(name: str, module: nn.Module, calls: Sequence[ModuleCall], channel_di
         kind=type(module).__name__,
         shape=shape if channel_dim == 1 else (shape[-1], *shape[:-1]),
         channel_dim=channel_dim,
-        stride_px=window.rows.jump if window and math.isfinite(window.rows.jump) else None,
+        stride_px=window.rows.jump if window and 0 < window.rows.jump < math.inf else None,
         receptive_field=window if window and window.is_known else None,
         num_params=sum(p.numel() for p in module.parameters()),
         num_calls=len(calls),

@@ -211,6 +211,18 @@ def test_channels_last_are_told_where_no_other_map_has_the_size() -> None:
     assert layer.receptive_field.size_px == (4, 4)
 
 
+def test_a_map_with_rows_and_columns_exchanged_is_no_layer() -> None:
+    class Exchanged(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.act = nn.Conv2d(3, 6, 1), nn.ReLU()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.act(self.conv(x).mT).mean((2, 3))
+
+    assert _tree(Exchanged(), (16, 24)).names == ("conv",)
+
+
 class _PooledLast(nn.Module):
     def __init__(self) -> None:
         super().__init__()

@@ -448,6 +448,7 @@ UNKNOWN: dict[str, Callable[[Tensor], Tensor]] = {
     "attention": _attention,
     "attention by hand": _attention_by_hand,
     "one place after attention": lambda x: F.linear((x + _attention(x))[:, :, 4, 4], _kernel(2, C).to(x)),
+    "overwritten after attention": lambda x: (_attention(x) * 2).relu_(),
     "rolled": lambda x: x.roll(3, 2),
     "flipped": lambda x: x.flip(3),
     "joined rows": lambda x: torch.cat([x, x], 2),
