@@ -12,7 +12,7 @@ from streamlit.runtime.pages_manager import PagesManager
 
 @asynccontextmanager
 async def lifespan(_app: st.App) -> AsyncIterator[dict[str, object]]:
-    """Prepares the process, and imports what every page needs while the first browser is on its way."""
+    """Prepares the process, and loads what every page needs while the first browser is on its way."""
     # A folder called pages switches Streamlit's automatic menu on until st.navigation has run once; the first link
     # to a page after a start would be answered with "page not found".
     PagesManager.uses_pages_directory = False
@@ -23,7 +23,8 @@ async def lifespan(_app: st.App) -> AsyncIterator[dict[str, object]]:
 def _import_ahead() -> None:
     from cnnviz_core import catalogue, settings, startup
     from cnnviz_core.methods import feature_maps, filters  # noqa: F401
-    from cnnviz_core.ui import sidebar  # noqa: F401
+    from cnnviz_core.ui import compute, sidebar  # noqa: F401
 
     startup.prepare(settings.current().threads_per_run)
     catalogue.entries()
+    compute.model(catalogue.DEFAULT_MODEL, "default")
