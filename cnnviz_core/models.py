@@ -149,6 +149,7 @@ class LoadedModel:
         self,
         method: str,
         seconds: float,
+        /,
         *,
         image: InputImage | None = None,
         seed: int | None = None,

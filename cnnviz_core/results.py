@@ -120,6 +120,100 @@ class Heatmap:
     method: str
     run: Run
 
+    @property
+    def map(self) -> FloatArray:
+        """One value for each place of what the network saw, (h, w)."""
+        return self.values
+
+
+@dataclass(frozen=True)
+class Attribution:
+    """One value for each number of the network's input: how much it matters to a score.
+
+    Attributes:
+        values: (C, H, W) raw and signed, in the unit of the method.
+        layer: Dotted name of the layer of the explained unit, or whose maps took part; empty without.
+        unit: (channel, row, column) of the explained unit; None where a class is explained.
+        target: Class index; None where a unit is explained.
+        target_label: The class's name; empty without a class.
+        score: What was explained: the class score, or the unit's activation.
+        completeness_error: How far the values are from adding up to the score less the baseline's score, as a share
+            of that difference; None where the method promises no sum.
+        method: Key in the method's table: ``guided_backprop``.
+        run: How it was made.
+    """
+
+    values: FloatArray
+    layer: str
+    unit: tuple[int, int, int] | None
+    target: int | None
+    target_label: str
+    score: float
+    completeness_error: float | None
+    method: str
+    run: Run
+
+    @property
+    def map(self) -> FloatArray:
+        """Saliency, (H, W): the largest magnitude over the colour channels."""
+        saliency: FloatArray = np.abs(self.values).max(axis=0)
+        return saliency
+
+
+@dataclass(frozen=True)
+class Occlusion:
+    """What a class score loses when a patch covers one place after another.
+
+    Attributes:
+        scores: (rows, cols) the class score with the patch at each position; not a number where it was not tried.
+        probabilities: (rows, cols) the class's probability there.
+        classes: (rows, cols) index of the class that wins there; -1 where it was not tried.
+        heatmap: (H, W) mean drop of the score over the patches that cover a pixel; not a number where none did.
+        clean_score: The class score of the whole picture.
+        clean_probability: Its probability there.
+        tops: (rows,) first pixel row of each position's patch.
+        lefts: (cols,) first pixel column.
+        patch_px: Side of the patch.
+        stride_px: Distance from one position to the next; the last is moved back to the border.
+        target: Class index.
+        target_label: The class's name.
+        num_forwards: Pictures that went through the network, each counted once, however little of it was recomputed.
+        run: How it was made.
+    """
+
+    scores: FloatArray
+    probabilities: FloatArray
+    classes: NDArray[np.int64]
+    heatmap: FloatArray
+    clean_score: float
+    clean_probability: float
+    tops: NDArray[np.int64]
+    lefts: NDArray[np.int64]
+    patch_px: int
+    stride_px: int
+    target: int
+    target_label: str
+    num_forwards: int
+    run: Run
+
+    @property
+    def map(self) -> FloatArray:
+        """The drop per pixel, (H, W)."""
+        return self.heatmap
+
+
+@dataclass(frozen=True)
+class Mask:
+    """The pixels of a picture that belong to an object.
+
+    Attributes:
+        values: (H, W) bool.
+        method: How it was found: ``grabcut``.
+    """
+
+    values: NDArray[np.bool_]
+    method: str
+
 
 @dataclass(frozen=True)
 class Step:
@@ -128,7 +222,9 @@ class Step:
     Attributes:
         done: Units of work done.
         total: Units of work in all.
+        partial: The result so far, of the result's own type; None where there is none to show.
     """
 
     done: int
     total: int
+    partial: object = None

@@ -19,7 +19,8 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -547,8 +548,12 @@ def _explain(
         maps = {name: _values(method, evidence, options) for name, method in chosen.items()}
     seconds = time.perf_counter() - start
 
-    run = model.provenance("cam.explain", seconds, image=image)
-    shared = {"layer": layer.name, "signed": options.signed, "gamma": options.gamma, "num_closest": options.num_closest}
+    shared: dict[str, Any] = {
+        "layer": layer.name,
+        "signed": options.signed,
+        "gamma": options.gamma,
+        "num_closest": options.num_closest,
+    }
 
     heatmaps = {}
     for name, method in chosen.items():
@@ -556,7 +561,7 @@ def _explain(
         values = maps[name] if len(maps[name]) == len(targets) else [maps[name][0]] * len(targets)
         for asked, target, one in zip(targets, classes, values, strict=True):
             label = "" if target is None else model.class_names[target]
-            made = replace(run, settings={"method": name, "target": target, **shared})
+            made = model.provenance("cam.explain", seconds, image=image, method=name, target=target, **shared)
             heatmaps[name, asked] = Heatmap(one, layer.name, target, label, name, made)
     return heatmaps
 
