@@ -33,4 +33,5 @@ if __name__ == "__main__":  # one run of one session
     st.set_page_config(page_title="cnnviz", page_icon=frame.icon(), layout="wide")
     frame.run(PAGES)
 else:  # imported by ``streamlit run`` when the server starts
+    server.prepare()
     app = st.App(__file__, lifespan=server.lifespan)

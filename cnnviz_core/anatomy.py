@@ -118,7 +118,6 @@ class Anatomy:
         num_in_place_modules: Modules that did so until they were switched off on loading.
         num_frozen: Parameters that came frozen.
         num_params: All parameters.
-        is_static: Whether two different inputs ran through the same operations.
     """
 
     head: Head
@@ -129,7 +128,6 @@ class Anatomy:
     num_in_place_modules: int
     num_frozen: int
     num_params: int
-    is_static: bool
 
 
 @torch.no_grad()
@@ -141,7 +139,6 @@ def describe(
     *,
     num_in_place_modules: int,
     num_frozen: int,
-    is_static: bool,
 ) -> Anatomy:
     """What a network is made of.
 
@@ -152,7 +149,6 @@ def describe(
         layers: What the dry run showed of the layers.
         num_in_place_modules: See :class:`Anatomy`.
         num_frozen: See :class:`Anatomy`.
-        is_static: See :class:`Anatomy`.
     """
     head = head_of(net, run)
     name = head.feature_layer
@@ -170,7 +166,6 @@ def describe(
         num_in_place_modules=num_in_place_modules,
         num_frozen=num_frozen,
         num_params=sum(p.numel() for p in net.parameters()),
-        is_static=is_static,
     )
 
 

@@ -219,7 +219,7 @@ def facts(model: LoadedModel) -> list[Fact]:
         ),
         Fact(
             "Computation",
-            "the same for every picture" if anatomy.is_static else "depends on the picture",
+            "the same for every picture" if model.is_static else "depends on the picture",
             "Whether two different inputs ran through the same operations, so that the network can be traced.",
         ),
     ]

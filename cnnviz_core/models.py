@@ -11,6 +11,7 @@ import hashlib
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -88,6 +89,15 @@ class LoadedModel:
     def num_classes(self) -> int:
         """Number of classes; 2 for a single-logit head, 0 without a classifier."""
         return len(self.class_names)
+
+    @cached_property
+    def is_static(self) -> bool:
+        """Whether a dark and a bright input ran through the same operations; a network that looks at its input to
+        choose its way takes two.
+        """
+        noise = _noise(self.preprocessing).to(self.device)
+        dark, bright = (probe.dry_run(self.net, noise + shift).operations for shift in (-1, 1))
+        return dark == bright
 
     def to_input(self, image: InputImage) -> Tensor:
         """The picture as the network's input on its device, (1, C, H, W)."""
@@ -381,13 +391,7 @@ def _set_up(
     run = _run_dry(net, model_id, noise - 1)
     tree = layers.describe(net, run)
     found = anatomy.describe(
-        net,
-        noise - 1,
-        run,
-        tree,
-        num_in_place_modules=num_in_place_modules,
-        num_frozen=num_frozen,
-        is_static=_is_static(net, model_id, noise, run),
+        net, noise - 1, run, tree, num_in_place_modules=num_in_place_modules, num_frozen=num_frozen
     )
     if class_names is None and catalogue.gives_embeddings(model_id):
         found = replace(found, head=replace(found.head, kind="none", classifier="", output="features"))
@@ -401,15 +405,6 @@ def _set_up(
         anatomy=found,
         num_outputs=run.result[0].numel(),
     )
-
-
-def _is_static(net: nn.Module, model_id: str, noise: Tensor, dark: DryRun) -> bool:
-    """Whether a brighter input takes the same way; a network that looks at its input to choose one takes two."""
-    bright = _run_dry(net, model_id, noise + 1)
-    if bright.operations == dark.operations:
-        return True
-    # The first run of all may have filled a cache that later ones read.
-    return _run_dry(net, model_id, noise - 1).operations == bright.operations
 
 
 def _switch_in_place_off(net: nn.Module) -> int:

@@ -57,9 +57,13 @@ class Counting(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def anatomy_of(net: nn.Module, *, side: int = 16, channels: int = 3) -> Anatomy:
+def load(net: nn.Module, *, side: int = 16, channels: int = 3) -> LoadedModel:
     half = (0.5,) * channels
-    return models.from_module(net, input_px=side, mean=half, std=half, name="test", device="cpu").anatomy
+    return models.from_module(net, input_px=side, mean=half, std=half, name="test", device="cpu")
+
+
+def anatomy_of(net: nn.Module, *, side: int = 16, channels: int = 3) -> Anatomy:
+    return load(net, side=side, channels=channels).anatomy
 
 
 class Net(nn.Module):
@@ -333,7 +337,7 @@ def test_a_branch_on_the_brightness_is_found(threshold: float) -> None:
     with torch.no_grad():
         net.conv.weight[4] = 1 / 27
         net.conv.bias[4] = 0
-    assert not anatomy_of(net).is_static
+    assert not load(net).is_static
 
 
 def test_a_cache_filled_by_the_first_call_is_no_branch() -> None:
@@ -348,9 +352,9 @@ def test_a_cache_filled_by_the_first_call_is_no_branch() -> None:
                 self.cache["offsets"] = torch.arange(5).float().view(1, 5, 1, 1).exp()
             return self.conv(x) + self.cache["offsets"]
 
-    assert anatomy_of(Caching()).is_static
+    assert load(Caching()).is_static
 
 
 def test_networks_of_the_zoo_take_one_way(zoo: Load, lite0: LoadedModel) -> None:
-    assert lite0.anatomy.is_static
-    assert all(zoo(model_id).anatomy.is_static for model_id in HEADS)
+    assert lite0.is_static
+    assert all(zoo(model_id).is_static for model_id in HEADS)

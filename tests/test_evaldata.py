@@ -128,7 +128,7 @@ def test_verdicts_are_true(name: str, network: Load) -> None:
         recording = probe.record(model.net, model.to_input(image), [head.feature_layer])
     assert rule.num_answered == sum(activation.num_calls for activation in model.anatomy.activations) > 0
     assert doctor.verdict(model, "guided_backprop").status is Status.WORKS
-    assert model.anatomy.is_static
+    assert model.is_static
     if name == "vgg16_to_conv3_3":
         assert doctor.verdict(model, "cam").status is Status.NOT
         assert doctor.verdict(model, "predictions").status is Status.NOT

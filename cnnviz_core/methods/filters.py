@@ -21,8 +21,6 @@ from typing import NamedTuple, overload
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.cluster import hierarchy
-from scipy.spatial import distance
 from torch import nn
 
 from cnnviz_core.errors import BadSetting, NotApplicable
@@ -103,6 +101,9 @@ def _by_norm(values: FloatArray) -> NDArray[np.intp]:
 
 def _by_similarity(values: FloatArray) -> NDArray[np.intp]:
     """Leaves of an average-linkage tree on cosine distance, so that like kernels stand together."""
+    from scipy.cluster import hierarchy  # late: its import takes longer than the first page may wait
+    from scipy.spatial import distance
+
     if len(values) < 3:
         return np.arange(len(values))
     distances = np.clip(1 - _cosines(values), 0, 2)
