@@ -19,6 +19,10 @@ PAGES = (
         "Which patterns do the convolutions look for?", "blur_on", "filters",
     ),
     PageLink(
+        "explain", "pages/explain/cam.py", "CAM",
+        "Where in the picture is the evidence for a class, by which method?", "local_fire_department", "eigen_cam",
+    ),
+    PageLink(
         "manage", "pages/manage/networks.py", "Networks",
         "Which networks are there, and how do I add mine?", "hub",
         needs_network=False,

@@ -228,3 +228,154 @@ class Step:
     done: int
     total: int
     partial: object = None
+
+
+@dataclass(frozen=True)
+class Curves:
+    """What a class's probability does while a map's places are deleted from the picture, or inserted into a filled one.
+
+    Inserting the most important places first shows the same pictures as deleting the least important first, in
+    reverse; so two curves, read from either end, are four.
+
+    Attributes:
+        fractions: (S + 1,) share of the pixels that is deleted, 0 to 1.
+        most_first: (S + 1,) probability with the most important pixels deleted first.
+        least_first: (S + 1,) probability with the least important pixels deleted first.
+        random: (R, S + 1) probability with tiles deleted in random order, one row per draw.
+        target: Class index.
+        target_label: The class's name.
+        fill: Key of :data:`cnnviz_core.methods.trust.FILLS`: what took the place of deleted pixels.
+        verdict: What the numbers say, in a sentence.
+        run: How it was made.
+    """
+
+    fractions: FloatArray
+    most_first: FloatArray
+    least_first: FloatArray
+    random: FloatArray
+    target: int
+    target_label: str
+    fill: str
+    verdict: str
+    run: Run
+
+    @property
+    def inserted_fractions(self) -> FloatArray:
+        """Share of the pixels that is inserted, (S + 1,), for :attr:`insertion`."""
+        return (1 - self.fractions)[::-1]
+
+    @property
+    def insertion(self) -> FloatArray:
+        """Probability with the most important pixels inserted first, (S + 1,)."""
+        return self.least_first[::-1]
+
+    @property
+    def deletion_area(self) -> float:
+        """Area under the deletion curve, 0..1; small where the map found what matters."""
+        return self._area(self.most_first)
+
+    @property
+    def insertion_area(self) -> float:
+        """Area under the insertion curve, 0..1; large where the map found what suffices."""
+        return self._area(self.least_first)
+
+    @property
+    def random_areas(self) -> FloatArray:
+        """Area under each random curve, (R,); the same for deleting and inserting."""
+        return np.array([self._area(row) for row in self.random], dtype=np.float32)
+
+    @property
+    def relevance_gain(self) -> float:
+        """Symmetric relevance gain: area of deleting the least first less that of the most first; 0 by chance."""
+        return self.insertion_area - self.deletion_area
+
+    def _area(self, probabilities: FloatArray) -> float:
+        return float(np.trapezoid(probabilities.astype(np.float64), self.fractions.astype(np.float64)))
+
+
+@dataclass(frozen=True)
+class Randomization:
+    """How a map changes while a network's weights are destroyed step by step, from the head down.
+
+    Attributes:
+        steps: For each step the dotted names of the layers whose weights were drawn anew; earlier ones stay so.
+        maps: (S + 1, h, w) the map of the whole network, then that after each step.
+        rank_correlations: (S,) Spearman's, of the magnitudes with the first map's, -1..1.
+        ssims: (S,) structural similarity of the magnitudes, each scaled to its maximum, with the first map's, up to 1.
+        probabilities: (S + 1,) of the class that won at first; not a number without a classifier.
+        top_label: That class's name.
+        verdict: What the numbers say, in a sentence.
+        run: How it was made.
+    """
+
+    steps: tuple[tuple[str, ...], ...]
+    maps: FloatArray
+    rank_correlations: FloatArray
+    ssims: FloatArray
+    probabilities: FloatArray
+    top_label: str
+    verdict: str
+    run: Run
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How alike maps rank the places of one picture.
+
+    Attributes:
+        names: Of the maps.
+        correlations: (M, M) Spearman's rank correlation, -1..1.
+    """
+
+    names: tuple[str, ...]
+    correlations: FloatArray
+
+
+@dataclass(frozen=True)
+class ContextEdit:
+    """A picture with its object or its background replaced, and what the network makes of it.
+
+    Attributes:
+        replaced: "background" or "object".
+        fill: Key of :data:`cnnviz_core.methods.trust.FILLS`.
+        pixels: (H, W, 3) uint8, the edited crop.
+        predictions: The most probable classes.
+        probability: The target's.
+        score: The target's.
+        map: (h, w) what the explanation shows there.
+    """
+
+    replaced: str
+    fill: str
+    pixels: NDArray[np.uint8]
+    predictions: Predictions
+    probability: float
+    score: float
+    map: FloatArray
+
+
+@dataclass(frozen=True)
+class ContextTest:
+    """Whether a network looks at the object or at what surrounds it.
+
+    Attributes:
+        whole: The untouched crop, as an edit that replaced nothing.
+        edits: One for each replaced part and fill.
+        mask: The object, over the crop.
+        evidence_outside: Share of the map's positive values outside the object, 0..1; not a number without any.
+        area_outside: Share of the crop's area outside the object, to compare with.
+        target: Class index.
+        target_label: The class's name.
+        verdict: What the numbers say, in a sentence or two.
+        run: How it was made.
+    """
+
+    whole: ContextEdit
+    edits: tuple[ContextEdit, ...]
+    mask: Mask
+    evidence_outside: float
+    area_outside: float
+    target: int
+    target_label: str
+    verdict: str
+    run: Run

@@ -19,7 +19,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -508,6 +508,46 @@ def explain_many(
     options = Options(gamma, num_closest, batch_size, signed=signed)
     found = _explain(model, image, methods, layer, targets, options, on_step)
     return {(method, target): found[method, target] for method in methods for target in targets}
+
+
+def contrast(
+    model: LoadedModel,
+    image: InputImage,
+    *,
+    method: str,
+    target: int,
+    against: int,
+    layer: str | None = None,
+) -> Heatmap:
+    """Where the evidence is stronger for one class than for another: the difference of their unclipped maps.
+
+    For methods that are linear in the gradient, such as Grad-CAM and HiResCAM, this is the map of the difference of
+    the two scores, which Finer-CAM explains, too.
+
+    Args:
+        model: As in :func:`explain`.
+        image: Any picture.
+        method: A key of :data:`METHODS` that explains a class.
+        target: Class index.
+        against: Another class's index.
+        layer: As in :func:`explain`.
+
+    Returns:
+        (h, w) signed: above zero for the first class, below for the other.
+
+    Raises:
+        BadSetting: As in :func:`explain`, or a method that explains no class.
+        UnknownLayer: No layer of that name.
+        NotApplicable: As in :func:`explain`.
+    """
+    if method in METHODS and not METHODS[method].needs_class:
+        raise BadSetting(f"{METHODS[method].title} has one map for all classes; choose a method that explains a class.")
+    found = explain_many(model, image, methods=[method], targets=[target, against], layer=layer, signed=True)
+    one, other = found[method, target], found[method, against]
+    made = {"method": method, "target": target, "against": against, "layer": one.layer}
+    run = replace(one.run, method="cam.contrast", settings=made)
+    label = f"{one.target_label}, not {other.target_label}"
+    return replace(one, values=one.values - other.values, target_label=label, run=run)
 
 
 def default_layer(model: LoadedModel) -> str:

@@ -146,30 +146,48 @@ def _about_layer(info: LayerInfo, maps: FeatureMaps) -> None:
 
 
 def through_depth(chosen: Selection, colours: Colours) -> None:
-    """The mean of all channels at every depth, side by side."""
-    stages = chosen.model.layers.stages
+    """All channels in one, at several layers side by side."""
+    tree = chosen.model.layers
     st.subheader("Through depth", anchor=False)
+    row = st.columns([1, 3], vertical_alignment="bottom")
+    with row[0]:
+        fusion = pickers.choose(
+            "All channels in one by",
+            list(feature_maps.FUSIONS),
+            key="fusion",
+            name=lambda name: feature_maps.FUSIONS[name].title,
+            help="  \n".join(f"**{f.title}**: {f.help}" for f in feature_maps.FUSIONS.values()),
+        )
+    with row[1]:
+        names = pickers.several(
+            "Layers side by side",
+            [info.name for info in tree.spatial],
+            key="side_by_side",
+            default=[stage.representative for stage in tree.stages],
+            help="At first one of every map size. Type to search all layers; they stand in the order chosen.",
+        )
     st.caption(
-        "Mean of all channels at one layer of every map size, each with colours of its own: from where things are to "
-        "what they are."
+        "Each map has colours of its own: from where things are, in early layers, to what they are, in late ones."
     )
-    found = compute.run(
-        feature_maps.compute_many, chosen.model, chosen.image, layers=tuple(stage.representative for stage in stages)
-    )
+    found = compute.run(feature_maps.compute_many, chosen.model, chosen.image, layers=tuple(names))
     with st.container(horizontal=True):
-        for name, maps in found.items():
+        for name in names:
             with st.container(width=_DEPTH_PX):
-                values = feature_maps.fuse(maps, method="mean")
-                scale = render.scale_of(values, clip_percent=colours.clip_percent)
-                show.map_over_photo(
-                    chosen,
-                    values,
-                    run=maps.run,
-                    code="feature_maps.fuse(result, method='mean')",
-                    title=f"{name} mean of all channels",
-                    key=f"depth_{name}",
-                    scale=scale,
-                    colour_map=colours.map_for(scale),
-                    max_px=_DEPTH_PX,
-                )
-                st.caption(f"`{name}`: {len(maps.values)} maps of {maps.values.shape[1]} × {maps.values.shape[2]}")
+                _fused(chosen, found[name], fusion, colours)
+
+
+def _fused(chosen: Selection, maps: FeatureMaps, fusion: str, colours: Colours) -> None:
+    values = feature_maps.fuse(maps, method=fusion)
+    scale = render.scale_of(values, clip_percent=colours.clip_percent)
+    show.map_over_photo(
+        chosen,
+        values,
+        run=maps.run,
+        code=f"feature_maps.fuse(result, method={fusion!r})",
+        title=f"{maps.layer} {feature_maps.FUSIONS[fusion].title.lower()} of all channels",
+        key=f"depth_{maps.layer}",
+        scale=scale,
+        colour_map=colours.map_for(scale),
+        max_px=_DEPTH_PX,
+    )
+    st.caption(f"`{maps.layer}`: {len(maps.values)} maps of {maps.values.shape[1]} × {maps.values.shape[2]}")

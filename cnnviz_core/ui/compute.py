@@ -68,16 +68,20 @@ def run(function: Callable[..., T], model: LoadedModel, image: InputImage | None
         image: The picture, or None for functions that take none.
         **settings: Its keyword arguments: numbers, strings, or sequences of them.
     """
+    return _run(key(function, model, image), settings, function, model, image)  # type: ignore[no-any-return]
+
+
+def key(function: Callable[..., Any], model: LoadedModel, image: InputImage | None) -> tuple[str, ...]:
+    """What a result depends on, beside the settings."""
     name = f"{function.__module__}.{function.__qualname__}"
     spec = model.spec
     network = (spec.model_id, spec.weights, spec.weights_hash, repr(model.preprocessing), repr(model.class_names))
-    key = (name, *network, image.digest if image else "")
-    return _run(key, settings, function, model, image)  # type: ignore[no-any-return]
+    return (name, *network, image.digest if image else "")
 
 
 @st.cache_data(max_size=f"{_SETTINGS.cache_mb}mb", show_spinner=False)
 def _run(
-    key: tuple[str, ...],  # noqa: ARG001 - what the cache looks up by
+    found_by: tuple[str, ...],  # noqa: ARG001
     settings: dict[str, Any],
     _function: Callable[..., Any],
     _model: LoadedModel,

@@ -105,6 +105,7 @@ def wall(chosen: Selection, kernels: Kernels, order: NDArray[np.intp], kernel: i
         _slices(chosen, kernels, kernels.values[:, 0], order, drawing, key="kernel", selected=kernel, hints=hints)
         st.caption(f"{num} kernels that each read one channel. Zero is the middle of the colour scale.")
     else:
+        _strongest_slices(kernels, order, kernel, drawing)
         values = kernels.values[kernel]
         channels = np.arange(reads)
         hints = [
@@ -117,8 +118,33 @@ def wall(chosen: Selection, kernels: Kernels, order: NDArray[np.intp], kernel: i
         )  # fmt: skip
         st.caption(
             f"The {reads} slices of kernel {kernel}, one per input channel, {height} × {width} weights each. "
-            "These channels have no colour of their own. Choose another kernel by its number."
+            "These channels have no colour of their own."
         )
+
+
+def _strongest_slices(kernels: Kernels, order: NDArray[np.intp], kernel: int, drawing: Drawing) -> None:
+    """A wall to choose a kernel that reads many channels from: each by its slice with the largest norm."""
+    lengths = np.linalg.norm(kernels.values, axis=(2, 3))
+    strongest = lengths.argmax(axis=1)
+    values = kernels.values[np.arange(len(lengths)), strongest][order]
+    hints = [
+        f"{hint}, strongest in input channel {_input_channel(kernels, int(k), int(strongest[k]))}"
+        for hint, k in zip(_hints(kernels, order), order, strict=True)
+    ]
+    scale = drawing.scale(values)
+    show.wall(
+        render.mosaic(values, scale=scale),
+        order,
+        key="kernel",
+        selected=kernel,
+        what=f"Kernels of {kernels.layer}, each by its strongest slice",
+        hints=hints,
+        tile_px=32,
+        max_height=260,
+    )
+    st.caption(
+        f"All {len(order)} kernels, each by the slice with the largest norm. Click one to see all of its slices."
+    )
 
 
 def _slices(

@@ -120,6 +120,40 @@ def network() -> tuple[str, str]:
     return chosen, "default" if weights == "published" or chosen in cards else "random:0"
 
 
+def several(
+    label: str,
+    options: Sequence[T],
+    *,
+    key: str,
+    default: Sequence[T],
+    name: Callable[[T], str] = str,
+    help: str | None = None,  # noqa: A002 - Streamlit's word
+) -> list[T]:
+    """A choice of some, part of the link; what a link names and is not on offer is left out.
+
+    Args:
+        label: What is chosen.
+        options: What is on offer.
+        key: Name in the link.
+        default: What is chosen at first, and again where nothing is.
+        name: How an option is called on screen and in the link.
+        help: Tooltip.
+    """
+    kept = [option for option in st.session_state.get(key, default) if option in options]
+    if key in st.session_state and kept != st.session_state[key]:
+        st.session_state[key] = kept
+    chosen: list[T] = st.multiselect(
+        label, options, default=list(default), format_func=name, key=key, help=help, bind="query-params"
+    )
+    return chosen or list(default)
+
+
+def ready_networks() -> list[str]:
+    """Catalogue and checkpoint ids whose weights are on this machine."""
+    cards = [card.checkpoint_id for card in store.checkpoints()]
+    return [*cards, *(entry.model_id for entry in catalogue.entries() if entry.ready)]
+
+
 def image() -> str:
     """Draws the picture picker. Returns the id: a bundled photo's, or an uploaded picture's short digest."""
     mine: dict[str, str] = st.session_state.setdefault("my_pictures", {})

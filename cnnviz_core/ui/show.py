@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import streamlit as st
@@ -77,6 +78,8 @@ def map_over_photo(
     colour_map: str | None = None,
     unit: str = "activation",
     max_px: int = 512,
+    shown: FloatArray | None = None,
+    **view: Any,
 ) -> None:
     """A map over the very crop that the network saw, with colour bar, opacity, values on hover, and its downloads.
 
@@ -91,10 +94,12 @@ def map_over_photo(
         colour_map: A name from :data:`render.COLOUR_MAPS`; None for the scale's default.
         unit: What the values are.
         max_px: Displayed size.
+        shown: The values on screen where they differ from those taken away: parts of them hidden.
+        **view: Further arguments of :func:`heat_view.show`: clicks, boxes, interpolation.
     """
     heat_view.show(
         crop(selection),
-        np.ascontiguousarray(values, dtype=np.float32),
+        np.ascontiguousarray(values if shown is None else shown, dtype=np.float32),
         key=key,
         low=scale.low[0],
         high=scale.high[0],
@@ -102,12 +107,13 @@ def map_over_photo(
         unit=unit,
         max_px=max_px,
         aria=title,
+        **view,
     )
 
     def figure() -> bytes:
-        pixels = selection.model.preprocessing.crop(selection.image)
+        over = {"scale": scale, "colour_map": colour_map, "smooth": view.get("smooth", False)}
         return render.figure_png(
-            render.overlay(pixels, values, scale=scale, colour_map=colour_map, opacity=0.6, smooth=False),
+            render.overlay(crop_pixels(selection), values, opacity=0.6, **over),
             title=title,
             caption=_caption(selection),
             scale=scale,
@@ -139,7 +145,19 @@ def crop(selection: Selection) -> bytes:
 
 @st.cache_data(max_entries=64, show_spinner=False)
 def _crop(digest: str, preprocessing: str, _selection: Selection) -> bytes:  # noqa: ARG001 - the cache's key
-    return render.jpeg(_selection.model.preprocessing.crop(_selection.image), quality=92)
+    return render.jpeg(crop_pixels(_selection), quality=92)
+
+
+def crop_pixels(selection: Selection) -> Pixels:
+    """What the network saw, (H, W, 3)."""
+    return selection.model.preprocessing.crop(selection.image)
+
+
+def fitted(pixels: Pixels, shape: tuple[int, int]) -> Pixels:
+    """A picture stretched to (H, W)."""
+    if pixels.shape[:2] == shape:
+        return pixels
+    return np.asarray(Image.fromarray(pixels).resize(shape[::-1], Image.Resampling.BILINEAR))
 
 
 def wall_downloads(

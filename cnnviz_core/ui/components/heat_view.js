@@ -1,3 +1,4 @@
+const FOLLOW_MS = 150; // a dragged cell is told at most this often
 const LEVELS = 255; // of the colour table's 256 rows; the last one is for missing values
 const views = new WeakMap();
 const choices = new Map(); // opacity and map on/off as the user left them, by key: they outlive a change of page
@@ -11,6 +12,8 @@ class HeatView {
     this.mapCanvas = find(".map");
     this.pinnedRing = find(".pinned");
     this.pointedRing = find(".pointed");
+    this.boxes = find(".boxes");
+    this.drawnBox = find(".drawn");
     this.readout = find(".readout");
     this.scale = find(".scale");
     this.bar = find(".bar canvas");
@@ -25,6 +28,8 @@ class HeatView {
     this.pinned = null;
     this.pointed = null;
     this.pending = 0; // stamp of the last click
+    this.drag = null; // where the pointer went down, or the corner of a box drawn by keys
+    this.reported = 0; // when a drag last told the server
     this.counts = { decodes: 0, paints: 0 };
     this.listen();
   }
@@ -33,7 +38,10 @@ class HeatView {
     this.listeners = new AbortController();
     const { signal } = this.listeners;
     const on = (target, name, action) => target.addEventListener(name, action, { signal });
-    on(this.stage, "pointermove", (event) => this.point(this.cellAt(event)));
+    on(this.stage, "pointerdown", (event) => this.pressed(event));
+    on(this.stage, "pointermove", (event) => this.moved(event));
+    on(this.stage, "pointerup", (event) => this.released(event));
+    on(this.stage, "pointercancel", () => this.endDrag());
     on(this.stage, "pointerleave", (event) => event.pointerType !== "touch" && this.point(null));
     on(this.stage, "click", (event) => this.clicked(this.cellAt(event)));
     on(this.stage, "keydown", (event) => this.keyPressed(event));
@@ -98,6 +106,7 @@ class HeatView {
     this.stage.setAttribute("aria-label", header.aria);
     this.stage.classList.toggle("clickable", header.clickable);
     this.stage.classList.toggle("plain", !this.values);
+    this.stage.classList.toggle("drags", header.drawable || header.follow);
     // A click that the server has not yet answered is not undone by its answer to an earlier one.
     if (header.answers >= this.pending) this.pinned = header.cell;
     if (this.pinned && !this.has(this.pinned)) this.pinned = null;
@@ -107,6 +116,7 @@ class HeatView {
     this.drawScale();
     this.applyChoice();
     this.showCells();
+    this.showBoxes();
     Object.assign(this.root.dataset, this.counts);
     this.root.dataset.ready = `${header.picture} ${header.values ?? ""}`.trim();
   }
@@ -248,7 +258,80 @@ class HeatView {
     if (this.header) this.showCells();
   }
 
+  /** Place of the pointer in thousandths of the picture's height and width. */
+  placeAt(event) {
+    const box = this.stage.getBoundingClientRect();
+    const share = (at, size) => Math.max(0, Math.min(1000, Math.round((1000 * at) / size)));
+    return [share(event.clientY - box.top, box.height), share(event.clientX - box.left, box.width)];
+  }
+
+  pressed(event) {
+    if (!this.header || event.button !== 0 || !(this.header.drawable || this.header.follow)) return;
+    this.stage.setPointerCapture(event.pointerId);
+    this.drag = { from: this.placeAt(event), x: event.clientX, y: event.clientY, moved: false };
+  }
+
+  moved(event) {
+    const cell = this.cellAt(event);
+    this.point(cell);
+    if (!this.drag || this.drag.byKeys) return;
+    this.drag.moved ||= Math.hypot(event.clientX - this.drag.x, event.clientY - this.drag.y) > 4;
+    if (!this.drag.moved) return;
+    if (this.header.drawable) this.outline(boxBetween(this.drag.from, this.placeAt(event)));
+    else if (cell && String(cell) !== String(this.pinned) && Date.now() - this.reported > FOLLOW_MS) this.follow(cell);
+  }
+
+  follow(cell) {
+    this.reported = Date.now();
+    this.pin(cell);
+  }
+
+  released(event) {
+    const drag = this.drag;
+    this.drag = null;
+    this.justDragged = Boolean(drag?.moved);
+    if (!drag?.moved) return;
+    const cell = this.cellAt(event);
+    if (this.header.drawable) this.reportBox(boxBetween(drag.from, this.placeAt(event)));
+    else if (cell && String(cell) !== String(this.pinned)) this.follow(cell);
+  }
+
+  endDrag() {
+    this.drag = null;
+    this.showBoxes();
+  }
+
+  reportBox(box) {
+    if (box[2] > box[0] && box[3] > box[1]) this.pending = this.report(box);
+    else this.showBoxes();
+  }
+
+  /** The boxes that the server knows of; one that is being drawn goes when its answer is here. */
+  showBoxes() {
+    const { boxes, answers } = this.header;
+    if (!this.drag && answers >= this.pending) this.outline(null);
+    this.boxes.replaceChildren(
+      ...boxes.map(([name, box]) => {
+        const frame = document.createElement("div");
+        frame.className = "box";
+        frame.title = name;
+        frame.dataset.name = name;
+        placeBox(frame, box);
+        return frame;
+      }),
+    );
+  }
+
+  outline(box) {
+    this.drawnBox.hidden = !box;
+    if (box) placeBox(this.drawnBox, box);
+  }
+
   clicked(cell) {
+    if (this.justDragged) {
+      this.justDragged = false;
+      return;
+    }
     if (!cell) return;
     this.point(cell);
     if (this.header.clickable) this.pin(cell);
@@ -266,17 +349,46 @@ class HeatView {
     const at = this.pointed ?? this.pinned ?? [Math.floor(rows / 2), Math.floor(columns / 2)];
     const steps = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] };
     const ends = { Home: [at[0], 0], End: [at[0], columns - 1], PageUp: [0, at[1]], PageDown: [rows - 1, at[1]] };
-    if (event.key in steps) {
+    if (event.shiftKey && this.header.drawable && event.key in steps) this.drawByKeys(at, steps[event.key]);
+    else if (event.key === "Enter" && this.drag?.byKeys) this.finishKeys();
+    else if (event.key in steps) {
       // The first key shows where one is, the next ones move.
       const [down, right] = this.pointed || this.pinned ? steps[event.key] : [0, 0];
       this.walk([Math.max(0, Math.min(rows - 1, at[0] + down)), Math.max(0, Math.min(columns - 1, at[1] + right))]);
     } else if (event.key in ends) this.walk(ends[event.key]);
     else if ((event.key === "Enter" || event.key === " ") && this.header.clickable) this.walk(at, true);
-    else if (event.key === "Escape") this.point(null);
+    else if (event.key === "Escape") {
+      this.point(null);
+      this.endDrag();
+    }
     else if (event.key.toLowerCase() === "m" && this.coloured) this.choose({ on: !this.choice().on });
     else return;
     event.preventDefault();
     event.stopPropagation(); // Streamlit has shortcuts of its own
+  }
+
+  /** Shift and an arrow stretch a box over whole cells; Enter hands it in. */
+  drawByKeys(at, [down, right]) {
+    const [rows, columns] = this.header.shape;
+    this.drag ??= { byKeys: true, from: at, to: at };
+    const [row, column] = this.drag.to;
+    this.drag.to = [Math.max(0, Math.min(rows - 1, row + down)), Math.max(0, Math.min(columns - 1, column + right))];
+    this.point(this.drag.to);
+    this.outline(this.boxOfCells(this.drag.from, this.drag.to));
+    this.live.textContent = `rectangle to row ${this.drag.to[0]}, column ${this.drag.to[1]}; Enter takes it`;
+  }
+
+  finishKeys() {
+    const { from, to } = this.drag;
+    this.drag = null;
+    this.reportBox(this.boxOfCells(from, to));
+  }
+
+  boxOfCells(from, to) {
+    const [rows, columns] = this.header.shape;
+    const edge = (index, size) => Math.round((1000 * index) / size);
+    const [top, left, bottom, right] = boxBetween(from, to);
+    return [edge(top, rows), edge(left, columns), edge(bottom + 1, rows), edge(right + 1, columns)];
   }
 
   walk(cell, pins = false) {
@@ -321,9 +433,25 @@ class HeatView {
   }
 
   invitation() {
+    if (this.header.drawable) return "Drag a rectangle over the picture.";
+    if (this.header.follow) return "Click a place, or drag.";
     if (!this.coloured) return this.header.clickable ? "Click a place in the picture." : "";
     return this.header.clickable ? "Point to read a value, click to pin it." : "Point at the picture to read a value.";
   }
+}
+
+/** (top, left, bottom, right) of two opposite corners. */
+function boxBetween([row, column], [otherRow, otherColumn]) {
+  const [top, left] = [Math.min(row, otherRow), Math.min(column, otherColumn)];
+  return [top, left, Math.max(row, otherRow), Math.max(column, otherColumn)];
+}
+
+/** Puts a frame where a box lies, given in thousandths of the picture. */
+function placeBox(frame, [top, left, bottom, right]) {
+  frame.style.top = `${top / 10}%`;
+  frame.style.left = `${left / 10}%`;
+  frame.style.height = `${(bottom - top) / 10}%`;
+  frame.style.width = `${(right - left) / 10}%`;
 }
 
 /** Equal for two headers whose maps look the same. */

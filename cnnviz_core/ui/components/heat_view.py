@@ -7,7 +7,7 @@ not one read back from a colour, and opacity, interpolation and hover need no an
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import streamlit as st
@@ -17,6 +17,9 @@ from cnnviz_core.results import FloatArray
 from cnnviz_core.ui.components import clicks, packing
 
 _view = packing.register("heat_view")
+
+Box = tuple[float, float, float, float]
+_THOUSANDTHS = 1000
 
 
 def show(
@@ -33,8 +36,12 @@ def show(
     smooth: bool = False,
     cell: tuple[int, int] | None = None,
     clickable: bool = False,
+    follow: bool = False,
+    drawable: bool = False,
+    boxes: Mapping[str, Box] | None = None,
     max_px: int = 512,
     on_cell: Callable[[tuple[int, int]], None] | None = None,
+    on_box: Callable[[Box], None] | None = None,
 ) -> tuple[int, int] | None:
     """The cell (row, column) that was clicked just now, else ``cell``.
 
@@ -56,8 +63,13 @@ def show(
         smooth: Bilinear interpolation of the values (cell centres at half steps), coloured afterwards; else flat cells.
         cell: The pinned cell. It wins over an older click in the browser.
         clickable: Whether a click pins a cell and makes the page run.
+        follow: Whether the pinned cell also follows a pressed pointer; needs ``clickable``.
+        drawable: Whether a rectangle can be drawn: dragged, or stretched with Shift and the arrow keys, then Enter.
+        boxes: Rectangles to outline, by name: (top, left, bottom, right) as shares of the picture, 0..1. The first is
+            drawn solid, the others dashed.
         max_px: Displayed size of the picture's longer side; less where the page is narrower.
         on_cell: Called with the clicked cell before the page runs again, the place to set session state.
+        on_box: Likewise with the drawn rectangle, as in ``boxes``.
 
     Returns:
         Row and column of a cell, 0-based.
@@ -72,6 +84,8 @@ def show(
         raise ValueError("opacity lies between 0 and 1, max_px is 1 or more.")
     if cell is not None and not (0 <= cell[0] < rows and 0 <= cell[1] < columns):
         raise ValueError(f"A map of {rows} x {columns} has no cell {cell}.")
+    if drawable and (clickable or follow):
+        raise ValueError("A press either draws a rectangle or picks a cell, not both.")
     if clickable and values is None:
         raise ValueError("A picture without values has no cells to click.")
 
@@ -79,6 +93,10 @@ def show(
         clicked = clicks.unanswered(key, (rows, columns))
         if clicked is not None and on_cell is not None:
             on_cell((clicked[0], clicked[1]))
+        drawn = clicks.unanswered(key, (_THOUSANDTHS + 1,) * 4)
+        if drawn is not None and on_box is not None:
+            top, left, bottom, right = (edge / _THOUSANDTHS for edge in drawn)
+            on_box((top, left, bottom, right))
 
     with st.container(gap=None):
         header = {
@@ -94,6 +112,9 @@ def show(
             "smooth": smooth,
             "cell": cell,
             "clickable": clickable,
+            "follow": follow,
+            "drawable": drawable,
+            "boxes": [[name, [_THOUSANDTHS * edge for edge in box]] for name, box in (boxes or {}).items()],
             "maxPx": max_px,
             "aria": aria,
             "key": key,

@@ -1,0 +1,144 @@
+"""One map over the photo, to measure in: a rectangle drawn by hand, a threshold with its box, the whole photo."""
+
+from __future__ import annotations
+
+import numpy as np
+import streamlit as st
+
+from cnnviz_core import maps, render
+from cnnviz_core.errors import NotApplicable
+from cnnviz_core.methods import segmentation, trust
+from cnnviz_core.render import Scale
+from cnnviz_core.results import FloatArray, Mask
+from cnnviz_core.ui import pickers, show
+from cnnviz_core.ui.components.heat_view import Box
+from cnnviz_core.ui.gallery import Look, MapPicture
+from cnnviz_core.ui.pickers import Selection
+
+_CROP, _PHOTO = "what the network saw", "the whole photo"
+_PHOTO_PX = 1024
+_SIDE_PX = 512
+
+
+def draw(one: MapPicture, scale: Scale, look: Look) -> None:
+    """The map with its numbers, marks and downloads."""
+    place = pickers.choose(
+        "Shown on",
+        [_CROP, _PHOTO],
+        key="shown_on",
+        help="The network sees a resized crop; the rest of the photo plays no part in its answer.",
+    )
+    share, hides = _threshold()
+    found = _box_above(one, share)
+    values = (
+        np.where(one.values >= share * np.nanmax(one.values), one.values, np.float32(np.nan)) if hides else one.values
+    )
+    if place == _PHOTO:
+        _on_photo(one.chosen, values, scale, look)
+        return
+    drawn: Box | None = st.session_state.get(_rectangle_of(one.chosen))
+    boxes = ({"your rectangle": drawn} if drawn else {}) | ({f"above {share:.0%}": found} if found else {})
+
+    def take(box: Box) -> None:
+        st.session_state[_rectangle_of(one.chosen)] = box
+
+    show.map_over_photo(
+        one.chosen,
+        one.values,
+        shown=values,
+        run=one.run,
+        code=one.code,
+        title=one.title,
+        key="closeup",
+        scale=scale,
+        colour_map=look.map_for(scale),
+        unit=one.unit,
+        max_px=_SIDE_PX,
+        smooth=look.smooth,
+        drawable=True,
+        boxes=boxes,
+        on_box=take,
+    )
+    if drawn:
+        _inside(one, drawn)
+
+
+def _threshold() -> tuple[float, bool]:
+    """Share of the maximum, and whether what is below is hidden."""
+    row = st.container(horizontal=True, vertical_alignment="bottom")
+    percent = row.slider(
+        "Threshold, % of the maximum",
+        0,
+        95,
+        20,
+        5,
+        key="threshold",
+        bind="query-params",
+        help="The dashed box holds the largest connected part of the map above this share of its maximum. 20 % is the "
+        "convention of the CAM paper for finding objects.",
+    )
+    hides = row.toggle("Hide what is below", key="hide_below", bind="query-params")
+    return percent / 100, hides
+
+
+def _box_above(one: MapPicture, share: float) -> Box | None:
+    """The box as shares of the crop (top, left, bottom, right); None where no value is above zero."""
+    shape = one.chosen.model.preprocessing.input_px
+    try:
+        _, (left, top, right, bottom) = segmentation.box_of(maps.resize(one.values, shape), share=share)
+    except NotApplicable:
+        return None
+    return top / shape[0], left / shape[1], bottom / shape[0], right / shape[1]
+
+
+def _inside(one: MapPicture, box: Box) -> None:
+    """How much of the map lies in the rectangle."""
+    top, left, bottom, right = box
+    share, area = trust.evidence_inside(one.values, _as_mask(one.chosen, box)), (bottom - top) * (right - left)
+    row = st.container(horizontal=True, vertical_alignment="center")
+    row.markdown(
+        f"**{share:.0%}** of the map’s positive values lie in your rectangle, which covers {area:.0%} of the picture."
+    )
+    row.button(
+        "Remove the rectangle",
+        key="remove_rectangle",
+        on_click=st.session_state.pop,
+        args=(_rectangle_of(one.chosen), None),
+    )
+
+
+def rectangle(chosen: Selection) -> Mask | None:
+    """The rectangle drawn on this picture as a mask over the crop; None where there is none."""
+    box: Box | None = st.session_state.get(_rectangle_of(chosen))
+    return None if box is None else _as_mask(chosen, box)
+
+
+def _rectangle_of(chosen: Selection) -> str:
+    """Where the session keeps the picture's rectangle."""
+    return f"rectangle {chosen.image.digest}"
+
+
+def _as_mask(chosen: Selection, box: Box) -> Mask:
+    top, left, bottom, right = box
+    height, width = shape = chosen.model.preprocessing.input_px
+    return segmentation.rectangle((left * width, top * height, right * width, bottom * height), shape=shape)
+
+
+def _on_photo(chosen: Selection, values: FloatArray, scale: Scale, look: Look) -> None:
+    """The map where it lies in the original; a large photo is shown smaller."""
+    picture = chosen.image.pil()
+    picture.thumbnail((_PHOTO_PX, _PHOTO_PX))
+    shrink = picture.width / chosen.image.width
+    left, top, right, bottom = (edge * shrink for edge in chosen.model.preprocessing.crop_box(chosen.image))
+    pixels = render.paste_onto(
+        np.asarray(picture.convert("RGB")),
+        (left, top, right, bottom),
+        values,
+        scale=scale,
+        colour_map=look.map_for(scale),
+        opacity=0.6,
+        smooth=look.smooth,
+    )
+    st.image(render.jpeg(pixels, quality=92), width="stretch")
+    show.colour_bar(scale, look.map_for(scale), "")
+    st.caption("The network saw only what is inside the white frame.")

@@ -1,0 +1,187 @@
+"""Maps side by side, one of them to be looked at closely: methods, layers, classes or networks against each other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import streamlit as st
+
+from cnnviz_core import render
+from cnnviz_core.render import Scale
+from cnnviz_core.results import FloatArray, Run
+from cnnviz_core.ui import pickers, show
+from cnnviz_core.ui.components import tiles
+from cnnviz_core.ui.pickers import Selection
+
+_TILE_PX = 168
+_OPACITY = 0.6
+
+
+@dataclass(frozen=True)
+class MapPicture:
+    """One map with what is needed to draw it, name it and take it away.
+
+    Attributes:
+        name: Under the tile, and in the link; unique among those side by side.
+        values: (h, w) raw, over the crop that the network saw.
+        run: The result's own account.
+        code: Python that picks the values out of ``result``.
+        chosen: Network and picture.
+        title: What is to be seen, for file names and readers.
+        unit: What the values are.
+    """
+
+    name: str
+    values: FloatArray
+    run: Run
+    code: str
+    chosen: Selection
+    title: str
+    unit: str
+
+
+@dataclass(frozen=True)
+class Look:
+    """How maps become colours on this page.
+
+    Attributes:
+        shared: Whether all maps side by side have one scale.
+        smooth: Whether values between the cells are interpolated.
+        colour_map: Name for values from 0 up; None for the default.
+    """
+
+    shared: bool
+    smooth: bool
+    colour_map: str | None
+
+    def scales(self, maps: Sequence[FloatArray]) -> list[Scale]:
+        """Colour limits of each map; from 0 up unless any value is below."""
+        if self.shared:
+            together = np.concatenate([values.ravel() for values in maps])[None]
+            return [_from_zero(together)] * len(maps)
+        return [_from_zero(values) for values in maps]
+
+    def map_for(self, scale: Scale) -> str | None:
+        """The chosen colour map; None, for the two-sided default, where values have a sign."""
+        return None if scale.signed else self.colour_map
+
+
+def _from_zero(values: FloatArray) -> Scale:
+    finite = values[np.isfinite(values)]
+    has_negative = bool(finite.size and finite.min() < 0)
+    if not has_negative and not (finite.size and finite.max() > 0):
+        return Scale.fixed(0.0, 1.0, signed=False)
+    return render.scale_of(values, low=None if has_negative else 0.0)
+
+
+def look(*, shared: bool) -> Look:
+    """Colour settings, in a popover.
+
+    Args:
+        shared: Whether maps share one scale at first.
+    """
+    with st.popover("Colours", icon=":material/palette:"):
+        by = pickers.choose(
+            "Brightness by",
+            ["all maps alike", "each map by itself"],
+            key="brightness_of_maps",
+            default="all maps alike" if shared else "each map by itself",
+            help="Alike, the maps share one scale and can be compared: a dark one is weak. By itself, each uses all "
+            "colours, so that shapes are seen best; methods and layers have units of their own and need that.",
+        )
+        smooth = st.toggle(
+            "Smooth",
+            value=True,
+            key="smooth",
+            bind="query-params",
+            help="On: values between the cells are interpolated, as papers print them. Off: the cells as they are.",
+        )
+        sequential = [name for name, found in render.COLOUR_MAPS.items() if not found.signed]
+        colour_map = pickers.choose(
+            "Colour map",
+            sequential,
+            key="colours",
+            default=render.DEFAULT_SEQUENTIAL,
+            name=lambda name: render.COLOUR_MAPS[name].title,
+            help="All are even steps for the eye and safe for colour-blind readers. Maps with negative values always "
+            "take a two-sided one with zero in the middle.",
+        )
+    return Look(by == "all maps alike", smooth, colour_map)
+
+
+def grid(maps: Sequence[MapPicture], look: Look, *, what: str) -> tuple[MapPicture, Scale]:
+    """Draws the maps side by side, and the picker of the one to enlarge; a click on a tile picks it, too.
+
+    Args:
+        maps: At least one.
+        look: How they are coloured.
+        what: What is compared, for screen readers.
+
+    Returns:
+        The chosen one and its colour limits.
+    """
+    scales = look.scales([one.values for one in maps])
+    names = [one.name for one in maps]
+    if st.session_state.get("map") not in (None, *names):
+        del st.session_state["map"]
+    chosen = pickers.choose("Enlarged", names, key="map", help="Or click a tile.")
+
+    def select(index: int) -> None:
+        st.session_state["map"] = names[index]
+
+    mosaic = render.rgb_mosaic(_tiles(maps, scales, look))
+    tiles.show(
+        mosaic.png,
+        num=mosaic.num,
+        tile_size=mosaic.tile_size,
+        atlas_columns=mosaic.columns,
+        key="maps_wall",
+        selected=names.index(chosen),
+        labels=names,
+        hints=[f"{one.name}: {_extremes(one)}" for one in maps],
+        tile_px=_TILE_PX,
+        smooth=True,
+        max_height=None,
+        aria=what,
+        on_select=select,
+    )
+    if look.shared:
+        show.colour_bar(scales[0], look.map_for(scales[0]), maps[0].unit)
+    else:
+        st.caption(
+            "Each map has colours of its own, from 0 to its largest value; compare shapes, not brightness. Point at a "
+            "tile for its raw values."
+        )
+    place = names.index(chosen)
+    return maps[place], scales[place]
+
+
+def _tiles(maps: Sequence[MapPicture], scales: Sequence[Scale], look: Look) -> show.Pixels:
+    """(n, H, W, 3) overlays, all of the first one's size."""
+    height, width = show.crop_pixels(maps[0].chosen).shape[:2]
+    return np.stack(
+        [
+            show.fitted(
+                render.overlay(
+                    show.crop_pixels(one.chosen),
+                    one.values,
+                    scale=scale,
+                    colour_map=look.map_for(scale),
+                    opacity=_OPACITY,
+                    smooth=look.smooth,
+                ),
+                (height, width),
+            )
+            for one, scale in zip(maps, scales, strict=True)
+        ]
+    )
+
+
+def _extremes(one: MapPicture) -> str:
+    finite = one.values[np.isfinite(one.values)]
+    if not finite.size:
+        return "no value is a finite number"
+    low, high = render.format_value(float(finite.min())), render.format_value(float(finite.max()))
+    return f"from {low} to {high} {one.unit}"

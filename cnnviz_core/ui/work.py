@@ -1,0 +1,115 @@
+"""Slow methods on a page: the cost first, one Run button, then progress with what is there so far, and a cancel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import streamlit as st
+from streamlit.runtime.scriptrunner import get_script_run_ctx
+
+from cnnviz_core import jobs
+from cnnviz_core.jobs import Job, Queue, State
+from cnnviz_core.ui import compute, frame
+from cnnviz_core.ui.pickers import Selection
+
+_POLL_SECONDS = 0.5
+
+
+@st.cache_resource(show_spinner=False)
+def _queue() -> Queue:
+    return Queue()
+
+
+def run(
+    function: Callable[..., Any],
+    chosen: Selection,
+    *,
+    name: str,
+    title: str,
+    cost: str,
+    show: Callable[[Any], None],
+    **settings: Any,
+) -> Any | None:
+    """Draws a slow method until it is done: a button to start it, then its progress.
+
+    Args:
+        function: Takes model, image, the settings, and ``on_step``.
+        chosen: Network and picture.
+        name: Unique on the page.
+        title: What is computed, for people.
+        cost: What it takes, said before it is started.
+        show: Draws what is there so far, while it runs and after a cancel.
+        **settings: Keyword arguments of the function: numbers, strings, or sequences of them.
+
+    Returns:
+        The result; None until it is there.
+    """
+    key = repr((compute.key(function, chosen.model, chosen.image), sorted(settings.items())))
+    job = _queue().find(key)
+    if job is None or (job.error and job.step is None):
+        if job is not None:
+            frame.problem(job.error)
+        start = st.button(f"Run: {title}", key=f"{name}_run", type="primary", icon=":material/play_arrow:", help=cost)
+        st.caption(cost)
+        if start:
+            _queue().submit(key, title, _work(function, chosen, settings), owner=_owner())
+            st.rerun()
+    elif job.is_live:
+        _live(key, name, show)
+    elif job.state is State.DONE:
+        return job.result
+    else:
+        _broken_off(job, name, show)
+    return None
+
+
+def _work(function: Callable[..., Any], chosen: Selection, settings: dict[str, Any]) -> jobs.Work:
+    model, image = chosen.model, chosen.image
+    return lambda on_step: function(model, image, on_step=on_step, **settings)
+
+
+def _owner() -> str:
+    context = get_script_run_ctx()
+    return context.session_id if context else ""
+
+
+@st.fragment(run_every=_POLL_SECONDS)
+def _live(key: str, name: str, show: Callable[[Any], None]) -> None:
+    """Progress of a job, told twice a second; the page runs again when it has ended."""
+    queue = _queue()
+    job = queue.find(key)
+    if job is None or not job.is_live:
+        st.rerun()
+        return
+    bar, button = st.columns([5, 1], vertical_alignment="center")
+    share, words = _progress(queue, job)
+    bar.progress(share, text=words)
+    if button.button("Cancel", key=f"{name}_cancel", icon=":material/stop:", width="stretch"):
+        queue.cancel(job, owner=_owner())
+        st.rerun()
+    if job.step is not None and job.step.partial is not None:
+        show(job.step.partial)
+
+
+def _progress(queue: Queue, job: Job) -> tuple[float, str]:
+    ahead = queue.num_ahead(job)
+    if job.state is State.WAITING:
+        return 0.0, f"{job.title}: waiting, {ahead} before it"
+    if job.step is None:
+        return 0.0, f"{job.title}: starting"
+    left = job.seconds_left
+    rate = job.step.done / job.seconds if job.seconds else 0
+    time_left = f", about {left:.0f} s left" if left is not None else ""
+    words = f"{job.title}: {job.step.done:,} of {job.step.total:,}, {rate:.0f} a second{time_left}"
+    return min(1.0, job.step.done / max(1, job.step.total)), words
+
+
+def _broken_off(job: Job, name: str, show: Callable[[Any], None]) -> None:
+    share = f" after {job.step.done:,} of {job.step.total:,} steps" if job.step else ""
+    ending = "Cancelled" if job.state is State.CANCELLED else job.error
+    row = st.container(horizontal=True, vertical_alignment="center")
+    row.warning(f"{ending}{share}. What is shown was computed until then.", icon=":material/stop_circle:")
+    row.button("Start again", key=f"{name}_again", on_click=_queue().forget, args=(job.key,))
+    if job.step is not None and job.step.partial is not None:
+        show(job.step.partial)
