@@ -23,6 +23,10 @@ PAGES = (
         "Where in the picture is the evidence for a class, by which method?", "local_fire_department", "eigen_cam",
     ),
     PageLink(
+        "explain", "pages/explain/saliency.py", "Saliency",
+        "Which pixels matter to a class, or to a single unit?", "grain", "gradient",
+    ),
+    PageLink(
         "manage", "pages/manage/networks.py", "Networks",
         "Which networks are there, and how do I add mine?", "hub",
         needs_network=False,

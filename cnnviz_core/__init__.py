@@ -5,17 +5,20 @@ Package map, from the outside in::
     ui/              the only importer of streamlit: frame, pickers, the door for computing, figures
     methods/         one module per page, same name: feature_maps, filters
     render           results -> uint8 pictures and plotly figures; no torch, no streamlit
+    jobs             long work: a queue with progress, partial results and a cancel
     doctor           what a network is made of, and which pages and methods fit it
     models           catalogue names and checkpoints -> LoadedModel
     anatomy          what a network is made of, read off a dry run: head, activations, pooling
     catalogue        the names on offer, what is known of them, whether their weights are here; downloads
     checkpoints      reading .safetensors and state dicts, matching their keys, saying what does not fit
     layers           one dry run -> names, shapes, strides, receptive fields, call counts
+    folding          a copy of a network that gives the same scores in less time on a CPU
     probe            the only file with hooks or torch modes
     receptive_field  how each tensor operation widens the window of pixels a unit sees
     preprocessing    pixels <-> normalised input, with the geometry of resize and crop
     store            uploaded pictures and checkpoints in the data folder, found again by digest
     manifest         how to make a result again: settings and lines of Python
+    maps             one value for each place, brought from one size to another
     images, photos   safe decoding of pictures; the photos that installed packages carry
     results          frozen result types
     settings         the app's settings, read from CNNVIZ_* variables

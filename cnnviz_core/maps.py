@@ -15,6 +15,9 @@ from cnnviz_core.errors import BadSetting
 
 FloatArray = NDArray[np.float32]
 
+# A map that varies by less than this share of its largest magnitude varies by rounding.
+_ROUNDING = 1e-5
+
 
 class HasMap(Protocol):
     """A result with one value for each place: Heatmap, Attribution, Occlusion."""
@@ -68,6 +71,12 @@ def resize(values: FloatArray, shape: tuple[int, int]) -> FloatArray:
     """A map at another size, (h, w) to (H, W), bilinearly; corners of cells stay where they are."""
     rows, columns = ((np.arange(new) + 0.5) * old / new - 0.5 for new, old in zip(shape, values.shape, strict=True))
     return values if values.shape == shape else sample(values, rows, columns)
+
+
+def is_flat(values: NDArray[Any]) -> bool:
+    """Whether the known values differ by rounding only."""
+    known = values[np.isfinite(values)]
+    return not known.size or bool(np.ptp(known) <= _ROUNDING * np.abs(known).max())
 
 
 def _shares(places: NDArray[Any], num_cells: int) -> NDArray[np.float64]:

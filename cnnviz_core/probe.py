@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from cnnviz_core.errors import UnknownLayer, did_you_mean
 from cnnviz_core.receptive_field import ReceptiveField, Tracker
@@ -125,6 +127,39 @@ def _find(modules: Mapping[str, nn.Module], name: str) -> nn.Module:
 def _shares_memory(output: Tensor, others: Sequence[Any]) -> bool:
     address = output.untyped_storage().data_ptr()
     return any(isinstance(x, Tensor) and x.untyped_storage().data_ptr() == address for x in others)
+
+
+def direct_pairs(net: nn.Module, x: Tensor, first: type[nn.Module], then: type[nn.Module]) -> list[tuple[str, str]]:
+    """Names of modules (a, b) where a's output itself is b's input, each called once in a forward.
+
+    Whether something else reads a's output, too, is not looked at.
+
+    Args:
+        net: As in :func:`record`.
+        x: Input, (N, C, H, W).
+        first: Type of a.
+        then: Type of b.
+    """
+    outputs: list[tuple[Tensor, str]] = []
+    pairs: list[tuple[str, str]] = []
+    num_calls: Counter[str] = Counter()
+
+    def note(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: Sequence[Any], output: Tensor) -> None:
+            num_calls[name] += 1
+            if isinstance(module, first):
+                outputs.append((output, name))
+            else:
+                pairs.extend((before, name) for kept, before in outputs if args and args[0] is kept)
+
+        return hook
+
+    with _borrowed_copy(net) as mine, ExitStack() as hooks:
+        for name, module in mine.named_modules():
+            if isinstance(module, (first, then)):
+                hooks.callback(module.register_forward_hook(note(name)).remove)
+        mine(x)
+    return [pair for pair in pairs if all(num_calls[name] == 1 for name in pair)]
 
 
 _RELUS = {F.relu, F.relu_, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_}
@@ -351,3 +386,107 @@ def resume(net: nn.Module, x: Tensor, layer: str, change: Callable[[Tensor], Ten
     with _borrowed_copy(net) as mine, ExitStack() as hooks:
         hooks.callback(_find(dict(mine.named_modules()), layer).register_forward_hook(hook).remove)
         return mine(x)
+
+
+@dataclass(frozen=True)
+class Ref:
+    """A tensor of a trace, by its number."""
+
+    index: int
+
+
+@dataclass(frozen=True)
+class TracedCall:
+    """One tensor operation of a trace.
+
+    Attributes:
+        func: The aten operator.
+        args: As it was called, with a Ref in place of each tensor.
+        kwargs: Likewise.
+        outputs: What it put out; None for what is not a tensor.
+    """
+
+    func: Any
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    outputs: tuple[Ref | None, ...]
+
+
+@dataclass
+class Trace:
+    """The tensor operations of one forward, with who takes what from whom. Tensor 0 is the input.
+
+    A tensor that is overwritten has a new number from there on.
+
+    Attributes:
+        calls: In order.
+        shapes: Of every tensor.
+        fixed: The tensors that the input has no part in.
+        result: What the network returned; None where that was not one of these tensors.
+    """
+
+    calls: list[TracedCall] = field(default_factory=list)
+    shapes: dict[int, tuple[int, ...]] = field(default_factory=dict)
+    fixed: dict[int, Tensor] = field(default_factory=dict)
+    result: Ref | None = None
+
+
+class _Tape(TorchDispatchMode):
+    """Writes a trace."""
+
+    def __init__(self, x: Tensor) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.trace = Trace(shapes={0: tuple(x.shape)})
+        self.numbers = WeakTensorKeyDictionary({x: 0})
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        inputs: list[int] = []
+        noted_args, noted_kwargs = self._noted(tuple(args), inputs), self._noted(dict(kwargs), inputs)
+        out = func(*args, **kwargs)
+        is_fixed = all(number in self.trace.fixed for number in inputs)
+        outputs = tuple(
+            self._number(value, is_fixed=is_fixed) if isinstance(value, Tensor) else None
+            for value in (out if isinstance(out, (list, tuple)) else [out])
+        )
+        self.trace.calls.append(TracedCall(func, noted_args, noted_kwargs, outputs))
+        return out
+
+    def _noted(self, value: Any, inputs: list[int]) -> Any:
+        if isinstance(value, Tensor):
+            # What nobody has put out before is a weight, or made outside the forward.
+            ref = Ref(self.numbers[value]) if value in self.numbers else self._number(value, is_fixed=True)
+            inputs.append(ref.index)
+            return ref
+        if isinstance(value, (list, tuple)):
+            return tuple(self._noted(item, inputs) for item in value)
+        if isinstance(value, dict):
+            return {name: self._noted(item, inputs) for name, item in value.items()}
+        return value
+
+    def _number(self, tensor: Tensor, *, is_fixed: bool) -> Ref:
+        number = len(self.trace.shapes)
+        self.numbers[tensor] = number
+        self.trace.shapes[number] = tuple(tensor.shape)
+        if is_fixed:
+            self.trace.fixed[number] = tensor
+        return Ref(number)
+
+
+@torch.no_grad()
+def trace(net: nn.Module, x: Tensor) -> Trace:
+    """Runs a network once and notes every tensor operation with its arguments.
+
+    Args:
+        net: As in :func:`record`.
+        x: Input, (N, C, H, W).
+    """
+    x = x.clone()
+    tape = _Tape(x)
+    with _borrowed_copy(net) as mine, tape:
+        result = mine(x)
+    if isinstance(result, Tensor) and result in tape.numbers:
+        tape.trace.result = Ref(tape.numbers[result])
+    return tape.trace

@@ -17,11 +17,11 @@ PAGES = sorted((ROOT / "pages").rglob("*.py"))
 # else. "methods", "render" and "ui" stand for all modules inside them.
 LEVELS = (
     {"cli", "errors", "torchvision_shim", "receptive_field"},
-    {"settings", "results", "startup", "catalogue", "checkpoints"},
-    {"images"},
+    {"settings", "results", "maps", "startup", "catalogue", "checkpoints"},
+    {"images", "jobs"},
     {"photos", "preprocessing", "store", "render"},
     {"probe", "manifest"},
-    {"layers"},
+    {"folding", "layers"},
     {"anatomy"},
     {"models"},
     {"doctor"},

@@ -26,7 +26,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -49,6 +49,7 @@ from cnnviz_core.results import (
     Mask,
     Predictions,
     Randomization,
+    Run,
     Step,
 )
 
@@ -68,6 +69,9 @@ _MIN_FALL = 0.1
 
 # How many standard deviations of the random orders' areas a map has to be away from their mean.
 _SURE_DEVIATIONS = 2.0
+
+# Random orders whose areas differ by less differ by nothing that matters.
+_MIN_SPREAD = 0.005
 
 # Median rank correlation over the steps of a randomisation from which on, or up to which, the case is clear.
 _UNMOVED = 0.7
@@ -100,7 +104,8 @@ class Fill:
 
 def _blurred(_model: LoadedModel, pixels: Pixels, _other: Pixels) -> Pixels:
     sigma = min(pixels.shape[:2]) * _BLUR_SHARE
-    return np.rint(ndimage.gaussian_filter(pixels.astype(np.float64), (sigma, sigma, 0))).astype(np.uint8)
+    blurred: Pixels = np.rint(ndimage.gaussian_filter(pixels.astype(np.float64), (sigma, sigma, 0))).astype(np.uint8)
+    return blurred
 
 
 def _mean_colour(_model: LoadedModel, pixels: Pixels, _other: Pixels) -> Pixels:
@@ -186,7 +191,6 @@ def deletion_insertion(
     x, other = model.to_input(image), model.to_input(filled)
     found = _deletion_curves(model, x, other, [first, first[::-1], *random], counts, target, on_step)
 
-    label = model.class_names[target]
     settings = {
         "steps": steps,
         "target": target,
@@ -195,9 +199,473 @@ def deletion_insertion(
         "num_random": num_random,
         "tile_px": side,
     }
-    run = model.provenance(
-        "trust.deletion_insertion", time.perf_counter() - start, image=image, **settings
-    )
+    run = _run(model, image, "trust.deletion_insertion", start, settings)
     fractions = (counts / counts[-1]).astype(np.float32)
-    curves = Curves(fractions, found[0], found[1], found[2:], target, label, fill, "", replace(run, seed=seed))
+    curves = Curves(fractions, found[0], found[1], found[2:], target, model.class_names[target], fill, "", run)
     return replace(curves, verdict=_curves_verdict(curves))
+
+
+def _check_curves(steps: int, num_pixels: int, num_random: int, tile_px: int | None) -> None:
+    if not 2 <= steps <= num_pixels:
+        raise BadSetting(f"steps is {steps}; give 2 to {num_pixels}, one for each pixel.")
+    if num_random < 2:
+        raise BadSetting(f"num_random is {num_random}; give 2 or more, so that chance can be told from the map.")
+    if tile_px is not None and tile_px < 1:
+        raise BadSetting(f"tile_px is {tile_px}; give 1 or more.")
+
+
+def _fill(name: str, *, has_other: bool = False) -> Fill:
+    usable = [key for key, fill in FILLS.items() if has_other or not fill.needs_other]
+    if name not in usable:
+        raise BadSetting(f"{name!r} is no fill that can be used here; choose one of {', '.join(usable)}.")
+    return FILLS[name]
+
+
+def _target(model: LoadedModel, image: InputImage, target: int | None) -> int:
+    """The class given, or the top prediction."""
+    top = model.predict(image, k=1).indices[0]
+    if target is not None and not 0 <= target < model.num_classes:
+        raise BadSetting(f"There is no class {target}; {model.spec.title} has classes 0 to {model.num_classes - 1}.")
+    return top if target is None else target
+
+
+def _tiles(shape: tuple[int, int], side: int, draw: np.random.Generator) -> NDArray[np.int64]:
+    """(H * W,): for each pixel the place of its tile in a random order."""
+    height, width = shape
+    rows, columns = np.arange(height) // side, np.arange(width) // side
+    places = draw.permutation((rows[-1] + 1) * (columns[-1] + 1))
+    tiles: NDArray[np.int64] = places[rows[:, None] * (columns[-1] + 1) + columns].ravel()
+    return tiles
+
+
+def _order(values: FloatArray, shape: tuple[int, int], tiles: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(H * W,): positions of the pixels, the most important first, those without a number last."""
+    fine = maps.resize(values, shape).ravel()
+    return np.lexsort((tiles, -np.where(np.isnan(fine), -np.inf, fine)))
+
+
+@torch.no_grad()
+def _deletion_curves(
+    model: LoadedModel,
+    x: Tensor,
+    filled: Tensor,
+    orders: Sequence[NDArray[np.int64]],
+    counts: NDArray[np.int64],
+    target: int,
+    on_step: OnStep | None,
+) -> FloatArray:
+    """(orders, counts): the target's probability with so many pixels of that order deleted."""
+    ranks = np.empty((len(orders), counts[-1]), dtype=np.int64)
+    np.put_along_axis(ranks, np.stack(orders), np.arange(counts[-1])[None], axis=1)
+    on_device = torch.from_numpy(ranks).to(x.device).reshape(len(orders), 1, *x.shape[2:])
+    # Whole and filled picture are the same in every order.
+    jobs = [(0, 0), (0, len(counts) - 1), *np.ndindex(len(orders), len(counts) - 2)]
+    jobs[2:] = [(order, step + 1) for order, step in jobs[2:]]
+    found = np.empty((len(orders), len(counts)), dtype=np.float32)
+    for begin in range(0, len(jobs), _BATCH):
+        order, step = np.array(jobs[begin : begin + _BATCH]).T
+        num_deleted = torch.from_numpy(counts[step]).to(x.device)[:, None, None, None]
+        batch = torch.where(on_device[order] < num_deleted, filled, x)
+        found[order, step] = model.probabilities(model.scores(model.net(batch)))[:, target].float().cpu().numpy()
+        if on_step:
+            on_step(Step(begin + len(order), len(jobs)))
+    found[:, 0], found[:, -1] = found[0, 0], found[0, -1]
+    return found
+
+
+_CURVE_VERDICTS = {
+    2: "The map finds what the network uses, by deletion and by insertion.",
+    1: "The map finds what the network uses by one of the two measures only.",
+    0: "The map is no better than a random order.",
+    -1: "The map is worse than a random order by one of the two measures.",
+    -2: "The map is worse than a random order: it ranks what matters last.",
+}
+
+
+def _curves_verdict(curves: Curves) -> str:
+    whole, filled = float(curves.most_first[0]), float(curves.most_first[-1])
+    if whole - filled < _MIN_FALL:
+        return (
+            f"The probability of {curves.target_label} is {whole:.2f} for the whole picture and {filled:.2f} for the "
+            "filled one, too close for the curves to tell anything; choose another class or fill."
+        )
+    areas = curves.random_areas
+    mean, spread = float(areas.mean()), max(float(areas.std(ddof=1)), _MIN_SPREAD)
+    gains = [(mean - curves.deletion_area) / spread, (curves.insertion_area - mean) / spread]
+    verdict = _CURVE_VERDICTS[sum(int(np.sign(gain)) for gain in gains if abs(gain) > _SURE_DEVIATIONS)]
+    return (
+        f"{verdict} Area under the curve: {curves.deletion_area:.2f} deleting, {curves.insertion_area:.2f} inserting, "
+        f"{mean:.2f} ± {spread:.2f} in random order ({gains[0]:+.1f} and {gains[1]:+.1f} standard deviations better)."
+    )
+
+
+# ---- randomisation ------------------------------------------------------------------------------------------------
+
+
+def randomization(
+    model: LoadedModel,
+    image: InputImage,
+    *,
+    explain: Explain,
+    layers: Sequence[str] | None = None,
+    num_steps: int = 8,
+    seed: int = 0,
+    on_step: OnStep | None = None,
+) -> Randomization:
+    """Whether a map changes when the network's weights are destroyed, from the head down.
+
+    At each step the weights of further layers are shuffled within each tensor, on a copy of the network. So they keep
+    their distribution, and the layers the scale of what they put out, but all that was learnt is gone. Layers that
+    have no weights but one number per channel, such as normalisations, stay as they are.
+
+    Maps are compared by the magnitude of their values, by rank and by structure. A map that is the same everywhere
+    resembles nothing: its rank correlation is 0.
+
+    Args:
+        model: Any network with weights.
+        image: Any picture.
+        explain: From a network and a picture to a result with a map, or an array. Let it explain a fixed class: the
+            top prediction of a destroyed network is another one.
+        layers: Dotted names, one for each step, in the order of the steps; what they contain goes with them. None goes
+            from the last layer with weights to the first: the last one alone, then groups of equal number.
+        num_steps: How many steps at most, where no layers are given.
+        seed: Of the shuffling.
+        on_step: Called after each step, with the result so far as ``partial``; what it raises ends the work.
+
+    Returns:
+        The map, how like the first it is, and what became of the prediction, after each step.
+
+    Raises:
+        BadSetting: A number out of range, or a layer without weights.
+        UnknownLayer: No layer of that name.
+        NotApplicable: What ``explain`` raises.
+    """
+    start = time.perf_counter()
+    steps = _steps(model, layers, num_steps)
+    settings = {"layers": None if layers is None else list(layers), "num_steps": num_steps, "seed": seed}
+    top = model.predict(image, k=1).indices[0] if model.num_classes else None
+    draw = torch.Generator().manual_seed(seed)
+
+    first = maps.read(explain(model, image))
+    found, ranks, ssims, probabilities = [first], [], [], [_probability(model, image, top)]
+    net = model.net
+    for done, names in enumerate(steps, 1):
+        net = copy.deepcopy(net)  # what was handed out stays as it was
+        _shuffle(net, names, draw)
+        broken = _renamed(model, net, [name for step in steps[:done] for name in step], seed)
+        found.append(maps.read(explain(broken, image)))
+        ranks.append(_rank_correlation(np.abs(first), np.abs(found[-1])))
+        ssims.append(_ssim(np.abs(first), np.abs(found[-1])))
+        probabilities.append(_probability(broken, image, top))
+        result = Randomization(
+            steps=tuple(steps[:done]),
+            maps=np.stack(found),
+            rank_correlations=np.array(ranks, dtype=np.float32),
+            ssims=np.array(ssims, dtype=np.float32),
+            probabilities=np.array(probabilities, dtype=np.float32),
+            top_label="" if top is None else model.class_names[top],
+            verdict="",
+            run=_run(model, image, "trust.randomization", start, settings),
+        )
+        result = replace(result, verdict=_randomization_verdict(result))
+        if on_step:
+            on_step(Step(done, len(steps), result))
+    return result
+
+
+def _steps(model: LoadedModel, layers: Sequence[str] | None, num_steps: int) -> list[tuple[str, ...]]:
+    """Names of the modules to be shuffled at each step."""
+    if num_steps < 1:
+        raise BadSetting(f"num_steps is {num_steps}; give 1 or more.")
+    names = _with_weights(model)
+    if layers is None:
+        if len(names) <= num_steps:
+            return [(name,) for name in names]
+        parts = np.array_split(np.arange(1, len(names)), num_steps - 1) if num_steps > 1 else []
+        return [tuple(names[: 1 if parts else None]), *(tuple(names[i] for i in part) for part in parts)]
+    steps = []
+    for layer in layers:
+        inside = [name for name in names if f"{name}.".startswith(f"{model.layers[layer].name}.")]
+        if not inside:
+            raise BadSetting(f"Layer {layer} has no weights to shuffle; choose one such as {', '.join(names[:3])}.")
+        steps.append(tuple(inside))
+    if not steps:
+        raise BadSetting("layers is empty; name at least one, or leave it out.")
+    return steps
+
+
+def _with_weights(model: LoadedModel) -> list[str]:
+    """Modules with weights of their own, the one that answers last first."""
+    place = {layer.name: i for i, layer in enumerate(model.layers)}
+
+    def depth(name: str) -> int:
+        """A part that never answers by itself goes with what it is a part of."""
+        while name and name not in place:
+            name = name.rpartition(".")[0]
+        return place.get(name, len(place))
+
+    names = [
+        name
+        for name, module in model.net.named_modules()
+        if any(weight.ndim > 1 for weight in module.parameters(recurse=False))
+    ]
+    if not names:
+        raise BadSetting(f"{model.spec.title} has no layer with weights to shuffle; give a network with convolutions.")
+    return sorted(names, key=depth, reverse=True)
+
+
+@torch.no_grad()
+def _shuffle(net: nn.Module, names: Sequence[str], draw: torch.Generator) -> None:
+    """Puts the weights of these modules, which nobody else may hold, in random order."""
+    for name in names:
+        for weight in net.get_submodule(name).parameters(recurse=False):
+            order = torch.randperm(weight.numel(), generator=draw).to(weight.device)
+            weight.copy_(weight.flatten()[order].reshape(weight.shape))
+
+
+def _renamed(model: LoadedModel, net: nn.Module, names: Sequence[str], seed: int) -> LoadedModel:
+    """The network with these weights shuffled, under a name and hash of its own, by which results may be kept."""
+    account = f"{model.spec.weights_hash} {seed} {list(names)}"
+    weights_hash = hashlib.blake2b(account.encode(), digest_size=16).hexdigest()
+    label = f"{model.spec.weights}, shuffled down to {names[-1]}"
+    return replace(model, net=net, spec=replace(model.spec, weights=label, weights_hash=weights_hash))
+
+
+def _probability(model: LoadedModel, image: InputImage, target: int | None) -> float:
+    """Of the target; not a number without one."""
+    if target is None:
+        return float("nan")
+    found = model.predict(image, k=model.num_classes)
+    return found.probabilities[found.indices.index(target)]
+
+
+def _randomization_verdict(result: Randomization) -> str:
+    similarity = float(np.median(result.rank_correlations))
+    numbers = (
+        f"Rank correlation with the first map: {similarity:.2f} in the median of {len(result.steps)} steps, "
+        f"{result.rank_correlations[-1]:.2f} at the end."
+    )
+    if similarity >= _UNMOVED:
+        return (
+            f"The map barely changes although the network is destroyed{_fall(result)}: it shows the picture more than "
+            f"the network; do not trust it to find out what the network does. {numbers}"
+        )
+    if similarity > _MOVED:
+        return f"The map follows the weights in part only; read it with care. {numbers}"
+    return f"The map follows the weights, as an explanation must. {numbers}"
+
+
+def _fall(result: Randomization) -> str:
+    if not result.top_label:
+        return ""
+    before, after = result.probabilities[[0, -1]]
+    return f" (probability of {result.top_label}: {before:.2f} before, {after:.2f} after)"
+
+
+def _rank_correlation(a: FloatArray, b: FloatArray) -> float:
+    """Spearman's, over the places that both know; 0 where one is the same everywhere."""
+    known = np.isfinite(a) & np.isfinite(b)
+    if maps.is_flat(a[known]) or maps.is_flat(b[known]):
+        return 0.0
+    return float(stats.spearmanr(a[known], b[known]).statistic)
+
+
+def _ssim(a: FloatArray, b: FloatArray) -> float:
+    """Structural similarity of two maps of magnitudes, each scaled to a maximum of 1."""
+    height, width = (max(side, _SSIM_PX) for side in a.shape)
+    one, other = (np.nan_to_num(maps.resize(values, (height, width))) for values in (a, b))
+    scaled = (values / (values.max() or 1) for values in (one, other))
+    return float(structural_similarity(*scaled, win_size=_SSIM_PX, data_range=1.0))
+
+
+# ---- agreement ----------------------------------------------------------------------------------------------------
+
+
+def agreement(heatmaps: Mapping[str, MapLike]) -> Agreement:
+    """How alike several maps of one picture rank its places.
+
+    They are compared where they speak for the class: values below zero count as zero. All are brought to the size of
+    the largest; a map that is the same everywhere ranks nothing, and its correlations are 0.
+
+    Args:
+        heatmaps: For each name a result with a map, or an array (h, w), all over the same crop.
+
+    Raises:
+        BadSetting: Fewer than two maps, or something that is not a map.
+    """
+    if len(heatmaps) < 2:
+        raise BadSetting("Agreement needs two or more maps of one picture; add another method.")
+    positive = [np.maximum(maps.read(heatmap), 0) for heatmap in heatmaps.values()]
+    shape = (max(len(values) for values in positive), max(values.shape[1] for values in positive))
+    same_size = [maps.resize(values, shape) for values in positive]
+    correlations = [[_rank_correlation(a, b) for b in same_size] for a in same_size]
+    return Agreement(tuple(heatmaps), np.array(correlations, dtype=np.float32))
+
+
+# ---- object and context -------------------------------------------------------------------------------------------
+
+
+def context_test(
+    model: LoadedModel,
+    image: InputImage,
+    mask: Mask | Bools,
+    *,
+    explain: Explain,
+    target: int | None = None,
+    fills: Sequence[str] = ("blur", "grey", "photo"),
+    other: InputImage | None = None,
+    on_step: OnStep | None = None,
+) -> ContextTest:
+    """Whether the network recognises the object, or what it stands in front of.
+
+    Args:
+        model: A network with a classifier.
+        image: Any picture.
+        mask: (H, W) over the crop that the network sees, true on the object; :func:`crop_mask` makes it from one over
+            the whole picture.
+        explain: From a network and a picture to a result with a map, or an array. Let it explain the same target.
+        target: Class index; None takes the top prediction of the whole picture.
+        fills: Keys of :data:`FILLS`: what takes the place of the background, and then of the object.
+        other: The photo that "photo" takes; without it that fill is left out.
+        on_step: Called after each edit; what it raises ends the work.
+
+    Returns:
+        For each edit its pixels, predictions and map; and how much of the evidence lay outside the object at first.
+
+    Raises:
+        BadSetting: The mask is not of the crop's size, or has no object or no background; no such class or fill.
+        NotApplicable: The network has no classifier; or what ``explain`` raises.
+    """
+    start = time.perf_counter()
+    inside = _over_crop(model, mask)
+    target = _target(model, image, target)
+    usable = [name for name in fills if other is not None or not _fill(name, has_other=True).needs_other]
+    if not usable:
+        raise BadSetting(f"fills is {tuple(fills)}; name at least one, and give another photo for 'photo'.")
+    pixels = model.preprocessing.crop(image)
+    other_pixels = pixels if other is None else model.preprocessing.crop(other)
+
+    def look(replaced: str, fill: str, shown: Pixels) -> ContextEdit:
+        edited = images.from_pixels(shown, name=f"{image.name}, {replaced} replaced" if replaced else image.name)
+        found = model.predict(edited, k=model.num_classes)
+        at = found.indices.index(target)
+        best = Predictions(found.indices[:5], found.labels[:5], found.probabilities[:5], found.logits[:5])
+        values = maps.read(explain(model, edited))
+        return ContextEdit(replaced, fill, shown, best, found.probabilities[at], found.logits[at], values)
+
+    whole = look("", "", pixels)
+    edits: list[ContextEdit] = []
+    for fill in usable:
+        filled = _fill(fill, has_other=True).make(model, pixels, other_pixels)
+        for replaced, keep in (("background", inside), ("object", ~inside)):
+            edits.append(look(replaced, fill, np.where(keep[..., None], pixels, filled)))
+            if on_step:
+                on_step(Step(len(edits), 2 * len(usable)))
+    result = ContextTest(
+        whole=whole,
+        edits=tuple(edits),
+        mask=Mask(inside, mask.method if isinstance(mask, Mask) else "given"),
+        evidence_outside=1 - evidence_inside(whole.map, inside),
+        area_outside=float((~inside).mean()),
+        target=target,
+        target_label=model.class_names[target],
+        verdict="",
+        run=_run(model, image, "trust.context_test", start, {"target": target, "fills": usable}),
+    )
+    return replace(result, verdict=_context_verdict(result))
+
+
+def crop_mask(model: LoadedModel, image: InputImage, mask: Mask | Bools) -> Mask:
+    """The part of a mask over the whole picture that the network sees, (H, W) of its input.
+
+    Raises:
+        BadSetting: The mask is not of the picture's size.
+    """
+    values = _bools(mask)
+    if values.shape != image.pixels.shape[:2]:
+        raise BadSetting(
+            f"The mask has {values.shape} pixels, the picture {image.pixels.shape[:2]}; give one of its size."
+        )
+    white = images.from_pixels(values.astype(np.uint8) * 255, name="mask")
+    return Mask(model.preprocessing.crop(white)[..., 0] > 127, mask.method if isinstance(mask, Mask) else "given")
+
+
+def evidence_inside(heatmap: MapLike, mask: Mask | Bools) -> float:
+    """Share of a map's positive values that lies inside a mask, 0..1.
+
+    A cell that the mask covers in part counts with the share of its area that is covered, so that the result is exact
+    however coarse the map is.
+
+    Args:
+        heatmap: A result with a map, or an array (h, w); places without a number do not count.
+        mask: (H, W) over the same crop.
+
+    Returns:
+        The share; not a number where the map has no positive value.
+
+    Raises:
+        BadSetting: Something that is not a map.
+    """
+    evidence = np.nan_to_num(np.maximum(maps.read(heatmap), 0)).astype(np.float64)
+    inside = _bools(mask)
+    down, across = (_overlaps(cells, px) for cells, px in zip(evidence.shape, inside.shape, strict=True))
+    covered = down @ inside @ across.T
+    total = evidence.sum()
+    return float((evidence * covered).sum() / total) if total else float("nan")
+
+
+def _overlaps(num_cells: int, num_px: int) -> NDArray[np.float64]:
+    """(cells, pixels): which share of each cell's extent each pixel covers."""
+    cells, px = np.arange(num_cells)[:, None] / num_cells, np.arange(num_px) / num_px
+    ends = np.minimum(cells + 1 / num_cells, px + 1 / num_px)
+    overlaps: NDArray[np.float64] = np.maximum(0, ends - np.maximum(cells, px)) * num_cells
+    return overlaps
+
+
+def _bools(mask: Mask | Bools) -> Bools:
+    return mask.values if isinstance(mask, Mask) else np.asarray(mask, dtype=bool)
+
+
+def _over_crop(model: LoadedModel, mask: Mask | Bools) -> Bools:
+    values = _bools(mask)
+    if values.shape != model.preprocessing.input_px:
+        raise BadSetting(
+            f"The mask has {values.shape} pixels, what the network sees {model.preprocessing.input_px}; give a mask over "
+            "the crop, as crop_mask cuts it out."
+        )
+    if values.all() or not values.any():
+        raise BadSetting("The mask needs both an object and a background within what the network sees; draw it anew.")
+    return values
+
+
+_CONTEXT_VERDICTS = {
+    # (the object alone is enough, the background alone is enough)
+    (True, False): "The network looks at the object.",
+    (False, True): "The network looks at the background, not at the object.",
+    (True, True): "Object and background are each enough for the network.",
+    (False, False): "The network needs object and background together, or the edits disturb it.",
+}
+
+
+def _context_verdict(result: ContextTest) -> str:
+    without = {
+        part: float(np.median([edit.probability for edit in result.edits if edit.replaced == part]))
+        for part in ("background", "object")
+    }
+    whole = result.whole.probability
+    enough = (without["background"] >= _ENOUGH * whole, without["object"] >= _ENOUGH * whole)
+    evidence = (
+        f" {result.evidence_outside:.0%} of the map’s evidence lies outside the object, which leaves "
+        f"{result.area_outside:.0%} of the area."
+    )
+    return (
+        f"{_CONTEXT_VERDICTS[enough]} Probability of {result.target_label}: {whole:.2f} in the whole picture, "
+        f"{without['background']:.2f} with the object alone, {without['object']:.2f} with the background alone."
+        f"{'' if np.isnan(result.evidence_outside) else evidence}"
+    )
+
+
+def _run(model: LoadedModel, image: InputImage, method: str, start: float, settings: Mapping[str, object]) -> Run:
+    run = model.provenance(method, time.perf_counter() - start, image=image)
+    seed = settings.get("seed")
+    return replace(run, settings=settings, seed=seed if isinstance(seed, int) else None)

@@ -19,7 +19,14 @@ of noise looks as busy as the strongest one; with one scale per layer, quiet map
 more of the middle and hides how far the extremes go. Smooth enlargement invents values between the cells.
 """
 
-from cnnviz_core.render.charts import depth_profile, frequency_figure, histogram, probability_bars
+from cnnviz_core.render.charts import (
+    curves_figure,
+    depth_profile,
+    frequency_figure,
+    histogram,
+    matrix_figure,
+    probability_bars,
+)
 from cnnviz_core.render.colour import (
     COLOUR_MAPS,
     DEFAULT_DIVERGING,
@@ -48,6 +55,7 @@ __all__ = [
     "Mosaic",
     "Scale",
     "colourise",
+    "curves_figure",
     "depth_profile",
     "figure_png",
     "find_colour_map",
@@ -57,6 +65,7 @@ __all__ = [
     "jpeg",
     "kernel_slices",
     "kernels_rgb",
+    "matrix_figure",
     "mosaic",
     "npy",
     "overlay",

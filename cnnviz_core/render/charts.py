@@ -138,6 +138,75 @@ def depth_profile(layers: Sequence[str], series: Mapping[str, Sequence[float]], 
     return figure
 
 
+def curves_figure(
+    x: FloatArray,
+    series: Mapping[str, FloatArray],
+    *,
+    x_title: str,
+    unit: str,
+    band: tuple[FloatArray, FloatArray] | None = None,
+) -> go.Figure:
+    """Lines over one axis of shares, 0 to 100 %, with values from 0 to 1.
+
+    Args:
+        x: (S,) shares, 0..1.
+        series: Name and (S,) values.
+        x_title: What the shares are of.
+        unit: What the values are.
+        band: (S,) lower and upper edge of a grey area behind the lines, such as the range of random draws.
+    """
+    lines = [
+        go.Scatter(
+            x=x,
+            y=values,
+            name=_literal(name),
+            mode="lines+markers",
+            line={"color": _SERIES_COLOURS[at % len(_SERIES_COLOURS)], "width": 2},
+            marker={"size": 6, "symbol": _SERIES_MARKERS[at % len(_SERIES_MARKERS)]},
+            hovertemplate="%{x:.0%}: %{y:.3f}",
+        )
+        for at, (name, values) in enumerate(series.items())
+    ]
+    edges = []
+    if band is not None:
+        plain = {"mode": "lines", "line": {"width": 0}, "showlegend": False, "hoverinfo": "skip"}
+        edges = [go.Scatter(x=x, y=band[0], **plain)]
+        edges.append(go.Scatter(x=x, y=band[1], fill="tonexty", fillcolor=_MID_GREY, **plain))
+    figure = _figure(*edges, *lines, height=300)
+    figure.update_layout(legend={"orientation": "h", "y": 1.02, "yanchor": "bottom"})
+    figure.update_xaxes(title=_literal(x_title), tickformat=".0%")
+    figure.update_yaxes(title=_literal(unit), range=[0, 1])
+    return figure
+
+
+def matrix_figure(names: Sequence[str], values: FloatArray, *, unit: str) -> go.Figure:
+    """A square table of numbers from -1 to 1 as colours, each with its number.
+
+    Args:
+        names: Of rows and columns.
+        values: (M, M).
+        unit: What the numbers are.
+    """
+    lut = find_colour_map(signed=True).lut[:MISSING]
+    labels = [_literal(name) for name in names]
+    heat = go.Heatmap(
+        x=labels,
+        y=labels,
+        z=values,
+        zmin=-1,
+        zmax=1,
+        colorscale=[(at / (MISSING - 1), f"rgb({r},{g},{b})") for at, (r, g, b) in enumerate(lut.tolist())],
+        colorbar={"title": _literal(unit), "thickness": 14},
+        text=[[f"{value:.2f}" for value in row] for row in values.tolist()],
+        texttemplate="%{text}",
+        hovertemplate="%{y} and %{x}: %{text}<extra></extra>",
+    )
+    figure = _figure(heat, height=120 + 34 * len(names))
+    figure.update_yaxes(autorange="reversed", showgrid=False)
+    figure.update_xaxes(showgrid=False, tickangle=-30)
+    return figure
+
+
 def frequency_figure(magnitude: FloatArray, *, unit: str = "gain", colour_map: str = "viridis") -> go.Figure:
     """How strongly a kernel answers to each spatial frequency, as a heat map.
 

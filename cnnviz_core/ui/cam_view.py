@@ -21,12 +21,12 @@ _UNIT = "evidence"
 _NUM_CLASSES = 5
 
 
-def compare() -> str:
+def compare(model: LoadedModel) -> str:
     """What is held against what: a key of ``COMPARISONS``."""
     return str(
         st.segmented_control(
             "Compare",
-            list(COMPARISONS),
+            list(COMPARISONS) if model.num_classes else ["methods", "layers"],
             default="methods",
             key="compare",
             required=True,
@@ -176,17 +176,18 @@ def _in_network(other: Selection, chosen: Selection, layer: str, method: str, *,
     return _picture(other, heatmap, title)
 
 
-def side_by_side(pictures: Sequence[MapPicture], look: Look, comparison: str) -> None:
-    """The maps side by side, and one of them enlarged."""
+def side_by_side(pictures: Sequence[MapPicture], look: Look, comparison: str) -> MapPicture | None:
+    """The maps side by side, and one of them enlarged; returns that one."""
     if not pictures:
         st.info("Nothing to show yet: choose at least one method above.")
-        return
+        return None
     wall, one = st.columns([3, 2], gap="medium")
     with wall:
         chosen, scale = gallery.grid(pictures, look, what=f"{comparison} side by side")
     with one:
         closeup.draw(chosen, scale, look)
         frame.caption(chosen.chosen, chosen.title, f"{chosen.run.seconds:.2f} s")
+    return chosen
 
 
 def _target(chosen: Selection) -> int:
@@ -236,7 +237,7 @@ def _method(
         "Method",
         offered,
         key="method",
-        default="grad_cam",
+        default="grad_cam" if "grad_cam" in offered else None,
         name=lambda name: cam.METHODS[name].title,
         help="  \n".join(f"**{cam.METHODS[name].title}**: {cam.METHODS[name].help}" for name in offered),
     )

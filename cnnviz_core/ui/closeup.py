@@ -8,6 +8,7 @@ import streamlit as st
 from cnnviz_core import maps, render
 from cnnviz_core.errors import NotApplicable
 from cnnviz_core.methods import segmentation, trust
+from cnnviz_core.models import LoadedModel
 from cnnviz_core.render import Scale
 from cnnviz_core.results import FloatArray, Mask
 from cnnviz_core.ui import pickers, show
@@ -22,6 +23,9 @@ _SIDE_PX = 512
 
 def draw(one: MapPicture, scale: Scale, look: Look) -> None:
     """The map with its numbers, marks and downloads."""
+    if one.pixels is not None:
+        _in_own_colours(one, one.pixels)
+        return
     place = pickers.choose(
         "Shown on",
         [_CROP, _PHOTO],
@@ -36,7 +40,7 @@ def draw(one: MapPicture, scale: Scale, look: Look) -> None:
     if place == _PHOTO:
         _on_photo(one.chosen, values, scale, look)
         return
-    drawn: Box | None = st.session_state.get(_rectangle_of(one.chosen))
+    drawn = rectangle_box(one.chosen)
     boxes = ({"your rectangle": drawn} if drawn else {}) | ({f"above {share:.0%}": found} if found else {})
 
     def take(box: Box) -> None:
@@ -55,12 +59,29 @@ def draw(one: MapPicture, scale: Scale, look: Look) -> None:
         unit=one.unit,
         max_px=_SIDE_PX,
         smooth=look.smooth,
+        opacity=look.opacity,
         drawable=True,
         boxes=boxes,
         on_box=take,
     )
     if drawn:
         _inside(one, drawn)
+
+
+def _in_own_colours(one: MapPicture, pixels: show.Pixels) -> None:
+    """A picture whose colours are not a scale's, with the map's numbers as downloads."""
+    st.image(render.png(show.enlarged_pixels(pixels, _SIDE_PX)), width=_SIDE_PX)
+    caption = f"{one.chosen.model.spec.title}, {one.chosen.image.name}"
+    show.downloads(
+        one.chosen,
+        one.run,
+        key="closeup",
+        title=one.title,
+        figure=lambda: render.figure_png(pixels, title=one.title, caption=caption),
+        exact=lambda: render.png(pixels),
+        values=one.values,
+        code=one.code,
+    )
 
 
 def _threshold() -> tuple[float, bool]:
@@ -94,7 +115,7 @@ def _box_above(one: MapPicture, share: float) -> Box | None:
 def _inside(one: MapPicture, box: Box) -> None:
     """How much of the map lies in the rectangle."""
     top, left, bottom, right = box
-    share, area = trust.evidence_inside(one.values, _as_mask(one.chosen, box)), (bottom - top) * (right - left)
+    share, area = trust.evidence_inside(one.values, as_mask(one.chosen.model, box)), (bottom - top) * (right - left)
     row = st.container(horizontal=True, vertical_alignment="center")
     row.markdown(
         f"**{share:.0%}** of the map’s positive values lie in your rectangle, which covers {area:.0%} of the picture."
@@ -107,10 +128,10 @@ def _inside(one: MapPicture, box: Box) -> None:
     )
 
 
-def rectangle(chosen: Selection) -> Mask | None:
-    """The rectangle drawn on this picture as a mask over the crop; None where there is none."""
+def rectangle_box(chosen: Selection) -> Box | None:
+    """The rectangle drawn on this picture, as shares of the crop; None where there is none."""
     box: Box | None = st.session_state.get(_rectangle_of(chosen))
-    return None if box is None else _as_mask(chosen, box)
+    return box
 
 
 def _rectangle_of(chosen: Selection) -> str:
@@ -118,9 +139,10 @@ def _rectangle_of(chosen: Selection) -> str:
     return f"rectangle {chosen.image.digest}"
 
 
-def _as_mask(chosen: Selection, box: Box) -> Mask:
+def as_mask(model: LoadedModel, box: Box) -> Mask:
+    """A rectangle as a mask over the crop, (H, W) of the network's input."""
     top, left, bottom, right = box
-    height, width = shape = chosen.model.preprocessing.input_px
+    height, width = shape = model.preprocessing.input_px
     return segmentation.rectangle((left * width, top * height, right * width, bottom * height), shape=shape)
 
 

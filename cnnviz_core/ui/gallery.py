@@ -16,7 +16,6 @@ from cnnviz_core.ui.components import tiles
 from cnnviz_core.ui.pickers import Selection
 
 _TILE_PX = 168
-_OPACITY = 0.6
 
 
 @dataclass(frozen=True)
@@ -31,6 +30,7 @@ class MapPicture:
         chosen: Network and picture.
         title: What is to be seen, for file names and readers.
         unit: What the values are.
+        pixels: (H, W, 3) what to draw where that is not the values' colours over the crop; None where it is.
     """
 
     name: str
@@ -40,6 +40,7 @@ class MapPicture:
     chosen: Selection
     title: str
     unit: str
+    pixels: show.Pixels | None = None
 
 
 @dataclass(frozen=True)
@@ -49,38 +50,45 @@ class Look:
     Attributes:
         shared: Whether all maps side by side have one scale.
         smooth: Whether values between the cells are interpolated.
-        colour_map: Name for values from 0 up; None for the default.
+        colour_map: Name for values from 0 up.
+        clip_percent: Share of the values beyond the last colour.
+        opacity: How much of a map is seen over the photo at first, 0..1.
     """
 
     shared: bool
     smooth: bool
-    colour_map: str | None
+    colour_map: str
+    clip_percent: float
+    opacity: float
 
     def scales(self, maps: Sequence[FloatArray]) -> list[Scale]:
         """Colour limits of each map; from 0 up unless any value is below."""
         if self.shared:
             together = np.concatenate([values.ravel() for values in maps])[None]
-            return [_from_zero(together)] * len(maps)
-        return [_from_zero(values) for values in maps]
+            return [_from_zero(together, self.clip_percent)] * len(maps)
+        return [_from_zero(values, self.clip_percent) for values in maps]
 
     def map_for(self, scale: Scale) -> str | None:
         """The chosen colour map; None, for the two-sided default, where values have a sign."""
         return None if scale.signed else self.colour_map
 
 
-def _from_zero(values: FloatArray) -> Scale:
+def _from_zero(values: FloatArray, clip_percent: float) -> Scale:
     finite = values[np.isfinite(values)]
     has_negative = bool(finite.size and finite.min() < 0)
     if not has_negative and not (finite.size and finite.max() > 0):
         return Scale.fixed(0.0, 1.0, signed=False)
-    return render.scale_of(values, low=None if has_negative else 0.0)
+    return render.scale_of(values, low=None if has_negative else 0.0, clip_percent=clip_percent)
 
 
-def look(*, shared: bool) -> Look:
+def look(*, shared: bool, clip_percent: int = 0, smooth: bool = True, opacity: float = 0.6) -> Look:
     """Colour settings, in a popover.
 
     Args:
         shared: Whether maps share one scale at first.
+        clip_percent: Share of the values beyond the last colour at first: 0, 1, 2 or 5.
+        smooth: Whether values are interpolated at first.
+        opacity: Of maps over the photo.
     """
     with st.popover("Colours", icon=":material/palette:"):
         by = pickers.choose(
@@ -91,9 +99,18 @@ def look(*, shared: bool) -> Look:
             help="Alike, the maps share one scale and can be compared: a dark one is weak. By itself, each uses all "
             "colours, so that shapes are seen best; methods and layers have units of their own and need that.",
         )
-        smooth = st.toggle(
+        clip = st.select_slider(
+            "Clip the strongest values",
+            [0, 1, 2, 5],
+            clip_percent,
+            key="clip_maps",
+            bind="query-params",
+            format_func=lambda percent: f"{percent} %",
+            help="Per cent of the values that share the last colour, so that a few do not darken the rest.",
+        )
+        is_smooth = st.toggle(
             "Smooth",
-            value=True,
+            value=smooth,
             key="smooth",
             bind="query-params",
             help="On: values between the cells are interpolated, as papers print them. Off: the cells as they are.",
@@ -108,7 +125,7 @@ def look(*, shared: bool) -> Look:
             help="All are even steps for the eye and safe for colour-blind readers. Maps with negative values always "
             "take a two-sided one with zero in the middle.",
         )
-    return Look(by == "all maps alike", smooth, colour_map)
+    return Look(by == "all maps alike", is_smooth, colour_map, clip, opacity)
 
 
 def grid(maps: Sequence[MapPicture], look: Look, *, what: str) -> tuple[MapPicture, Scale]:
@@ -147,7 +164,9 @@ def grid(maps: Sequence[MapPicture], look: Look, *, what: str) -> tuple[MapPictu
         aria=what,
         on_select=select,
     )
-    if look.shared:
+    if maps[0].pixels is not None:
+        pass  # colours of their own, which the page explains
+    elif look.shared:
         show.colour_bar(scales[0], look.map_for(scales[0]), maps[0].unit)
     else:
         st.caption(
@@ -159,23 +178,24 @@ def grid(maps: Sequence[MapPicture], look: Look, *, what: str) -> tuple[MapPictu
 
 
 def _tiles(maps: Sequence[MapPicture], scales: Sequence[Scale], look: Look) -> show.Pixels:
-    """(n, H, W, 3) overlays, all of the first one's size."""
+    """(n, H, W, 3) pictures, all of the first one's size."""
     height, width = show.crop_pixels(maps[0].chosen).shape[:2]
     return np.stack(
-        [
-            show.fitted(
-                render.overlay(
-                    show.crop_pixels(one.chosen),
-                    one.values,
-                    scale=scale,
-                    colour_map=look.map_for(scale),
-                    opacity=_OPACITY,
-                    smooth=look.smooth,
-                ),
-                (height, width),
-            )
-            for one, scale in zip(maps, scales, strict=True)
-        ]
+        [show.fitted(drawn(one, scale, look), (height, width)) for one, scale in zip(maps, scales, strict=True)]
+    )
+
+
+def drawn(one: MapPicture, scale: Scale, look: Look) -> show.Pixels:
+    """A map in colours over its crop, (H, W, 3)."""
+    if one.pixels is not None:
+        return one.pixels
+    return render.overlay(
+        show.crop_pixels(one.chosen),
+        one.values,
+        scale=scale,
+        colour_map=look.map_for(scale),
+        opacity=look.opacity,
+        smooth=look.smooth,
     )
 
 

@@ -1,0 +1,240 @@
+"""The parts of the saliency page: what is explained, by which methods, and how attributions are drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import streamlit as st
+
+from cnnviz_core import doctor, render
+from cnnviz_core.methods import feature_maps, saliency
+from cnnviz_core.models import LoadedModel
+from cnnviz_core.results import Attribution, FloatArray
+from cnnviz_core.ui import closeup, compute, frame, gallery, pickers, show, work
+from cnnviz_core.ui.gallery import Look, MapPicture
+from cnnviz_core.ui.pickers import Selection
+
+_CLASS, _UNIT = "a class", "a unit"
+_MAP_PX = 300
+_FIRST = ("gradient", "deconvnet", "guided_backprop", "input_x_gradient", "guided_grad_cam")
+_SLOW_FORWARDS = 8  # more than these wait for a button
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is explained.
+
+    Attributes:
+        settings: Arguments of :func:`saliency.explain`: target, or layer and unit.
+        words: The same for people.
+        is_unit: Whether it is a unit.
+    """
+
+    settings: dict[str, Any]
+    words: str
+    is_unit: bool
+
+
+@dataclass(frozen=True)
+class View:
+    """One way to make a picture of an attribution.
+
+    Attributes:
+        help: What it shows.
+        values: From (C, H, W) to (H, W).
+        code: Python that does the same with ``result``.
+        in_colours: Whether the three colour channels are drawn as colours.
+    """
+
+    help: str
+    values: Callable[[Attribution], FloatArray]
+    code: str
+    in_colours: bool = False
+
+
+VIEWS: dict[str, View] = {
+    "strength": View("the largest magnitude over the colour channels.", lambda a: a.map, "result.map"),
+    "sign": View(
+        "the sum over the colour channels: above zero speaks for, below zero against.",
+        lambda a: a.values.sum(axis=0),
+        "result.values.sum(axis=0)",
+    ),
+    "colours": View(
+        "red, green and blue as they are, around mid grey.", lambda a: a.map, "result.values", in_colours=True
+    ),
+}
+
+
+def question(chosen: Selection) -> Question:
+    """Asks what is to be explained: the class of the sidebar, or any unit."""
+    kinds = [_CLASS, _UNIT] if chosen.model.num_classes else [_UNIT]
+    kind = st.segmented_control(
+        "Explain",
+        kinds,
+        default=kinds[0],
+        key="explain",
+        required=True,
+        bind="query-params",
+        help="The score of the class chosen in the sidebar, or a single unit: one channel of a layer at one place.",
+    )
+    if kind == _UNIT:
+        return _unit(chosen)
+    answer = compute.run(LoadedModel.predict, chosen.model, chosen.image, k=1).indices[0]
+    target = answer if chosen.target is None else chosen.target
+    return Question({"target": target}, f"class {chosen.model.class_names[target]}", is_unit=False)
+
+
+def _unit(chosen: Selection) -> Question:
+    """A unit: layer, channel, and a cell clicked on the channel's map; at first its strongest."""
+    layer = pickers.layer_by_depth(chosen.model, default=feature_maps.default_layer(chosen.model))
+    maps = compute.run(feature_maps.compute, chosen.model, chosen.image, layer=layer)
+    num, height, width = maps.values.shape
+    first = int(maps.values.reshape(num, -1).max(axis=1).argmax())
+    picture, numbers = st.columns([2, 3], gap="medium")
+    with numbers:
+        st.caption("The unit to explain: a channel, and one of its cells. Click the map, or type.")
+        channel = pickers.number(f"Channel, 0 to {num - 1}", num, key="channel", default=first, of=layer)
+        row, column = divmod(int(maps.values[channel].argmax()), width)
+        of = f"{layer} {channel} {chosen.image.digest}"
+        row = pickers.number(f"Row, 0 to {height - 1}", height, key="row", default=row, of=of)
+        column = pickers.number(f"Column, 0 to {width - 1}", width, key="column", default=column, of=of)
+        value = render.format_value(float(maps.values[channel, row, column]))
+        st.caption(f"Its activation on this picture is {value}; at first it is the channel’s strongest cell.")
+
+    def pin(cell: tuple[int, int]) -> None:
+        st.session_state["row"], st.session_state["column"] = cell
+
+    with picture:
+        show.map_over_photo(
+            chosen,
+            maps.values[channel],
+            run=maps.run,
+            code=f"result.values[{channel}]",
+            title=f"{layer} channel {channel}",
+            key="unit_map",
+            scale=render.scale_of(maps.values[channel]),
+            max_px=_MAP_PX,
+            clickable=True,
+            cell=(row, column),
+            on_cell=pin,
+        )
+    words = f"unit ({channel}, {row}, {column}) of {layer}"
+    return Question({"layer": layer, "unit": (channel, row, column)}, words, is_unit=True)
+
+
+def maps(chosen: Selection, asked: Question, view: str) -> list[MapPicture]:
+    """The attributions of the chosen methods; slow ones on demand."""
+    model = chosen.model
+    fitting = [n for n in saliency.METHODS if not (asked.is_unit and not saliency.METHODS[n].takes_unit)]
+    verdicts = {name: doctor.verdict(model, saliency.METHODS[name].needs) for name in fitting}
+    offered = [name for name in fitting if verdicts[name].usable]
+    wanted = pickers.several(
+        "Methods",
+        offered,
+        key="saliency_methods",
+        default=[name for name in _FIRST if name in offered],
+        name=lambda name: saliency.METHODS[name].title,
+        help="  \n".join(f"**{m.title}** ({m.source}; {m.cost}): {m.help}" for m in saliency.METHODS.values()),
+    )
+    _say_what_does_not_fit(verdicts)
+    pictures = []
+    for name in wanted:
+        attribution = _attribution(chosen, name, asked)
+        if attribution is not None:
+            pictures.append(_picture(chosen, attribution, asked, VIEWS[view]))
+    return pictures
+
+
+def _say_what_does_not_fit(verdicts: dict[str, doctor.Verdict]) -> None:
+    reasons: dict[str, list[str]] = {}
+    for name, verdict in verdicts.items():
+        if verdict.status is not doctor.Status.WORKS and saliency.METHODS[name].needs != "gradient":
+            said = "Not defined here" if not verdict.usable else "Only approximate here"
+            reasons.setdefault(f"{said}: {{}}: {verdict.reason} {verdict.instead}", []).append(
+                saliency.METHODS[name].title
+            )
+    for text, titles in reasons.items():
+        st.caption(frame.plain(text.format(", ".join(titles))))
+
+
+def _attribution(chosen: Selection, name: str, asked: Question) -> Attribution | None:
+    method = saliency.METHODS[name]
+    num_forwards = method.num_forwards(saliency.Options())
+    if num_forwards <= _SLOW_FORWARDS:
+        return compute.run(saliency.explain, chosen.model, chosen.image, method=name, **asked.settings)
+    return work.run(
+        saliency.explain,
+        chosen,
+        name=name,
+        title=method.title,
+        cost=f"{method.title}: {method.cost}, {num_forwards} here.",
+        show=_so_far,
+        method=name,
+        **asked.settings,
+    )
+
+
+def _so_far(attribution: Attribution) -> None:
+    values = attribution.map
+    scale = render.scale_of(values, low=0.0, clip_percent=1)
+    st.image(render.png(render.colourise(values, scale=scale)), width=_MAP_PX)
+
+
+def _picture(chosen: Selection, attribution: Attribution, asked: Question, view: View) -> MapPicture:
+    method = saliency.METHODS[attribution.method]
+    return MapPicture(
+        method.title,
+        view.values(attribution),
+        attribution.run,
+        view.code,
+        chosen,
+        f"{method.title} of {asked.words}",
+        "score" if attribution.completeness_error is not None else "gradient",
+        _in_colours(attribution.values) if view.in_colours else None,
+    )
+
+
+def _in_colours(values: FloatArray) -> show.Pixels:
+    """(H, W, 3) around mid grey; the 99th percentile of the magnitude is black or full."""
+    limit = float(np.percentile(np.abs(values), 99)) or 1.0
+    shares = np.clip(0.5 + values / (2 * limit), 0, 1)
+    pixels = np.broadcast_to(shares, (3, *values.shape[1:])).transpose(1, 2, 0)
+    rounded: show.Pixels = np.rint(255 * pixels).astype(np.uint8)
+    return rounded
+
+
+def view() -> tuple[Look, str]:
+    """Colours, and which picture is made of an attribution."""
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        name = st.segmented_control(
+            "Show",
+            list(VIEWS),
+            default="strength",
+            key="attribution_view",
+            required=True,
+            bind="query-params",
+            help="  \n".join(f"**{name}**: {found.help}" for name, found in VIEWS.items()),
+        )
+        look = gallery.look(shared=False, clip_percent=1, smooth=False, opacity=1.0)
+    return look, str(name)
+
+
+def side_by_side(pictures: Sequence[MapPicture], look: Look) -> MapPicture | None:
+    """The attributions side by side, and one of them enlarged; returns that one."""
+    if not pictures:
+        st.info("Nothing to show yet: choose a method above, or run one.")
+        return None
+    wall, one = st.columns([3, 2], gap="medium")
+    with wall:
+        picked, scale = gallery.grid(pictures, look, what="methods side by side")
+        st.caption(
+            "Guided backprop, guided Grad-CAM and deconvnet draw edges whatever the network has learned; the check "
+            "below shows it. A gradient says what a change would do, not what is there."
+        )
+    with one:
+        closeup.draw(picked, scale, look)
+        frame.caption(picked.chosen, picked.title, f"{picked.run.seconds:.2f} s")
+    return picked

@@ -1,0 +1,293 @@
+"""How far to trust a map: four checks, the same on every page that explains a decision."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import streamlit as st
+
+from cnnviz_core import photos, render
+from cnnviz_core.images import InputImage
+from cnnviz_core.jobs import OnStep
+from cnnviz_core.methods import cam, saliency, segmentation, trust
+from cnnviz_core.models import LoadedModel
+from cnnviz_core.results import Agreement, ContextEdit, ContextTest, Curves, Mask, Randomization, Run
+from cnnviz_core.ui import closeup, frame, pickers, work
+from cnnviz_core.ui.components import tiles
+from cnnviz_core.ui.components.heat_view import Box
+from cnnviz_core.ui.gallery import MapPicture
+
+_METHODS = {"cam": cam, "saliency": saliency}
+_TILE_PX = 150
+_RECTANGLE, _GRABCUT = "my rectangle", "GrabCut from the map"
+_OTHER_PHOTOS = ("chelsea", "rocket")
+
+Settings = tuple[tuple[str, object], ...]
+
+
+def draw(one: MapPicture, all_maps: Sequence[MapPicture]) -> None:
+    """The section: which check, and its answer for the enlarged map.
+
+    Args:
+        one: The map to check.
+        all_maps: The maps side by side with it.
+    """
+    st.subheader("How far to trust it", anchor=False)
+    check = st.segmented_control(
+        "Check",
+        list(_CHECKS),
+        default=next(iter(_CHECKS)),
+        key="check",
+        required=True,
+        bind="query-params",
+        help="**Agreement**: do methods that work in different ways point to the same places? **Deletion and "
+        "insertion**: does the answer fall when what the map marks is taken away? **Random weights**: does the map "
+        "change when the network is destroyed? **Is it cheating?**: does the network look at the object, or at what "
+        "surrounds it?",
+    )
+    _CHECKS[str(check)](one, all_maps)
+
+
+def _agreement(_one: MapPicture, all_maps: Sequence[MapPicture]) -> None:
+    same_picture = {one.name: one.values for one in all_maps if one.chosen.model is all_maps[0].chosen.model}
+    if len(same_picture) < 2:
+        st.info("Agreement needs two or more maps of one network side by side; add another one above.")
+        return
+    found: Agreement = trust.agreement(same_picture)
+    st.plotly_chart(
+        render.matrix_figure(found.names, found.correlations, unit="rank correlation"), key="agreement", width="stretch"
+    )
+    st.caption(
+        "Spearman’s rank correlation of the maps’ positive values: 1 where two maps rank all places alike, 0 where "
+        "they have nothing in common. Methods that share a weakness agree, too."
+    )
+
+
+def _deletion(one: MapPicture, _all_maps: Sequence[MapPicture]) -> None:
+    if _explains_no_class(one):
+        return
+    fills = [name for name, fill in trust.FILLS.items() if not fill.needs_other]
+    fill = pickers.choose(
+        "What is deleted becomes",
+        fills,
+        key="fill",
+        name=lambda name: trust.FILLS[name].title,
+        help="  \n".join(f"**{trust.FILLS[name].title}**: {trust.FILLS[name].help}" for name in fills),
+    )
+    found: Curves | None = work.run(
+        _curves,
+        one.chosen,
+        name="deletion",
+        title="Deletion and insertion",
+        cost="About 200 forwards: 20 steps for the map, for its reverse and for eight random orders.",
+        show=lambda _partial: None,
+        method=one.run.method,
+        settings=_frozen(one.run),
+        fill=fill,
+    )
+    if found is None:
+        return
+    st.markdown(f"**{frame.plain(found.verdict)}**")
+    band = found.random.min(axis=0), found.random.max(axis=0)
+    deletion, insertion = st.columns(2)
+    with deletion:
+        lines = {"most important first": found.most_first, "random": found.random.mean(axis=0)}
+        lines["least important first"] = found.least_first
+        figure = render.curves_figure(found.fractions, lines, x_title="deleted", unit="probability", band=band)
+        st.plotly_chart(figure, key="deletion_curve", width="stretch")
+        st.caption(f"Deletion: area {found.deletion_area:.3f}, by chance {found.random_areas.mean():.3f}; low is good.")
+    with insertion:
+        lines = {"most important first": found.insertion, "random": found.random.mean(axis=0)[::-1]}
+        lines["least important first"] = found.most_first[::-1]
+        figure = render.curves_figure(
+            found.inserted_fractions, lines, x_title="inserted", unit="probability", band=(band[0][::-1], band[1][::-1])
+        )
+        st.plotly_chart(figure, key="insertion_curve", width="stretch")
+        st.caption(
+            f"Insertion: area {found.insertion_area:.3f}, by chance {found.random_areas.mean():.3f}; high is good."
+        )
+    st.caption(
+        f"Probability of {frame.plain(found.target_label)}. The grey area is the range of the random orders. Edited "
+        "pictures are pictures that the network never saw: try more than one fill."
+    )
+
+
+def _random_weights(one: MapPicture, _all_maps: Sequence[MapPicture]) -> None:
+    found: Randomization | None = work.run(
+        _randomized,
+        one.chosen,
+        name="randomization",
+        title="Random weights",
+        cost="The map anew after each of up to eight steps that destroy the network from the last layer to the first.",
+        show=_draw_randomization,
+        method=one.run.method,
+        settings=_frozen(one.run),
+    )
+    if found is not None:
+        st.markdown(f"**{frame.plain(found.verdict)}**")
+        _draw_randomization(found)
+
+
+def _draw_randomization(found: Randomization) -> None:
+    names = [f"{steps[-1]}" if len(steps) == 1 else f"… {steps[-1]}" for steps in found.steps]
+    magnitudes = np.abs(found.maps)
+    mosaic = render.mosaic(
+        magnitudes, scale=render.scale_of(magnitudes, mode="channel", low=0.0, clip_percent=1), tile_px=_TILE_PX
+    )
+    tiles.show(
+        mosaic.png,
+        num=mosaic.num,
+        tile_size=mosaic.tile_size,
+        atlas_columns=mosaic.columns,
+        key="randomized_maps",
+        selected=None,
+        labels=["as trained", *names],
+        tile_px=_TILE_PX,
+        aria="The map as the network is destroyed",
+    )
+    series = {"rank correlation": found.rank_correlations.tolist(), "structural similarity": found.ssims.tolist()}
+    figure = render.depth_profile(names, series, unit="likeness to the first map")
+    st.plotly_chart(figure, key="randomization", width="stretch")
+    st.caption(
+        "From left to right more and more layers have random weights, from the head down; each tile has colours of its "
+        "own. A map that explains the network has to change."
+    )
+
+
+def _cheating(one: MapPicture, _all_maps: Sequence[MapPicture]) -> None:
+    if _explains_no_class(one):
+        return
+    rectangle = closeup.rectangle_box(one.chosen)
+    by = pickers.choose(
+        "The object is",
+        [_GRABCUT, _RECTANGLE],
+        key="object",
+        help="A rectangle is drawn with the mouse on the enlarged map above. GrabCut finds the object by itself, from "
+        "the map, and can be wrong: look at the mask.",
+    )
+    if by == _RECTANGLE and rectangle is None:
+        st.info("Draw a rectangle around the object: drag over the enlarged map above.")
+        return
+    other = next(name for name in _OTHER_PHOTOS if name != one.chosen.image_id)
+    found: ContextTest | None = work.run(
+        _context,
+        one.chosen,
+        name="context",
+        title="Is it cheating?",
+        cost="Six edited pictures: background, then object, replaced by blur, grey and another photo.",
+        show=lambda _partial: None,
+        method=one.run.method,
+        settings=_frozen(one.run),
+        box=rectangle if by == _RECTANGLE else None,
+        other=other,
+    )
+    if found is None:
+        return
+    st.markdown(f"**{frame.plain(found.verdict)}**")
+    edits = (found.whole, *found.edits)
+    pixels = render.rgb_mosaic(np.stack([edit.pixels for edit in edits]))
+    labels = [_edit_label(edit) for edit in edits]
+    tiles.show(
+        pixels.png, num=pixels.num, tile_size=pixels.tile_size, atlas_columns=pixels.columns, key="edits",
+        selected=None, labels=labels, hints=[_edit_hint(edit) for edit in edits], tile_px=_TILE_PX, smooth=True,
+        aria="Edited pictures", max_height=None,
+    )  # fmt: skip
+    maps = np.stack([edit.map for edit in edits])
+    mosaic = render.mosaic(maps, scale=render.scale_of(maps, mode="channel"), tile_px=_TILE_PX)
+    tiles.show(
+        mosaic.png, num=mosaic.num, tile_size=mosaic.tile_size, atlas_columns=mosaic.columns, key="edited_maps",
+        selected=None, labels=labels, tile_px=_TILE_PX, smooth=True, aria="Maps of the edited pictures",
+        max_height=None,
+    )  # fmt: skip
+    st.caption(
+        f"Probability of {frame.plain(found.target_label)} in each picture, and below each picture’s map with colours "
+        f"of its own. {found.evidence_outside:.0%} of the map’s positive values lie outside the object, which leaves "
+        f"{found.area_outside:.0%} of the area."
+    )
+
+
+def _edit_label(edit: ContextEdit) -> str:
+    what = "whole" if not edit.fill else f"{edit.replaced}: {trust.FILLS[edit.fill].title.lower()}"
+    return f"{edit.probability:.0%}, {what}"
+
+
+def _edit_hint(edit: ContextEdit) -> str:
+    answers = zip(edit.predictions.labels, edit.predictions.probabilities, strict=True)
+    return "; ".join(f"{label} {probability:.0%}" for label, probability in answers)
+
+
+def _explains_no_class(one: MapPicture) -> bool:
+    """Says so where the map explains no class, so that no probability can be watched."""
+    if one.chosen.model.num_classes and not one.run.settings.get("unit"):
+        return False
+    st.info("This check watches the probability of a class; the map explains a unit. Choose a class above.")
+    return True
+
+
+def _frozen(run: Run) -> Settings:
+    return tuple(sorted(run.settings.items()))
+
+
+def _again(method: str, settings: Settings) -> Callable[[LoadedModel, InputImage], Any]:
+    """The explanation of that name with those settings, for another network or picture."""
+    module, _, function = method.rpartition(".")
+    explain = getattr(_METHODS[module], function)
+    return lambda model, image: explain(model, image, **dict(settings))
+
+
+def _target(settings: Settings) -> int | None:
+    target = dict(settings).get("target")
+    return target if isinstance(target, int) else None
+
+
+def _curves(
+    model: LoadedModel, image: InputImage, *, method: str, settings: Settings, fill: str, on_step: OnStep
+) -> Curves:
+    heatmap = _again(method, settings)(model, image)
+    return trust.deletion_insertion(model, image, heatmap, target=_target(settings), fill=fill, on_step=on_step)
+
+
+def _randomized(
+    model: LoadedModel, image: InputImage, *, method: str, settings: Settings, on_step: OnStep
+) -> Randomization:
+    return trust.randomization(model, image, explain=_again(method, settings), on_step=on_step)
+
+
+def _context(
+    model: LoadedModel,
+    image: InputImage,
+    *,
+    method: str,
+    settings: Settings,
+    box: Box | None,
+    other: str,
+    on_step: OnStep,
+) -> ContextTest:
+    explain = _again(method, settings)
+    return trust.context_test(
+        model,
+        image,
+        _object(model, image, explain, box),
+        explain=explain,
+        target=_target(settings),
+        other=photos.open_photo(other),
+        on_step=on_step,
+    )
+
+
+def _object(model: LoadedModel, image: InputImage, explain: Callable[..., Any], box: Box | None) -> Mask:
+    """Where the object is, over the crop: in the rectangle, or where GrabCut finds it."""
+    if box is not None:
+        return closeup.as_mask(model, box)
+    found = segmentation.grabcut(image, explain(model, image), crop_box=model.preprocessing.crop_box(image))
+    return trust.crop_mask(model, image, found)
+
+
+_CHECKS: Mapping[str, Callable[[MapPicture, Sequence[MapPicture]], None]] = {
+    "agreement": _agreement,
+    "deletion and insertion": _deletion,
+    "random weights": _random_weights,
+    "is it cheating?": _cheating,
+}

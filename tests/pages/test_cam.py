@@ -1,0 +1,117 @@
+"""The CAM page: what is compared, what is chosen, and what a link restores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from cnnviz_core import photos
+
+Open = Callable[..., AppTest]
+PAGE = "explain/cam"
+
+
+def enlarged(app: AppTest) -> tuple[str, list[str]]:
+    """The map that is enlarged, and all that stand side by side."""
+    box = app.selectbox(key="map")
+    return box.value, list(box.options)
+
+
+def captions(app: AppTest) -> str:
+    return " ".join(c.value for c in app.caption)
+
+
+def test_the_first_screen_compares_all_quick_methods(open_page: Open) -> None:
+    app = open_page(PAGE)
+    chosen, names = enlarged(app)
+    assert chosen == "CAM"
+    assert names == [
+        "CAM", "Grad-CAM", "Grad-CAM++", "XGrad-CAM", "HiResCAM", "LayerCAM", "Eigen-CAM", "Finer-CAM",
+    ]  # fmt: skip
+    assert "CAM at bn2 for Egyptian cat" in captions(app)
+
+
+@pytest.mark.parametrize(
+    ("comparison", "names"),
+    [
+        ("layers", ["blocks.2.0.bn1", "blocks.3.0.bn1", "blocks.5.0.bn1", "bn2"]),
+        ("classes", ["Egyptian cat", "tiger cat", "tabby", "lynx", "plastic bag"]),
+        (
+            "two classes",
+            ["Egyptian cat", "tiger cat", "Egyptian cat, not tiger cat", "Finer-CAM: Egyptian cat, not its likes"],
+        ),
+        ("networks", ["tf_efficientnet_lite0", "tf_efficientnet_lite1"]),
+    ],
+)
+def test_each_comparison_has_its_maps(open_page: Open, comparison: str, names: list[str]) -> None:
+    app = open_page(PAGE)
+    app.segmented_control(key="compare").set_value(comparison).run()
+    assert not app.exception
+    assert enlarged(app) == (names[0], names)
+
+
+def test_a_link_restores_comparison_method_layer_and_map(open_page: Open) -> None:
+    link = {"compare": "layers", "method": "HiResCAM", "layer": "blocks.4", "map": "blocks.4"}
+    app = open_page(PAGE, **link)
+    assert app.selectbox(key="method").value == "hires_cam"
+    assert enlarged(app)[0] == "blocks.4"
+    assert "HiResCAM at blocks.4 for Egyptian cat" in captions(app)
+
+
+def test_the_class_of_the_sidebar_is_explained(open_page: Open) -> None:
+    app = open_page(PAGE)
+    app.selectbox(key="target").set_value(282).run()
+    assert "for tiger cat" in captions(app)
+
+
+def test_cam_is_left_out_at_other_layers_with_the_reason(open_page: Open) -> None:
+    app = open_page(PAGE, layer="blocks.4")
+    assert "CAM" not in enlarged(app)[1]
+    assert "Not here: CAM" in captions(app)
+    assert "defined at bn2 only" in captions(app)
+
+
+def test_a_network_without_classes_still_has_eigen_cam(open_page: Open) -> None:
+    app = open_page(PAGE, model="timm/convnext_tiny.dinov3_lvd1689m", weights="untrained")
+    assert enlarged(app)[1] == ["Eigen-CAM"]
+    assert list(app.segmented_control(key="compare").options) == ["methods", "layers"]
+    assert "it has no classifier" in captions(app)
+    app.segmented_control(key="compare").set_value("layers").run()
+    assert not app.exception
+    assert len(enlarged(app)[1]) > 1
+
+
+def test_a_slow_method_waits_for_its_button_and_says_its_cost(open_page: Open) -> None:
+    app = open_page(PAGE)
+    app.multiselect(key="methods").set_value(["grad_cam", "score_cam"]).run()
+    assert enlarged(app)[1] == ["Grad-CAM"]
+    assert app.button(key="score_cam_run").label == "Run: Score-CAM"
+    assert "one forward per channel, 1,281 here" in captions(app)
+
+
+def test_a_quick_slow_method_joins_the_others_when_it_is_done(open_page: Open) -> None:
+    app = open_page(PAGE)
+    app.multiselect(key="methods").set_value(["grad_cam", "ablation_cam"]).run()
+    app.button(key="ablation_cam_run").click().run()
+    for _ in range(50):
+        if "Ablation-CAM" in enlarged(app)[1]:
+            break
+        app.run()
+    assert enlarged(app)[1] == ["Grad-CAM", "Ablation-CAM"]
+
+
+def test_a_drawn_rectangle_tells_how_much_of_the_map_it_holds(open_page: Open) -> None:
+    app = open_page(PAGE)
+    app.session_state[f"rectangle {photos.open_photo('chelsea').digest}"] = (0.0, 0.0, 1.0, 1.0)
+    app.run()
+    words = " ".join(m.value for m in app.markdown)
+    assert "**100%** of the map’s positive values lie in your rectangle, which covers 100%" in words
+    app.button(key="remove_rectangle").click().run()
+    assert "your rectangle" not in " ".join(m.value for m in app.markdown)
+
+
+def test_the_whole_photo_can_be_shown(open_page: Open) -> None:
+    app = open_page(PAGE, shown_on="the whole photo")
+    assert "only what is inside the white frame" in captions(app)
