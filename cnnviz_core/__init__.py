@@ -13,6 +13,7 @@ Package map, from the outside in::
     checkpoints      reading .safetensors and state dicts, matching their keys, saying what does not fit
     layers           one dry run -> names, shapes, strides, receptive fields, call counts
     folding          a copy of a network that gives the same scores in less time on a CPU
+    incremental      many forwards of one picture with a patch on it, computing anew only what the patch changes
     probe            the only file with hooks or torch modes
     receptive_field  how each tensor operation widens the window of pixels a unit sees
     preprocessing    pixels <-> normalised input, with the geometry of resize and crop

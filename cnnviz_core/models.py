@@ -144,7 +144,15 @@ class LoadedModel:
         Raises:
             NotApplicable: The network has no classifier.
         """
-        scores = self.scores(self.net(self.to_input(image)))
+        return self.predictions(self.net(self.to_input(image)), k)
+
+    def predictions(self, result: Tensor, k: int = 5) -> Predictions:
+        """The k most probable classes, from what the network returned for one picture.
+
+        Raises:
+            NotApplicable: The network has no classifier.
+        """
+        scores = self.scores(result)
         probabilities = self.probabilities(scores)[0]
         best = torch.topk(scores[0], max(1, min(k, self.num_classes)))
         indices = best.indices.tolist()

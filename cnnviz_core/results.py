@@ -241,7 +241,8 @@ class Curves:
         fractions: (S + 1,) share of the pixels that is deleted, 0 to 1.
         most_first: (S + 1,) probability with the most important pixels deleted first.
         least_first: (S + 1,) probability with the least important pixels deleted first.
-        random: (R, S + 1) probability with tiles deleted in random order, one row per draw.
+        random_most_first: (R, S + 1) the same for the map laid elsewhere at random, one row per draw.
+        random_least_first: (R, S + 1) likewise.
         target: Class index.
         target_label: The class's name.
         fill: Key of :data:`cnnviz_core.methods.trust.FILLS`: what took the place of deleted pixels.
@@ -252,7 +253,8 @@ class Curves:
     fractions: FloatArray
     most_first: FloatArray
     least_first: FloatArray
-    random: FloatArray
+    random_most_first: FloatArray
+    random_least_first: FloatArray
     target: int
     target_label: str
     fill: str
@@ -280,14 +282,24 @@ class Curves:
         return self._area(self.least_first)
 
     @property
-    def random_areas(self) -> FloatArray:
-        """Area under each random curve, (R,); the same for deleting and inserting."""
-        return np.array([self._area(row) for row in self.random], dtype=np.float32)
-
-    @property
     def relevance_gain(self) -> float:
         """Symmetric relevance gain: area of deleting the least first less that of the most first; 0 by chance."""
         return self.insertion_area - self.deletion_area
+
+    @property
+    def random_deletion_areas(self) -> FloatArray:
+        """Area under each random deletion curve, (R,)."""
+        return np.array([self._area(row) for row in self.random_most_first], dtype=np.float32)
+
+    @property
+    def random_insertion_areas(self) -> FloatArray:
+        """Area under each random insertion curve, (R,)."""
+        return np.array([self._area(row) for row in self.random_least_first], dtype=np.float32)
+
+    @property
+    def random_relevance_gains(self) -> FloatArray:
+        """Symmetric relevance gain of each random draw, (R,)."""
+        return self.random_insertion_areas - self.random_deletion_areas
 
     def _area(self, probabilities: FloatArray) -> float:
         return float(np.trapezoid(probabilities.astype(np.float64), self.fractions.astype(np.float64)))

@@ -21,7 +21,7 @@ LEVELS = (
     {"images", "jobs"},
     {"photos", "preprocessing", "store", "render"},
     {"probe", "manifest"},
-    {"folding", "layers"},
+    {"folding", "incremental", "layers"},
     {"anatomy"},
     {"models"},
     {"doctor"},

@@ -135,7 +135,6 @@ class Question:
         model: The network.
         x: The picture as its input, (1, C, H, W).
         read: Pictures to class scores or to a unit's activation.
-        read_many: The same up to rounding, quicker for many pictures.
         column: Which column of that is explained; None takes the highest.
         layer: Of the unit, or whose maps take part; None without.
         is_unit: Whether a unit is explained.
@@ -147,7 +146,6 @@ class Question:
     model: LoadedModel
     x: Tensor
     read: Read
-    read_many: Read
     column: int | None
     layer: LayerInfo | None
     is_unit: bool
@@ -183,7 +181,7 @@ def _gradient(q: Question) -> Answer:
     x = q.x.clone().requires_grad_()
     outputs = q.read(x)[0]
     column = q.pick(outputs)
-    return Answer(_to_input(q, outputs[column], x)[0], float(outputs[column]), column)
+    return Answer(_to_input(q, outputs[column], x)[0], outputs[column].item(), column)
 
 
 def _input_x_gradient(q: Question) -> Answer:
@@ -204,7 +202,7 @@ def _by_rule(q: Question, rule: str, *, starts_at_activation: bool = False) -> A
     column = q.pick(outputs)
     score = outputs[column]
     seed = score.detach() if starts_at_activation and q.is_unit else None
-    return Answer(_to_input(q, score, x, seed)[0], float(score), column)
+    return Answer(_to_input(q, score, x, seed)[0], score.item(), column)
 
 
 def _deconvnet(q: Question) -> Answer:
@@ -299,15 +297,27 @@ def _mean_gradient(
     finish: Callable[[Tensor], Answer],
 ) -> Answer:
     """The answer made of the weighted mean gradient (1, C, H, W) over batches of pictures and their weights."""
-    total, weight, done = torch.zeros_like(q.x), 0.0, 0
+    enter, go_on = _steps(q)
+    total, weight, done = torch.zeros((), device=q.x.device), 0.0, 0
     for pictures, weights in batches:
-        x = pictures.detach().requires_grad_()
-        gradients = _to_input(q, q.read_many(x)[:, column], x)
-        total += torch.einsum("n,nchw->chw", weights.to(gradients), gradients)
+        entered = enter(pictures).detach().requires_grad_()
+        gradients = _to_input(q, go_on(entered)[:, column], entered)
+        total = total + torch.einsum("n,nchw->chw", weights.to(gradients), gradients)
         weight += float(weights.double().sum())
         done += len(pictures)
-        q.report(done, num_pictures, finish(total / weight))
-    return finish(total / weight)
+        # The first step is affine, so the mean goes back through it as well as each gradient would.
+        x = q.x.clone().requires_grad_()
+        answer = finish(torch.autograd.grad(enter(x), x, (total / weight)[None])[0])
+        q.report(done, num_pictures, answer)
+    return answer
+
+
+def _steps(q: Question) -> tuple[Read, Read]:
+    """What is read of many pictures, in two steps, of which the first is affine."""
+    if q.is_unit or not q.model.is_static:
+        return lambda x: x, q.read
+    fast = folding.fast_copy(q.model.net, q.x)
+    return fast.enter, lambda entered: q.model.scores(fast.go_on(entered))
 
 
 def _one(_options: Options) -> int:
@@ -496,10 +506,17 @@ def explain(
             on_step(Step(done, total, result(answer)))
 
     with torch.inference_mode(mode=False), torch.enable_grad():
-        x = model.to_input(image)
-        read, read_many = _readers(model, info, place)
-        column = target if place is None else 0
-        question = Question(model, x, read, read_many, column, info, place is not None, entry.title, options, report)
+        question = Question(
+            model,
+            model.to_input(image),
+            _reader(model, info, place),
+            target if place is None else 0,
+            info,
+            place is not None,
+            entry.title,
+            options,
+            report,
+        )
         return result(entry.attribute(question))
 
 
@@ -593,13 +610,11 @@ def _check_target(model: LoadedModel, method: Method, target: int | None, place:
         raise BadSetting(f"There is no class {target}; {model.spec.title} has classes 0 to {model.num_classes - 1}.")
 
 
-def _readers(model: LoadedModel, layer: LayerInfo | None, place: Unit | None) -> tuple[Read, Read]:
-    """What is explained, for one picture and for many."""
-    if place is not None and layer is not None:
-        channel, row, column = place
-        read: Read = lambda x: _maps(model, layer, x)[:, channel, row, column, None]  # noqa: E731
-        return read, read
-    return lambda x: model.scores(model.net(x)), lambda x: model.scores(folding.fast_copy(model.net, x)(x))
+def _reader(model: LoadedModel, layer: LayerInfo | None, place: Unit | None) -> Read:
+    if place is None or layer is None:
+        return lambda x: model.scores(model.net(x))
+    channel, row, column = place
+    return lambda x: _maps(model, layer, x)[:, channel, row, column, None]
 
 
 def _maps(model: LoadedModel, layer: LayerInfo, x: Tensor) -> Tensor:

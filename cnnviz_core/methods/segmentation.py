@@ -39,9 +39,6 @@ MaskLike = Mask | Bools
 # Longer side of the picture that is cut; the minimum cut of a large one takes many seconds.
 _WORK_PX = 512
 
-# A map that varies by less than this share of its largest value varies by rounding.
-_ROUNDING = 1e-5
-
 # An uploaded mask may differ so much from the picture's proportions, as after rounding of a resized copy.
 _ASPECT_TOLERANCE = 0.02
 
@@ -307,7 +304,7 @@ def _seeded(
 def _check_varies(values: NDArray[np.floating]) -> None:
     if not values.size:
         raise BadSetting("The map lies outside the picture; check crop_box.")
-    if np.ptp(values) <= _ROUNDING * np.abs(values).max():
+    if maps.is_flat(values):
         raise NotApplicable(
             "The map has the same value everywhere, so it does not say where the object is; choose another class, "
             "layer or method, or draw a rectangle."

@@ -4,7 +4,7 @@ A map can look convincing and be wrong. Four questions find out:
 
 - **Deletion and insertion.** Delete the places that the map calls important, most important first: the class's
   probability should fall at once. Insert them into a picture without content: it should rise at once. The areas under
-  the two curves say how fast, and random orders beside them say how fast by chance.
+  the two curves say how fast, and the same map laid elsewhere at random says how fast by chance.
 - **Randomisation.** Destroy the network's weights, from the head down. A map that explains the network has to change
   with it. One that does not shows the picture's edges, not the network's reasons; guided backprop is the classic case.
 - **Agreement.** Where methods that work in different ways rank the places of a picture alike, they support each other.
@@ -37,7 +37,7 @@ from skimage.metrics import structural_similarity
 from torch import Tensor, nn
 
 from cnnviz_core import images, maps
-from cnnviz_core.errors import BadSetting
+from cnnviz_core.errors import BadSetting, NotApplicable
 from cnnviz_core.images import InputImage, Pixels
 from cnnviz_core.maps import FloatArray, MapLike
 from cnnviz_core.models import LoadedModel
@@ -60,22 +60,22 @@ OnStep = Callable[[Step], None]
 # Pictures that go through the network together.
 _BATCH = 16
 
-# The blur's standard deviation, and the least side of a random tile, as shares of the input's side.
+# The blur's standard deviation, and the side of the tiles that decide between equals, as shares of the input's side.
 _BLUR_SHARE = 1 / 12
 _TILE_SHARE = 1 / 28
 
 # A curve that ends within this of where it began has nothing to tell.
 _MIN_FALL = 0.1
 
-# How many standard deviations of the random orders' areas a map has to be away from their mean.
-_SURE_DEVIATIONS = 2.0
+# How often a random order may be called better than random ones, and how often worse.
+_ERROR_RATE = 0.05
 
-# Random orders whose areas differ by less differ by nothing that matters.
+# Random orders whose gains differ by less differ by nothing that matters.
 _MIN_SPREAD = 0.005
 
-# Median rank correlation over the steps of a randomisation from which on, or up to which, the case is clear.
-_UNMOVED = 0.7
-_MOVED = 0.4
+# Median rank correlation over the upper half of a randomisation from which on, or up to which, the case is clear.
+_UNMOVED = 0.8
+_MOVED = 0.5
 
 # A part of the picture that keeps this share of the probability is enough for the network.
 _ENOUGH = 0.5
@@ -146,15 +146,17 @@ def deletion_insertion(
     fill: str = "blur",
     seed: int = 0,
     num_random: int = 8,
-    tile_px: int | None = None,
     on_step: OnStep | None = None,
 ) -> Curves:
     """How fast a class's probability falls as a map's important places go, and rises as they come.
 
     Pixels are ranked by the map, brought bilinearly to the input's size; places without a number come last. Deleting
-    the most, the least, and tiles in random order gives the curves; insertion is deletion read from the other end.
-    Tiles, since single pixels strewn over a picture disturb a network far more than a hole of the same area. They
-    also decide between pixels of equal value.
+    the most and the least important first gives the curves; insertion is deletion read from the other end.
+
+    Beside them stand random orders: the same map, mirrored or not and pushed along both sides by random distances, what
+    leaves on one side coming in on the other. They take out pieces of the same shape and grain at other places. (How
+    fast a probability falls depends on the grain: single pixels strewn over a picture disturb a network far more than
+    a hole of the same area, so orders of another grain are no comparison.)
 
     Args:
         model: A network with a classifier.
@@ -163,9 +165,9 @@ def deletion_insertion(
         steps: Steps from the whole to the filled picture.
         target: Class index; None takes the top prediction.
         fill: A key of :data:`FILLS` that needs no other photo.
-        seed: Of the random orders.
+        seed: Of the random orders, and of the order of tiles of a 28th of the input's side that decides between pixels
+            of equal value.
         num_random: How many random orders, at least 2.
-        tile_px: Side of their tiles; None takes that of the map's cells, and at least a 28th of the input's side.
         on_step: Called after each batch, with the forwards done; what it raises ends the work.
 
     Returns:
@@ -178,18 +180,17 @@ def deletion_insertion(
     start = time.perf_counter()
     values = maps.read(heatmap)
     height, width = model.preprocessing.input_px
-    _check_curves(steps, height * width, num_random, tile_px)
+    _check_curves(steps, height * width, num_random)
     target = _target(model, image, target)
-    side = tile_px or round(max(height / values.shape[0], width / values.shape[1], max(height, width) * _TILE_SHARE, 1))
     draw = np.random.default_rng(seed)
-    first = _order(values, (height, width), _tiles((height, width), side, draw))
-    random = [np.argsort(_tiles((height, width), side, draw), kind="stable") for _ in range(num_random)]
+    fine = maps.resize(values, (height, width))
+    first = [_order(fine, draw), *(_order(_elsewhere(fine, draw), draw) for _ in range(num_random))]
     counts = np.rint(np.linspace(0, height * width, steps + 1)).astype(int)
 
     pixels = model.preprocessing.crop(image)
     filled = images.from_pixels(_fill(fill).make(model, pixels, pixels), name=fill)
     x, other = model.to_input(image), model.to_input(filled)
-    found = _deletion_curves(model, x, other, [first, first[::-1], *random], counts, target, on_step)
+    found = _deletion_curves(model, x, other, [*first, *(order[::-1] for order in first)], counts, target, on_step)
 
     settings = {
         "steps": steps,
@@ -197,21 +198,30 @@ def deletion_insertion(
         "fill": fill,
         "seed": seed,
         "num_random": num_random,
-        "tile_px": side,
     }
     run = _run(model, image, "trust.deletion_insertion", start, settings)
     fractions = (counts / counts[-1]).astype(np.float32)
-    curves = Curves(fractions, found[0], found[1], found[2:], target, model.class_names[target], fill, "", run)
+    most_first, least_first = found[: num_random + 1], found[num_random + 1 :]
+    curves = Curves(
+        fractions=fractions,
+        most_first=most_first[0],
+        least_first=least_first[0],
+        random_most_first=most_first[1:],
+        random_least_first=least_first[1:],
+        target=target,
+        target_label=model.class_names[target],
+        fill=fill,
+        verdict="",
+        run=run,
+    )
     return replace(curves, verdict=_curves_verdict(curves))
 
 
-def _check_curves(steps: int, num_pixels: int, num_random: int, tile_px: int | None) -> None:
+def _check_curves(steps: int, num_pixels: int, num_random: int) -> None:
     if not 2 <= steps <= num_pixels:
         raise BadSetting(f"steps is {steps}; give 2 to {num_pixels}, one for each pixel.")
     if num_random < 2:
         raise BadSetting(f"num_random is {num_random}; give 2 or more, so that chance can be told from the map.")
-    if tile_px is not None and tile_px < 1:
-        raise BadSetting(f"tile_px is {tile_px}; give 1 or more.")
 
 
 def _fill(name: str, *, has_other: bool = False) -> Fill:
@@ -229,19 +239,20 @@ def _target(model: LoadedModel, image: InputImage, target: int | None) -> int:
     return top if target is None else target
 
 
-def _tiles(shape: tuple[int, int], side: int, draw: np.random.Generator) -> NDArray[np.int64]:
-    """(H * W,): for each pixel the place of its tile in a random order."""
-    height, width = shape
+def _elsewhere(fine: FloatArray, draw: np.random.Generator) -> FloatArray:
+    """The map (H, W) mirrored at random and pushed around the borders by random distances."""
+    mirrored = fine[:: draw.choice([-1, 1]), :: draw.choice([-1, 1])]
+    return np.roll(mirrored, draw.integers(fine.shape), axis=(0, 1))
+
+
+def _order(fine: FloatArray, draw: np.random.Generator) -> NDArray[np.int64]:
+    """(H * W,): positions of a map's pixels (H, W), the most important first, those without a number last."""
+    height, width = fine.shape
+    side = max(1, round(max(height, width) * _TILE_SHARE))
     rows, columns = np.arange(height) // side, np.arange(width) // side
     places = draw.permutation((rows[-1] + 1) * (columns[-1] + 1))
-    tiles: NDArray[np.int64] = places[rows[:, None] * (columns[-1] + 1) + columns].ravel()
-    return tiles
-
-
-def _order(values: FloatArray, shape: tuple[int, int], tiles: NDArray[np.int64]) -> NDArray[np.int64]:
-    """(H * W,): positions of the pixels, the most important first, those without a number last."""
-    fine = maps.resize(values, shape).ravel()
-    return np.lexsort((tiles, -np.where(np.isnan(fine), -np.inf, fine)))
+    tiles = places[rows[:, None] * (columns[-1] + 1) + columns]
+    return np.lexsort((tiles.ravel(), -np.where(np.isnan(fine), -np.inf, fine).ravel()))
 
 
 @torch.no_grad()
@@ -274,11 +285,9 @@ def _deletion_curves(
 
 
 _CURVE_VERDICTS = {
-    2: "The map finds what the network uses, by deletion and by insertion.",
-    1: "The map finds what the network uses by one of the two measures only.",
-    0: "The map is no better than a random order.",
-    -1: "The map is worse than a random order by one of the two measures.",
-    -2: "The map is worse than a random order: it ranks what matters last.",
+    1: "The map finds what the network uses: it does better than the same map laid elsewhere.",
+    0: "The map does no better than the same map laid elsewhere at random.",
+    -1: "The map ranks what matters last: it does worse than the same map laid elsewhere.",
 }
 
 
@@ -289,13 +298,16 @@ def _curves_verdict(curves: Curves) -> str:
             f"The probability of {curves.target_label} is {whole:.2f} for the whole picture and {filled:.2f} for the "
             "filled one, too close for the curves to tell anything; choose another class or fill."
         )
-    areas = curves.random_areas
-    mean, spread = float(areas.mean()), max(float(areas.std(ddof=1)), _MIN_SPREAD)
-    gains = [(mean - curves.deletion_area) / spread, (curves.insertion_area - mean) / spread]
-    verdict = _CURVE_VERDICTS[sum(int(np.sign(gain)) for gain in gains if abs(gain) > _SURE_DEVIATIONS)]
+    by_chance = curves.random_relevance_gains
+    spread = max(float(by_chance.std(ddof=1)), _MIN_SPREAD)
+    deviations = (curves.relevance_gain - float(by_chance.mean())) / spread
+    num_draws = len(by_chance)
+    sure = stats.t.ppf(1 - _ERROR_RATE, num_draws - 1) * (1 + 1 / num_draws) ** 0.5
+    verdict = _CURVE_VERDICTS[int(np.sign(deviations)) if abs(deviations) > sure else 0]
     return (
-        f"{verdict} Area under the curve: {curves.deletion_area:.2f} deleting, {curves.insertion_area:.2f} inserting, "
-        f"{mean:.2f} ± {spread:.2f} in random order ({gains[0]:+.1f} and {gains[1]:+.1f} standard deviations better)."
+        f"{verdict} Area deleting {curves.deletion_area:.2f} (at random {curves.random_deletion_areas.mean():.2f}), "
+        f"inserting {curves.insertion_area:.2f} (at random {curves.random_insertion_areas.mean():.2f}); their "
+        f"difference is {deviations:+.1f} standard deviations from the random ones."
     )
 
 
@@ -338,7 +350,7 @@ def randomization(
     Raises:
         BadSetting: A number out of range, or a layer without weights.
         UnknownLayer: No layer of that name.
-        NotApplicable: What ``explain`` raises.
+        NotApplicable: The network has no weights; or what ``explain`` raises.
     """
     start = time.perf_counter()
     steps = _steps(model, layers, num_steps)
@@ -410,7 +422,9 @@ def _with_weights(model: LoadedModel) -> list[str]:
         if any(weight.ndim > 1 for weight in module.parameters(recurse=False))
     ]
     if not names:
-        raise BadSetting(f"{model.spec.title} has no layer with weights to shuffle; give a network with convolutions.")
+        raise NotApplicable(
+            f"{model.spec.title} has no layer with weights to shuffle; use a network with convolutions."
+        )
     return sorted(names, key=depth, reverse=True)
 
 
@@ -440,10 +454,12 @@ def _probability(model: LoadedModel, image: InputImage, target: int | None) -> f
 
 
 def _randomization_verdict(result: Randomization) -> str:
-    similarity = float(np.median(result.rank_correlations))
+    # With the upper half gone there is no prediction left to explain. In the lower half every map changes at last.
+    upper_half = result.rank_correlations[: (len(result.steps) + 1) // 2]
+    similarity = float(np.median(upper_half))
     numbers = (
-        f"Rank correlation with the first map: {similarity:.2f} in the median of {len(result.steps)} steps, "
-        f"{result.rank_correlations[-1]:.2f} at the end."
+        f"Rank correlation with the first map: {similarity:.2f} in the median while the upper half of the network was "
+        f"shuffled, {result.rank_correlations[-1]:.2f} at the end."
     )
     if similarity >= _UNMOVED:
         return (
@@ -630,8 +646,8 @@ def _over_crop(model: LoadedModel, mask: Mask | Bools) -> Bools:
     values = _bools(mask)
     if values.shape != model.preprocessing.input_px:
         raise BadSetting(
-            f"The mask has {values.shape} pixels, what the network sees {model.preprocessing.input_px}; give a mask over "
-            "the crop, as crop_mask cuts it out."
+            f"The mask has {values.shape} pixels, what the network sees {model.preprocessing.input_px}; give a mask "
+            "over the crop, as crop_mask cuts it out."
         )
     if values.all() or not values.any():
         raise BadSetting("The mask needs both an object and a background within what the network sees; draw it anew.")

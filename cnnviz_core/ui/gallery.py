@@ -31,6 +31,7 @@ class MapPicture:
         title: What is to be seen, for file names and readers.
         unit: What the values are.
         pixels: (H, W, 3) what to draw where that is not the values' colours over the crop; None where it is.
+        note: A number that tells how good the map is; empty for none.
     """
 
     name: str
@@ -41,6 +42,7 @@ class MapPicture:
     title: str
     unit: str
     pixels: show.Pixels | None = None
+    note: str = ""
 
 
 @dataclass(frozen=True)

@@ -185,6 +185,8 @@ def _so_far(attribution: Attribution) -> None:
 
 def _picture(chosen: Selection, attribution: Attribution, asked: Question, view: View) -> MapPicture:
     method = saliency.METHODS[attribution.method]
+    error = attribution.completeness_error
+    note = "" if error is None else f"completeness error {error:.1%}"
     return MapPicture(
         method.title,
         view.values(attribution),
@@ -192,8 +194,9 @@ def _picture(chosen: Selection, attribution: Attribution, asked: Question, view:
         view.code,
         chosen,
         f"{method.title} of {asked.words}",
-        "score" if attribution.completeness_error is not None else "gradient",
+        "gradient" if error is None else "score",
         _in_colours(attribution.values) if view.in_colours else None,
+        note,
     )
 
 
@@ -236,5 +239,5 @@ def side_by_side(pictures: Sequence[MapPicture], look: Look) -> MapPicture | Non
         )
     with one:
         closeup.draw(picked, scale, look)
-        frame.caption(picked.chosen, picked.title, f"{picked.run.seconds:.2f} s")
+        frame.caption(picked.chosen, picked.title, f"{picked.run.seconds:.2f} s", *filter(None, [picked.note]))
     return picked

@@ -13,7 +13,7 @@ from cnnviz_core.images import InputImage
 from cnnviz_core.jobs import OnStep
 from cnnviz_core.methods import cam, saliency, segmentation, trust
 from cnnviz_core.models import LoadedModel
-from cnnviz_core.results import Agreement, ContextEdit, ContextTest, Curves, Mask, Randomization, Run
+from cnnviz_core.results import Agreement, ContextEdit, ContextTest, Curves, FloatArray, Mask, Randomization, Run
 from cnnviz_core.ui import closeup, frame, pickers, work
 from cnnviz_core.ui.components import tiles
 from cnnviz_core.ui.components.heat_view import Box
@@ -81,7 +81,7 @@ def _deletion(one: MapPicture, _all_maps: Sequence[MapPicture]) -> None:
         one.chosen,
         name="deletion",
         title="Deletion and insertion",
-        cost="About 200 forwards: 20 steps for the map, for its reverse and for eight random orders.",
+        cost="About 350 forwards: 20 steps for the map and its reverse, and for eight random places of both.",
         show=lambda _partial: None,
         method=one.run.method,
         settings=_frozen(one.run),
@@ -90,28 +90,35 @@ def _deletion(one: MapPicture, _all_maps: Sequence[MapPicture]) -> None:
     if found is None:
         return
     st.markdown(f"**{frame.plain(found.verdict)}**")
-    band = found.random.min(axis=0), found.random.max(axis=0)
     deletion, insertion = st.columns(2)
     with deletion:
-        lines = {"most important first": found.most_first, "random": found.random.mean(axis=0)}
-        lines["least important first"] = found.least_first
-        figure = render.curves_figure(found.fractions, lines, x_title="deleted", unit="probability", band=band)
-        st.plotly_chart(figure, key="deletion_curve", width="stretch")
-        st.caption(f"Deletion: area {found.deletion_area:.3f}, by chance {found.random_areas.mean():.3f}; low is good.")
+        _curve(found.fractions, "deleted", found.most_first, found.random_most_first, found.least_first)
+        _area("Deletion", found.deletion_area, found.random_deletion_areas, "low")
     with insertion:
-        lines = {"most important first": found.insertion, "random": found.random.mean(axis=0)[::-1]}
-        lines["least important first"] = found.most_first[::-1]
-        figure = render.curves_figure(
-            found.inserted_fractions, lines, x_title="inserted", unit="probability", band=(band[0][::-1], band[1][::-1])
+        _curve(
+            found.inserted_fractions,
+            "inserted",
+            found.insertion,
+            found.random_least_first[:, ::-1],
+            found.most_first[::-1],
         )
-        st.plotly_chart(figure, key="insertion_curve", width="stretch")
-        st.caption(
-            f"Insertion: area {found.insertion_area:.3f}, by chance {found.random_areas.mean():.3f}; high is good."
-        )
+        _area("Insertion", found.insertion_area, found.random_insertion_areas, "high")
     st.caption(
-        f"Probability of {frame.plain(found.target_label)}. The grey area is the range of the random orders. Edited "
-        "pictures are pictures that the network never saw: try more than one fill."
+        f"Probability of {frame.plain(found.target_label)}. Random: the same map laid elsewhere; the grey area is the "
+        "range of the draws. Edited pictures are pictures that the network never saw: try more than one fill."
     )
+
+
+def _curve(x: FloatArray, edit: str, most: FloatArray, random: FloatArray, least: FloatArray) -> None:
+    """The map's order, the random draws and the reverse order."""
+    lines = {"most important first": most, "random": random.mean(axis=0), "least important first": least}
+    band = random.min(axis=0), random.max(axis=0)
+    figure = render.curves_figure(x, lines, x_title=edit, unit="probability", band=band)
+    st.plotly_chart(figure, key=f"{edit}_curve", width="stretch")
+
+
+def _area(title: str, area: float, by_chance: FloatArray, good: str) -> None:
+    st.caption(f"{title}: area {area:.3f}, by chance {by_chance.mean():.3f}; {good} is good.")
 
 
 def _random_weights(one: MapPicture, _all_maps: Sequence[MapPicture]) -> None:

@@ -1,0 +1,124 @@
+"""The saliency page: classes and units, views, methods that do not fit, the cut-out and the trust checks."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from cnnviz_core import photos
+
+Open = Callable[..., AppTest]
+PAGE = "explain/saliency"
+QUICK = ["Gradient", "Deconvnet", "Guided backprop", "Input × gradient", "Guided Grad-CAM"]
+
+
+def side_by_side(app: AppTest) -> list[str]:
+    return list(app.selectbox(key="map").options)
+
+
+def captions(app: AppTest) -> str:
+    return " ".join(c.value for c in app.caption)
+
+
+def words(app: AppTest) -> str:
+    return " ".join(m.value for m in app.markdown)
+
+
+def run_until(app: AppTest, condition: Callable[[AppTest], bool]) -> None:
+    """Runs the page again and again, as a job's fragment does in a browser."""
+    deadline = time.monotonic() + 40
+    while not condition(app):
+        assert time.monotonic() < deadline, f"not in 40 s; on the page: {captions(app)} {words(app)}"
+        time.sleep(0.2)
+        app.run()
+        assert not app.exception
+
+
+def test_the_three_rules_stand_side_by_side_at_once(open_page: Open) -> None:
+    app = open_page(PAGE)
+    assert side_by_side(app) == QUICK
+    assert "Gradient of class Egyptian cat" in captions(app)
+
+
+def test_a_unit_is_explained_and_its_place_follows_the_numbers(open_page: Open) -> None:
+    app = open_page(PAGE, explain="a unit", layer="blocks.3", channel="7", row="2", column="5")
+    assert "Guided Grad-CAM" not in side_by_side(app)
+    assert "Gradient of unit (7, 2, 5) of blocks\\.3" in captions(app).replace("blocks.3", "blocks\\.3")
+    app.number_input(key="row").set_value(4).run()
+    assert "unit (7, 4, 5)" in captions(app)
+
+
+def test_a_click_on_the_units_map_moves_it(open_page: Open) -> None:
+    app = open_page(PAGE, explain="a unit", layer="blocks.3", channel="7", row="2", column="5")
+    app.session_state["unit_map"] = {"click": [1, 3, 99]}
+    app.session_state["row"], app.session_state["column"] = 1, 3  # what the component's callback does in a browser
+    app.run()
+    assert "unit (7, 1, 3)" in captions(app)
+
+
+@pytest.mark.parametrize("view", ["strength", "sign", "colours"])
+def test_each_view_has_its_picture(open_page: Open, view: str) -> None:
+    app = open_page(PAGE, attribution_view=view)
+    assert not app.exception
+    assert side_by_side(app) == QUICK
+
+
+def test_a_network_without_relus_says_what_is_not_defined_and_what_to_use(open_page: Open) -> None:
+    app = open_page(PAGE, model="timm/convnext_atto", weights="untrained")
+    assert side_by_side(app) == ["Gradient", "Input × gradient"]
+    assert "Deconvnet, Guided backprop, Guided Grad-CAM" in captions(app)
+    assert "Use the plain gradient, SmoothGrad or integrated gradients" in captions(app)
+
+
+def test_a_slow_method_runs_on_demand_and_tells_its_completeness(open_page: Open) -> None:
+    app = open_page(PAGE)
+    app.multiselect(key="saliency_methods").set_value(["gradient", "integrated_gradients"]).run()
+    assert side_by_side(app) == ["Gradient"]
+    app.button(key="integrated_gradients_run").click().run()
+    run_until(app, lambda app: side_by_side(app) == ["Gradient", "Integrated gradients"])
+    app.selectbox(key="map").set_value("Integrated gradients").run()
+    assert "completeness error" in captions(app)
+
+
+def test_grabcut_shows_a_mask_on_demand(open_page: Open) -> None:
+    app = open_page("explain/cam", cut="true")
+    assert "of the whole photo. The rest is dimmed" in captions(app)
+    before = captions(app)
+    app.slider(key="surely_object").set_value(30).run()
+    assert captions(app) != before
+
+
+def test_agreement_is_there_without_a_click(open_page: Open) -> None:
+    app = open_page("explain/cam")
+    assert "Spearman’s rank correlation" in captions(app)
+
+
+def test_deletion_and_insertion_give_a_verdict(open_page: Open) -> None:
+    app = open_page("explain/cam", map="Grad-CAM", check="deletion and insertion")
+    app.button(key="deletion_run").click().run()
+    run_until(app, lambda app: "Insertion: area" in captions(app))
+    assert "by chance" in captions(app)
+
+
+def test_random_weights_give_a_verdict(open_page: Open) -> None:
+    app = open_page("explain/cam", map="Grad-CAM", check="random weights")
+    app.button(key="randomization_run").click().run()
+    run_until(app, lambda app: "A map that explains the network has to change" in captions(app))
+    run_until(app, lambda app: "Rank correlation with the first map" in words(app))
+
+
+def test_cheating_asks_for_a_rectangle_and_takes_it(open_page: Open) -> None:
+    app = open_page("explain/cam", map="Grad-CAM", check="is it cheating?", object="my rectangle")
+    assert "Draw a rectangle around the object" in " ".join(i.value for i in app.info)
+    app.session_state[f"rectangle {photos.open_photo('chelsea').digest}"] = (0.1, 0.1, 0.9, 0.9)
+    app.run()
+    app.button(key="context_run").click().run()
+    run_until(app, lambda app: "outside the object, which leaves 3" in captions(app))
+
+
+def test_checks_that_need_a_class_say_so_for_a_unit(open_page: Open) -> None:
+    app = open_page(PAGE, explain="a unit", check="deletion and insertion")
+    assert "the map explains a unit" in " ".join(i.value for i in app.info)
