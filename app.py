@@ -27,6 +27,10 @@ PAGES = (
         "Which pixels matter to a class, or to a single unit?", "grain", "gradient",
     ),
     PageLink(
+        "explain", "pages/explain/occlusion.py", "Occlusion",
+        "Which places does the network need? Cover them and see.", "layers_clear", "occlusion",
+    ),
+    PageLink(
         "manage", "pages/manage/networks.py", "Networks",
         "Which networks are there, and how do I add mine?", "hub",
         needs_network=False,

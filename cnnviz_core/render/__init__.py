@@ -20,6 +20,7 @@ more of the middle and hides how far the extremes go. Smooth enlargement invents
 """
 
 from cnnviz_core.render.charts import (
+    categories_figure,
     curves_figure,
     depth_profile,
     frequency_figure,
@@ -54,6 +55,7 @@ __all__ = [
     "ColourMap",
     "Mosaic",
     "Scale",
+    "categories_figure",
     "colourise",
     "curves_figure",
     "depth_profile",

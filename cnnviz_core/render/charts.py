@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import plotly.graph_objects as go
+from numpy.typing import NDArray
 
 from cnnviz_core.render.colour import MISSING, find_colour_map
 from cnnviz_core.render.numerals import format_value
@@ -204,6 +205,44 @@ def matrix_figure(names: Sequence[str], values: FloatArray, *, unit: str) -> go.
     figure = _figure(heat, height=120 + 34 * len(names))
     figure.update_yaxes(autorange="reversed", showgrid=False)
     figure.update_xaxes(showgrid=False, tickangle=-30)
+    return figure
+
+
+def categories_figure(values: NDArray[np.int64], names: Mapping[int, str]) -> go.Figure:
+    """Which of several kinds each cell of a grid is, as colours with a legend.
+
+    Args:
+        values: (rows, cols) numbers of kinds; numbers without a name are left empty.
+        names: Number and name of each kind, the most important first; those beyond the sixth share grey.
+    """
+    colours = [*_SERIES_COLOURS, "#999999"]
+    places = {number: min(at, len(colours) - 1) for at, number in enumerate(names)}
+    used = sorted(set(places.values()))
+    grid = np.array([[places.get(int(number), np.nan) for number in row] for row in values])
+    heat = go.Heatmap(
+        z=grid,
+        zmin=-0.5,
+        zmax=len(colours) - 0.5,
+        colorscale=[((at + edge) / len(colours), colour) for at, colour in enumerate(colours) for edge in (0, 1)],
+        showscale=False,
+        customdata=[[_literal(names.get(int(number), "not tried")) for number in row] for row in values],
+        hovertemplate="row %{y}, column %{x}: %{customdata}<extra></extra>",
+    )
+    titles = [list(names.values())[at] if at < len(_SERIES_COLOURS) else "others" for at in used]
+    legend = [
+        go.Scatter(
+            x=[None],
+            y=[None],
+            mode="markers",
+            name=_literal(_shortened(title)),
+            marker={"color": colours[at], "size": 10, "symbol": "square"},
+        )
+        for at, title in zip(used, titles, strict=True)
+    ]
+    figure = _figure(heat, *legend, height=320)
+    figure.update_layout(legend={"orientation": "v"})
+    figure.update_yaxes(autorange="reversed", scaleanchor="x", showgrid=False, showticklabels=False)
+    figure.update_xaxes(constrain="domain", showgrid=False, showticklabels=False)
     return figure
 
 

@@ -11,7 +11,7 @@ import streamlit as st
 from cnnviz_core import photos, render
 from cnnviz_core.images import InputImage
 from cnnviz_core.jobs import OnStep
-from cnnviz_core.methods import cam, saliency, segmentation, trust
+from cnnviz_core.methods import cam, occlusion, saliency, segmentation, trust
 from cnnviz_core.models import LoadedModel
 from cnnviz_core.results import Agreement, ContextEdit, ContextTest, Curves, FloatArray, Mask, Randomization, Run
 from cnnviz_core.ui import closeup, frame, pickers, work
@@ -19,8 +19,9 @@ from cnnviz_core.ui.components import tiles
 from cnnviz_core.ui.components.heat_view import Box
 from cnnviz_core.ui.gallery import MapPicture
 
-_METHODS = {"cam": cam, "saliency": saliency}
+_METHODS = {"cam": cam, "saliency": saliency, "occlusion": occlusion}
 _TILE_PX = 150
+_AGREEMENT = "agreement"
 _RECTANGLE, _GRABCUT = "my rectangle", "GrabCut from the map"
 _OTHER_PHOTOS = ("chelsea", "rocket")
 
@@ -35,10 +36,11 @@ def draw(one: MapPicture, all_maps: Sequence[MapPicture]) -> None:
         all_maps: The maps side by side with it.
     """
     st.subheader("How far to trust it", anchor=False)
+    offered = [name for name in _CHECKS if name != _AGREEMENT or len(all_maps) > 1]
     check = st.segmented_control(
         "Check",
-        list(_CHECKS),
-        default=next(iter(_CHECKS)),
+        offered,
+        default=offered[0],
         key="check",
         required=True,
         bind="query-params",
@@ -293,7 +295,7 @@ def _object(model: LoadedModel, image: InputImage, explain: Callable[..., Any], 
 
 
 _CHECKS: Mapping[str, Callable[[MapPicture, Sequence[MapPicture]], None]] = {
-    "agreement": _agreement,
+    _AGREEMENT: _agreement,
     "deletion and insertion": _deletion,
     "random weights": _random_weights,
     "is it cheating?": _cheating,

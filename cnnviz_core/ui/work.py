@@ -39,11 +39,11 @@ def run(
         name: Unique on the page.
         title: What is computed, for people.
         cost: What it takes, said before it is started.
-        show: Draws what is there so far, while it runs and after a cancel.
+        show: Draws what is there so far, while it runs.
         **settings: Keyword arguments of the function: numbers, strings, or sequences of them.
 
     Returns:
-        The result; None until it is there.
+        The result; after a cancel what was there by then, if anything; None until it is there.
     """
     key = repr((compute.key(function, chosen.model, chosen.image), sorted(settings.items())))
     job = _queue().find(key)
@@ -60,7 +60,7 @@ def run(
     elif job.state is State.DONE:
         return job.result
     else:
-        _broken_off(job, name, show)
+        return _broken_off(job, name)
     return None
 
 
@@ -105,11 +105,11 @@ def _progress(queue: Queue, job: Job) -> tuple[float, str]:
     return min(1.0, job.step.done / max(1, job.step.total)), words
 
 
-def _broken_off(job: Job, name: str, show: Callable[[Any], None]) -> None:
+def _broken_off(job: Job, name: str) -> Any | None:
+    """Says how a job ended that did not succeed; gives what was there by then."""
     share = f" after {job.step.done:,} of {job.step.total:,} steps" if job.step else ""
     ending = "Cancelled" if job.state is State.CANCELLED else job.error
     row = st.container(horizontal=True, vertical_alignment="center")
     row.warning(f"{ending}{share}. What is shown was computed until then.", icon=":material/stop_circle:")
     row.button("Start again", key=f"{name}_again", on_click=_queue().forget, args=(job.key,))
-    if job.step is not None and job.step.partial is not None:
-        show(job.step.partial)
+    return job.step.partial if job.step else None

@@ -1,0 +1,241 @@
+"""The parts of the occlusion page: the patch, its way over the picture with a live map, and the patch moved by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import streamlit as st
+
+from cnnviz_core import render
+from cnnviz_core.methods import occlusion
+from cnnviz_core.models import LoadedModel
+from cnnviz_core.results import Occlusion
+from cnnviz_core.ui import closeup, compute, frame, gallery, pickers, show, work
+from cnnviz_core.ui.components import heat_view
+from cnnviz_core.ui.gallery import Look, MapPicture
+from cnnviz_core.ui.pickers import Selection
+
+_PREVIEW_PER_SIDE = 7
+_HAND_CELLS = 32
+_HAND_PX = 420
+_LIVE_PX = 420
+
+
+@dataclass(frozen=True)
+class Patch:
+    """What covers the picture.
+
+    Attributes:
+        patch_px: Its side, in pixels of the input.
+        stride_px: From one place to the next.
+        baseline: What it shows.
+    """
+
+    patch_px: int
+    stride_px: int
+    baseline: str
+
+    def settings(self, target: int | None) -> dict[str, Any]:
+        """Arguments of :func:`occlusion.explain`."""
+        return {
+            "patch_px": self.patch_px,
+            "stride_px": self.stride_px,
+            "baseline": self.baseline,
+            "target": target,
+        }
+
+
+def patch(model: LoadedModel) -> Patch:
+    """Asks for the patch; at first a 14th of the picture's side, moved by half of that."""
+    side = min(model.preprocessing.input_px)
+    first = max(4, side // 14)
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        patch_px = st.slider(
+            "Patch, pixels",
+            min(2, side),
+            side // 2,
+            min(first, side // 2),
+            key="patch",
+            bind="query-params",
+            help="Side of the covering square, in pixels of what the network sees. Smaller than the object it finds "
+            "parts, larger it hides all at once.",
+        )
+        stride_px = st.slider(
+            "Step, pixels",
+            1,
+            patch_px,
+            max(1, patch_px // 2),
+            key="stride",
+            bind="query-params",
+            help="How far the patch moves each time. Small steps give fine maps and take longer.",
+        )
+        baseline = pickers.choose(
+            "The patch shows",
+            list(occlusion.BASELINES),
+            key="baseline",
+            name=lambda name: occlusion.BASELINES[name].title,
+            help="  \n".join(f"**{b.title}**: {b.help}" for b in occlusion.BASELINES.values()),
+        )
+    return Patch(patch_px, stride_px, baseline)
+
+
+def find(chosen: Selection, patch: Patch) -> Occlusion:
+    """The map: a coarse one at once, the asked one on demand and live."""
+    settings = patch.settings(_target(chosen))
+    num = occlusion.num_positions(chosen.model, patch_px=patch.patch_px, stride_px=patch.stride_px)
+    seconds = compute.run(
+        occlusion.estimate_seconds,
+        chosen.model,
+        chosen.image,
+        patch_px=patch.patch_px,
+        stride_px=patch.stride_px,
+        baseline=patch.baseline,
+    )
+    found: Occlusion | None = work.run(
+        occlusion.explain,
+        chosen,
+        name="occlusion",
+        title="Occlusion",
+        cost=f"{num:,} places, as many forwards: about {render.format_value(seconds)} s.",
+        show=_so_far(chosen),
+        **settings,
+    )
+    if found is not None:
+        return found
+    side = max(1, min(chosen.model.preprocessing.input_px) // _PREVIEW_PER_SIDE)
+    st.caption(
+        f"Below: a coarse preview with a patch of {side} pixels in steps of {side}. Run it for the map you asked for."
+    )
+    return compute.run(
+        occlusion.explain, chosen.model, chosen.image, **Patch(side, side, patch.baseline).settings(_target(chosen))
+    )
+
+
+def _target(chosen: Selection) -> int:
+    if chosen.target is not None:
+        return chosen.target
+    return compute.run(LoadedModel.predict, chosen.model, chosen.image, k=1).indices[0]
+
+
+def _so_far(chosen: Selection) -> Callable[[Occlusion], None]:
+    def draw(found: Occlusion) -> None:
+        scale = render.scale_of(found.heatmap, signed=True)
+        pixels = render.overlay(
+            show.crop_pixels(chosen), np.nan_to_num(found.heatmap), scale=scale, opacity=0.6, smooth=False
+        )
+        st.image(render.jpeg(pixels, quality=90), width=_LIVE_PX)
+
+    return draw
+
+
+def _maps(chosen: Selection, found: Occlusion) -> list[MapPicture]:
+    """The drop per pixel, and the paper's probability per place."""
+    label = found.target_label
+    about = f"patch {found.patch_px} px, step {found.stride_px} px"
+    return [
+        MapPicture(
+            "Drop per pixel",
+            found.heatmap,
+            found.run,
+            "result.heatmap",
+            chosen,
+            f"Occlusion, drop of the score of {label}, {about}",
+            "score",
+        ),
+        MapPicture(
+            "Probability per place",
+            found.probabilities,
+            found.run,
+            "result.probabilities",
+            chosen,
+            f"Occlusion, probability of {label} per place, {about}",
+            "probability",
+        ),
+    ]
+
+
+def look() -> Look:
+    """Colours of the maps."""
+    return gallery.look(shared=False, smooth=False)
+
+
+def side_by_side(chosen: Selection, found: Occlusion, look: Look) -> MapPicture:
+    """Both maps, one of them enlarged, and the winners; returns the enlarged one."""
+    wall, one = st.columns([3, 2], gap="medium")
+    with wall:
+        picked, scale = gallery.grid(_maps(chosen, found), look, what="maps of the occlusion")
+        st.caption(
+            "Drop per pixel: mean loss of the score over all patches that cover a pixel; red hid something that speaks "
+            "for the class, blue something against it. Probability per place: dark is where the patch hurts."
+        )
+        _winners(chosen.model, found)
+    with one:
+        closeup.draw(picked, scale, look)
+        frame.caption(chosen, picked.title, f"{found.num_forwards:,} forwards", f"{found.run.seconds:.1f} s")
+    return picked
+
+
+def _winners(model: LoadedModel, found: Occlusion) -> None:
+    """The class that wins with the patch at each place."""
+    tried = found.classes[found.classes >= 0]
+    classes, counts = np.unique(tried, return_counts=True)
+    named = [model.class_names[c] for c in classes[np.argsort(-counts)]]
+    if len(named) == 1:
+        st.caption(f"Wherever the patch is, the network answers {frame.plain(named[0])}.")
+        return
+    st.plotly_chart(
+        render.categories_figure(found.classes, {int(c): model.class_names[c] for c in classes[np.argsort(-counts)]}),
+        key="winners",
+        width="stretch",
+    )
+    st.caption("The class that wins with the patch at each place.")
+
+
+def by_hand(chosen: Selection, patch: Patch) -> None:
+    """The patch where the person puts it, and the network's answer there."""
+    st.subheader("Move the patch by hand", anchor=False)
+    height, width = chosen.model.preprocessing.input_px
+    rows, columns = min(_HAND_CELLS, height), min(_HAND_CELLS, width)
+    row, column = _clamped(st.session_state.get("hand", (rows // 2, columns // 2)), rows, columns)
+    top = round((row + 0.5) * height / rows - patch.patch_px / 2)
+    left = round((column + 0.5) * width / columns - patch.patch_px / 2)
+    place = {
+        "top": max(0, min(height - patch.patch_px, top)),
+        "left": max(0, min(width - patch.patch_px, left)),
+        "patch_px": patch.patch_px,
+        "baseline": patch.baseline,
+    }
+    covered = compute.run(occlusion.occlude, chosen.model, chosen.image, **place)
+    answer = compute.run(occlusion.predict_occluded, chosen.model, chosen.image, k=5, **place)
+
+    def move(cell: tuple[int, int]) -> None:
+        st.session_state["hand"] = cell
+
+    picture, bars = st.columns([2, 3], gap="medium")
+    with picture:
+        heat_view.show(
+            render.jpeg(covered.pixels, quality=92),
+            np.full((rows, columns), np.nan, dtype=np.float32),
+            key="hand_view",
+            aria="What the network sees, with the patch",
+            lut=render.find_colour_map().lut,
+            max_px=_HAND_PX,
+            clickable=True,
+            follow=True,
+            cell=(row, column),
+            on_cell=move,
+        )
+    with bars:
+        st.plotly_chart(render.probability_bars(answer.labels, answer.probabilities), key="hand_bars", width="stretch")
+        clean = compute.run(LoadedModel.predict, chosen.model, chosen.image, k=1)
+        st.caption(
+            f"The answer with the patch there. Without it: {frame.plain(clean.labels[0])}, "
+            f"{100 * clean.probabilities[0]:.1f} %. Click, drag, or move with the arrow keys and Enter."
+        )
+
+
+def _clamped(cell: tuple[int, int], rows: int, columns: int) -> tuple[int, int]:
+    return min(cell[0], rows - 1), min(cell[1], columns - 1)

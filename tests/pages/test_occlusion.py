@@ -1,0 +1,56 @@
+"""The occlusion page: preview, cost, the run, and the patch moved by hand."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from streamlit.testing.v1 import AppTest
+
+Open = Callable[..., AppTest]
+PAGE = "explain/occlusion"
+
+
+def captions(app: AppTest) -> str:
+    return " ".join(c.value for c in app.caption)
+
+
+def test_a_coarse_map_is_there_before_the_first_click_and_the_cost_of_the_fine_one(open_page: Open) -> None:
+    app = open_page(PAGE)
+    assert "a coarse preview with a patch of 32 pixels" in captions(app)
+    assert "729 places, as many forwards: about" in captions(app)
+    assert "50 forwards" in captions(app)
+
+
+def test_the_cost_follows_patch_and_step(open_page: Open) -> None:
+    app = open_page(PAGE, patch="32", stride="32")
+    assert "49 places" in captions(app)
+    app.slider(key="stride").set_value(16).run()
+    assert "169 places" in captions(app)
+
+
+def test_the_run_gives_the_map_that_was_asked_for(open_page: Open) -> None:
+    app = open_page(PAGE, patch="56", stride="56")
+    app.button(key="occlusion_run").click().run()
+    deadline = time.monotonic() + 60
+    while "patch 56 px, step 56 px" not in captions(app):
+        assert time.monotonic() < deadline, captions(app)
+        time.sleep(0.2)
+        app.run()
+        assert not app.exception
+    assert "17 forwards" in captions(app)
+
+
+def test_the_patch_can_be_moved_by_hand(open_page: Open) -> None:
+    app = open_page(PAGE)
+    before = app.get("plotly_chart")[-1].proto.spec
+    app.session_state["hand"] = (3, 3)
+    app.run()
+    assert app.get("plotly_chart")[-1].proto.spec != before
+    assert "Without it: Egyptian cat, 38.1 %" in captions(app)
+
+
+def test_a_network_without_classes_is_told_what_to_do(open_page: Open) -> None:
+    app = open_page(PAGE, model="timm/convnext_tiny.dinov3_lvd1689m", weights="untrained")
+    assert "This page does not fit" in " ".join(i.value for i in app.info)
+    assert "it has no classifier" in " ".join(i.value for i in app.info)
