@@ -3,7 +3,8 @@
 Package map, from the outside in::
 
     ui/              the only importer of streamlit: frame, pickers, the door for computing, figures
-    methods/         one module per page, same name: feature_maps, filters
+    methods/         one module per page, same name: feature_maps, filters, cam, saliency, occlusion; and
+                     what their pages share: trust, segmentation
     render           results -> uint8 pictures and plotly figures; no torch, no streamlit
     jobs             long work: a queue with progress, partial results and a cancel
     doctor           what a network is made of, and which pages and methods fit it
