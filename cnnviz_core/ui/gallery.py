@@ -15,7 +15,7 @@ from cnnviz_core.ui import pickers, show
 from cnnviz_core.ui.components import tiles
 from cnnviz_core.ui.pickers import Selection
 
-_TILE_PX = 168
+_TILE_PX = 150
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +20,6 @@ from cnnviz_core.ui.pickers import Selection
 _PREVIEW_PER_SIDE = 7
 _HAND_CELLS = 32
 _HAND_PX = 420
-_LIVE_PX = 420
 
 
 @dataclass(frozen=True)
@@ -100,7 +98,9 @@ def find(chosen: Selection, patch: Patch) -> Occlusion:
         name="occlusion",
         title="Occlusion",
         cost=f"{num:,} places, as many forwards: about {render.format_value(seconds)} s.",
-        show=_so_far(chosen),
+        show=lambda found: show.so_far(
+            chosen, found.heatmap, scale=render.scale_of(found.heatmap, signed=True), unit="score"
+        ),
         **settings,
     )
     if found is not None:
@@ -118,17 +118,6 @@ def _target(chosen: Selection) -> int:
     if chosen.target is not None:
         return chosen.target
     return compute.run(LoadedModel.predict, chosen.model, chosen.image, k=1).indices[0]
-
-
-def _so_far(chosen: Selection) -> Callable[[Occlusion], None]:
-    def draw(found: Occlusion) -> None:
-        scale = render.scale_of(found.heatmap, signed=True)
-        pixels = render.overlay(
-            show.crop_pixels(chosen), np.nan_to_num(found.heatmap), scale=scale, opacity=0.6, smooth=False
-        )
-        st.image(render.jpeg(pixels, quality=90), width=_LIVE_PX)
-
-    return draw
 
 
 def _maps(chosen: Selection, found: Occlusion) -> list[MapPicture]:

@@ -19,6 +19,7 @@ from cnnviz_core.ui.pickers import Selection
 
 _CLASS, _UNIT = "a class", "a unit"
 _MAP_PX = 300
+_UNITS = ("gradient", "score")  # of methods without and with a promised sum
 _FIRST = ("gradient", "deconvnet", "guided_backprop", "input_x_gradient", "guided_grad_cam")
 _SLOW_FORWARDS = 8  # more than these wait for a button
 
@@ -171,16 +172,12 @@ def _attribution(chosen: Selection, name: str, asked: Question) -> Attribution |
         name=name,
         title=method.title,
         cost=f"{method.title}: {method.cost}, {num_forwards} here.",
-        show=_so_far,
+        show=lambda found: show.so_far(
+            chosen, found.map, scale=render.scale_of(found.map, low=0.0, clip_percent=1), unit=_UNITS[0]
+        ),
         method=name,
         **asked.settings,
     )
-
-
-def _so_far(attribution: Attribution) -> None:
-    values = attribution.map
-    scale = render.scale_of(values, low=0.0, clip_percent=1)
-    st.image(render.png(render.colourise(values, scale=scale)), width=_MAP_PX)
 
 
 def _picture(chosen: Selection, attribution: Attribution, asked: Question, view: View) -> MapPicture:
@@ -194,7 +191,7 @@ def _picture(chosen: Selection, attribution: Attribution, asked: Question, view:
         view.code,
         chosen,
         f"{method.title} of {asked.words}",
-        "gradient" if error is None else "score",
+        _UNITS[error is not None],
         _in_colours(attribution.values) if view.in_colours else None,
         note,
     )

@@ -20,6 +20,8 @@ from cnnviz_core.ui.pickers import Selection
 
 Pixels = NDArray[np.uint8]
 
+_SO_FAR_PX = 420
+
 
 def wall(
     mosaic: render.Mosaic,
@@ -131,6 +133,21 @@ def map_over_photo(
         values=values,
         code=code,
         shown=_shown(scale, colour_map),
+    )
+
+
+def so_far(selection: Selection, values: FloatArray, *, scale: Scale, unit: str) -> None:
+    """A map that is still being made, over the crop. Not a picture file: those go when the next one comes."""
+    heat_view.show(
+        crop(selection),
+        np.ascontiguousarray(values, dtype=np.float32),
+        key="so_far",
+        low=scale.low[0],
+        high=scale.high[0],
+        lut=render.find_colour_map(signed=scale.signed).lut,
+        unit=unit,
+        max_px=_SO_FAR_PX,
+        aria="the map so far",
     )
 
 

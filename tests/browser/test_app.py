@@ -168,7 +168,7 @@ def test_a_deep_link_as_the_first_visit_after_a_start(fresh_app) -> None:
 def test_both_themes_and_a_narrow_window_have_no_overflow(app, theme: str) -> None:
     app.page.emulate_media(color_scheme=theme)
     app.page.set_viewport_size({"width": 800, "height": 900})
-    for path in ("/", "/feature_maps", "/filters", "/networks", "/model"):
+    for path in ("/", "/feature_maps", "/filters", "/cam", "/saliency", "/occlusion", "/networks", "/model"):
         page = app.open(path)
         wider = page.evaluate(
             "() => { const main = document.querySelector('[data-testid=stMain]');"
