@@ -18,7 +18,7 @@ from PIL import Image
 
 from cnnviz_core import errors, images, models, results
 from cnnviz_core.images import InputImage
-from cnnviz_core.methods import feature_maps, filters
+from cnnviz_core.methods import feature_maps, filters, segmentation, trust
 from cnnviz_core.models import LoadedModel
 
 NONE = inspect.Parameter.empty
@@ -30,6 +30,9 @@ CONTRACT: dict[Callable[..., Any], tuple[list[str], dict[str, object]]] = {
     models.from_module: (["module"], {"input_px": NONE, "mean": NONE, "std": NONE, "class_names": None, "name": NONE}),
     feature_maps.compute: (["model", "image"], {"layer": None}),
     filters.compute: (["model"], {"layer": None}),
+    trust.deletion_insertion: (["model", "image", "heatmap"], {"steps": 20, "target": None}),
+    trust.randomization: (["model", "image"], {"explain": NONE}),
+    segmentation.grabcut: (["image", "heatmap"], {}),
 }
 
 
@@ -44,12 +47,12 @@ def test_signatures(function: Callable[..., Any]) -> None:
     assert all(found[name].default is not NONE for name in added), "what was added must be optional"
 
 
-@pytest.mark.parametrize("module", [feature_maps, filters])
+@pytest.mark.parametrize("module", [feature_maps, filters, segmentation, trust])
 def test_all_arguments_of_methods_after_model_and_image_are_keyword_only(module: Any) -> None:
     for name, function in inspect.getmembers(module, inspect.isfunction):
         if name.startswith("_") or function.__module__ != module.__name__:
             continue
-        first = {"model", "image", "images", "maps", "kernels"}
+        first = {"model", "image", "images", "maps", "kernels", "heatmap", "heatmaps", "mask", "box", "shape", "a", "b"}
         positional = [p.name for p in inspect.signature(function).parameters.values() if p.kind is not p.KEYWORD_ONLY]
         assert set(positional) <= first, name
 

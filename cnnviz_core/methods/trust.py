@@ -192,13 +192,7 @@ def deletion_insertion(
     x, other = model.to_input(image), model.to_input(filled)
     found = _deletion_curves(model, x, other, [*first, *(order[::-1] for order in first)], counts, target, on_step)
 
-    settings = {
-        "steps": steps,
-        "target": target,
-        "fill": fill,
-        "seed": seed,
-        "num_random": num_random,
-    }
+    settings = {"steps": steps, "target": target, "fill": fill, "seed": seed, "num_random": num_random}
     run = _run(model, image, "trust.deletion_insertion", start, settings)
     fractions = (counts / counts[-1]).astype(np.float32)
     most_first, least_first = found[: num_random + 1], found[num_random + 1 :]

@@ -38,7 +38,7 @@ def draw(one: MapPicture, scale: Scale, look: Look) -> None:
         np.where(one.values >= share * np.nanmax(one.values), one.values, np.float32(np.nan)) if hides else one.values
     )
     if place == _PHOTO:
-        _on_photo(one.chosen, values, scale, look)
+        _on_photo(one, values, scale, look)
         return
     drawn = rectangle_box(one.chosen)
     boxes = ({"your rectangle": drawn} if drawn else {}) | ({f"above {share:.0%}": found} if found else {})
@@ -146,8 +146,9 @@ def as_mask(model: LoadedModel, box: Box) -> Mask:
     return segmentation.rectangle((left * width, top * height, right * width, bottom * height), shape=shape)
 
 
-def _on_photo(chosen: Selection, values: FloatArray, scale: Scale, look: Look) -> None:
+def _on_photo(one: MapPicture, values: FloatArray, scale: Scale, look: Look) -> None:
     """The map where it lies in the original; a large photo is shown smaller."""
+    chosen = one.chosen
     picture = chosen.image.pil()
     picture.thumbnail((_PHOTO_PX, _PHOTO_PX))
     shrink = picture.width / chosen.image.width
@@ -162,5 +163,5 @@ def _on_photo(chosen: Selection, values: FloatArray, scale: Scale, look: Look) -
         smooth=look.smooth,
     )
     st.image(render.jpeg(pixels, quality=92), width="stretch")
-    show.colour_bar(scale, look.map_for(scale), "")
+    show.colour_bar(scale, look.map_for(scale), one.unit)
     st.caption("The network saw only what is inside the white frame.")

@@ -93,17 +93,21 @@ def _unit(chosen: Selection) -> Question:
     layer = pickers.layer_by_depth(chosen.model, default=feature_maps.default_layer(chosen.model))
     maps = compute.run(feature_maps.compute, chosen.model, chosen.image, layer=layer)
     num, height, width = maps.values.shape
-    first = int(maps.values.reshape(num, -1).max(axis=1).argmax())
+    below_limit = _below_limit(maps.values)
+    first = int(below_limit.reshape(num, -1).max(axis=1).argmax())
     picture, numbers = st.columns([2, 3], gap="medium")
     with numbers:
         st.caption("The unit to explain: a channel, and one of its cells. Click the map, or type.")
         channel = pickers.number(f"Channel, 0 to {num - 1}", num, key="channel", default=first, of=layer)
-        row, column = divmod(int(maps.values[channel].argmax()), width)
+        row, column = divmod(int(below_limit[channel].argmax()), width)
         of = f"{layer} {channel} {chosen.image.digest}"
         row = pickers.number(f"Row, 0 to {height - 1}", height, key="row", default=row, of=of)
         column = pickers.number(f"Column, 0 to {width - 1}", width, key="column", default=column, of=of)
         value = render.format_value(float(maps.values[channel, row, column]))
-        st.caption(f"Its activation on this picture is {value}; at first it is the channel’s strongest cell.")
+        st.caption(
+            f"Its activation on this picture is {value}. At first it is the channel’s strongest cell that is below any "
+            "upper limit."
+        )
 
     def pin(cell: tuple[int, int]) -> None:
         st.session_state["row"], st.session_state["column"] = cell
@@ -124,6 +128,15 @@ def _unit(chosen: Selection) -> Question:
         )
     words = f"unit ({channel}, {row}, {column}) of {layer}"
     return Question({"layer": layer, "unit": (channel, row, column)}, words, is_unit=True)
+
+
+def _below_limit(values: FloatArray) -> FloatArray:
+    """The values without those at an upper limit that several cells have reached, as after a ReLU6.
+
+    A unit at its limit has no gradient, and so nothing to show.
+    """
+    at_limit = values == values.max()
+    return np.where(at_limit, values.min(), values) if at_limit.sum() > 1 else values
 
 
 def maps(chosen: Selection, asked: Question, view: str) -> list[MapPicture]:
@@ -236,5 +249,10 @@ def side_by_side(pictures: Sequence[MapPicture], look: Look) -> MapPicture | Non
         )
     with one:
         closeup.draw(picked, scale, look)
+        if not picked.values.any():
+            st.info(
+                "Every value is zero: the unit is silent here, or at the upper limit of its activation, where small "
+                "changes of the picture do not reach it. Choose another cell or layer."
+            )
         frame.caption(picked.chosen, picked.title, f"{picked.run.seconds:.2f} s", *filter(None, [picked.note]))
     return picked
