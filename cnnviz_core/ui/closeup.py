@@ -32,7 +32,7 @@ def draw(one: MapPicture, scale: Scale, look: Look) -> None:
         key="shown_on",
         help="The network sees a resized crop; the rest of the photo plays no part in its answer.",
     )
-    share, hides = _threshold()
+    share, hides = _threshold(one)
     found = _box_above(one, share)
     values = (
         np.where(one.values >= share * np.nanmax(one.values), one.values, np.float32(np.nan)) if hides else one.values
@@ -84,7 +84,7 @@ def _in_own_colours(one: MapPicture, pixels: show.Pixels) -> None:
     )
 
 
-def _threshold() -> tuple[float, bool]:
+def _threshold(one: MapPicture) -> tuple[float, bool]:
     """Share of the maximum, and whether what is below is hidden."""
     row = st.container(horizontal=True, vertical_alignment="bottom")
     percent = row.slider(
@@ -99,7 +99,21 @@ def _threshold() -> tuple[float, bool]:
         "convention of the CAM paper for finding objects.",
     )
     hides = row.toggle("Hide what is below", key="hide_below", bind="query-params")
+    row.download_button(
+        "Mask",
+        lambda: _mask_png(one, percent / 100),
+        "mask.png",
+        icon=":material/download:",
+        help="White where the map is above the threshold, at the size of what the network saw.",
+        key="threshold_mask",
+        on_click="ignore",
+    )
     return percent / 100, hides
+
+
+def _mask_png(one: MapPicture, share: float) -> bytes:
+    values = maps.resize(one.values, one.chosen.model.preprocessing.input_px)
+    return render.png((values >= share * np.nanmax(values)).astype(np.uint8) * 255)
 
 
 def _box_above(one: MapPicture, share: float) -> Box | None:

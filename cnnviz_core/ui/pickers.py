@@ -24,6 +24,8 @@ T = TypeVar("T")
 
 _STORED = re.compile(r"\(([0-9a-f]{16})\)$")
 _THUMBNAIL_PX = 56
+# Layers that put out what came in: many, and nothing new to see.
+_PASS_ON = ("Identity", "Dropout", "Dropout2d", "DropPath", "StochasticDepth")
 FIRST_ANSWER = -1  # the target that is whatever the network answers first
 _LARGEST_UPLOAD_MB = 100
 
@@ -297,7 +299,8 @@ def layer(model: LoadedModel, *, default: str, key: str = "layer", layers: Seque
     offered = model.layers.spatial if layers is None else layers
     if not offered:
         raise NotApplicable(f"{model.spec.title} has no layer to choose here.")
-    names = [info.name for info in offered]
+    wanted = (default, st.query_params.get(key), st.session_state.get(key))
+    names = [info.name for info in offered if info.kind not in _PASS_ON or info.name in wanted]
     return choose(
         "Layer",
         names,
