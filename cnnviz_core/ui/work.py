@@ -8,7 +8,7 @@ from typing import Any
 import streamlit as st
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 
-from cnnviz_core import jobs
+from cnnviz_core import jobs, startup
 from cnnviz_core.jobs import Job, Queue, State
 from cnnviz_core.ui import compute, frame
 from cnnviz_core.ui.pickers import Selection
@@ -66,7 +66,14 @@ def run(
 
 def _work(function: Callable[..., Any], chosen: Selection, settings: dict[str, Any]) -> jobs.Work:
     model, image = chosen.model, chosen.image
-    return lambda on_step: function(model, image, on_step=on_step, **settings)
+
+    def work(on_step: jobs.OnStep) -> object:
+        try:
+            return function(model, image, on_step=on_step, **settings)
+        finally:
+            startup.release_memory()  # long work leaves hundreds of MB behind
+
+    return work
 
 
 def _owner() -> str:
