@@ -10,7 +10,6 @@ from cnnviz_core import doctor
 from cnnviz_core.doctor import Status
 from cnnviz_core.layers import LayerInfo
 from cnnviz_core.models import LoadedModel
-from cnnviz_core.ui import frame
 
 _SIGNS = {Status.WORKS: "✓ works", Status.APPROXIMATE: "≈ approximate", Status.NOT: "✕ does not apply"}
 
@@ -33,19 +32,11 @@ def facts(model: LoadedModel) -> None:
 
 def capabilities(model: LoadedModel) -> None:
     """Every page and method: whether it fits, why, and what to use instead."""
-    pages = {link.title for link in frame.pages()}
-    here = {name: c for name, c in doctor.CAPABILITIES.items() if c.page in pages}
     st.subheader("What fits it", anchor=False)
-    _verdicts(model, here, key="capabilities")
-    st.subheader("What else would fit it", anchor=False)
-    st.caption("Methods that this version has no page for; the verdicts hold for other tools, too.")
-    _verdicts(model, {n: c for n, c in doctor.CAPABILITIES.items() if n not in here}, key="other_capabilities")
-
-
-def _verdicts(model: LoadedModel, capabilities: dict[str, doctor.Capability], *, key: str) -> None:
-    rows = [(capability, doctor.verdict(model, name)) for name, capability in capabilities.items()]
+    rows = [(capability, doctor.verdict(model, name)) for name, capability in doctor.CAPABILITIES.items()]
     st.dataframe(
         {
+            "Page": [capability.page for capability, _ in rows],
             "Method": [capability.title for capability, _ in rows],
             "Verdict": [_SIGNS[verdict.status] for _, verdict in rows],
             "Why": [_sentence(verdict.reason) for _, verdict in rows],
@@ -53,7 +44,7 @@ def _verdicts(model: LoadedModel, capabilities: dict[str, doctor.Capability], *,
         },
         hide_index=True,
         height="content",
-        key=key,
+        key="capabilities",
     )
 
 

@@ -124,7 +124,8 @@ def onward() -> None:
         with column:
             st.markdown(f"**{section.capitalize()}**")
             for link in links:
-                st.page_link(link.path, label=f"{link.title}: {link.question}", icon=f":material/{link.icon}:")
+                st.page_link(link.path, label=link.title, icon=f":material/{link.icon}:")
+                st.caption(link.question)
 
 
 def words() -> None:
