@@ -83,7 +83,9 @@ def _make(net: nn.Module, x: Tensor) -> FastCopy:
     two = torch.randn((2, *x.shape[1:]), generator=torch.Generator().manual_seed(0))
     expected = net(two)
     pairs = probe.direct_pairs(net, two, nn.Conv2d, nn.BatchNorm2d)
-    folded = next((copy for copy in (_folded(net, pairs), _folded(net, [])) if _same(copy(two), expected)), net)
+    candidates = (_folded(net, pairs), _folded(net, []))
+    # Never the network itself: what is kept for it must not keep it alive.
+    folded = next((copy for copy in candidates if _same(copy(two), expected)), probe.private_copy(net))
     first = next((name for name, module in net.named_modules() if isinstance(module, nn.Conv2d)), "")
     copy = FastCopy(folded, x.shape[1:], first)
     try:

@@ -19,7 +19,7 @@ import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -32,12 +32,20 @@ from cnnviz_core import probe
 from cnnviz_core.probe import Ref, Trace, TracedCall
 
 Ints = NDArray[np.int64]
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 
 # A window above this share of its map is not worth the bookkeeping.
 _MAX_SHARE = 0.8
 
+# Above this share of the whole picture's numbers the network itself runs.
+_MAX_TOTAL_SHARE = 0.95
+
 # How far results may lie from the network's own, as a share of the range of its scores, and of their size (rounding).
 _TOLERANCE, _ROUNDING = 1e-5, 2e-6
+
+# Pictures that mix change each other's scores by more than this share; rounding in a wild network by less.
+_MIXING = 1e-4
 
 
 class _Unfit(Exception):
@@ -294,10 +302,12 @@ _HERE = (_Reach(), _Reach())
 
 def _meeting(changed: Sequence[tuple[Ints, Ints]], num_cells: int) -> _Span:
     """The windows around all [low, high) of each picture, as wide as the widest and moved inside the map."""
-    low = np.minimum.reduce([low for low, _ in changed]).clip(0, num_cells)
-    high = np.maximum.reduce([high for _, high in changed]).clip(0, num_cells)
+    low, high = changed[0]
+    for other_low, other_high in changed[1:]:
+        low, high = np.minimum(low, other_low), np.maximum(high, other_high)
+    low, high = np.maximum(low, 0), np.minimum(high, num_cells)
     size = max(1, int((high - low).max()))
-    return _Span(low, np.maximum(low, high), low.clip(0, num_cells - size), size)
+    return _Span(low, high, np.minimum(low, num_cells - size), size)
 
 
 # ---- operations ---------------------------------------------------------------------------------------------------
@@ -464,7 +474,7 @@ def _average_pooled(node: _Node, graph: _Graph, inputs: tuple[int, ...]) -> _Loc
 
 def _reaches(kernel: Any, stride: Any, dilation: Any, padding: Any) -> Reaches:
     rows, cols = (_Reach(*axis) for axis in zip(kernel, stride, dilation, padding, strict=True))
-    return rows, cols
+    return _HERE if (rows, cols) == _HERE else (rows, cols)
 
 
 _RULES: Mapping[str, _Rule] = {
@@ -703,6 +713,8 @@ def _join_sum(convolution: _Convolution, node: _Node, graph: _Graph) -> bool:
 
 
 def _join_activation(convolution: _Convolution, node: _Node, _graph: _Graph) -> bool:
+    if convolution.other is not None and node.name != "relu":  # oneDNN's operator for sums knows no other
+        return False
     convolution.activation = node
     return True
 
@@ -723,16 +735,24 @@ def _layout(plan: _Plan, patches: Spans) -> list[Spans | None]:
         spans = None
         if step.local and all(index in known for index in step.inputs):
             cells = plan.cells[_some(step.outputs)[0]]
-            reached = list(zip((known[index] for index in step.inputs), step.local.reaches, strict=True))
-            rows, cols = (
-                _meeting([reaches[axis].image(inner[axis]) for inner, reaches in reached], num)
-                for axis, num in enumerate(cells)
-            )
-            if rows.size * cols.size <= _MAX_SHARE * math.prod(cells):
-                spans = rows, cols
+            spans = _spans([known[index] for index in step.inputs], step.local.reaches, cells)
+            if spans[0].size * spans[1].size > _MAX_SHARE * math.prod(cells):
+                spans = None
+            else:
                 known |= dict.fromkeys(_some(step.outputs), spans)
         found.append(spans)
     return found
+
+
+def _spans(inputs: Sequence[Spans], reaches: Sequence[Reaches], cells: tuple[int, int]) -> Spans:
+    """The windows of an operation's outputs."""
+    if all(spans is inputs[0] for spans in inputs) and all(reach is _HERE for reach in reaches):
+        return inputs[0]
+    reached = list(zip(inputs, reaches, strict=True))
+    rows, cols = (
+        _meeting([reach[axis].image(spans[axis]) for spans, reach in reached], num) for axis, num in enumerate(cells)
+    )
+    return rows, cols
 
 
 # ---- running ------------------------------------------------------------------------------------------------------
@@ -805,6 +825,9 @@ class _Batch:
             return [self._whole_map(index) for index in step.inputs]
         gathered = []
         for index, reaches in zip(step.inputs, step.local.reaches, strict=True):
+            if reaches is _HERE and spans is self._spans[index]:
+                gathered.append(self._windows[index])
+                continue
             rows, cols = (reach.source(span.start, span.size) for reach, span in zip(reaches, spans, strict=True))
             gathered.append(self._gathered(index, rows, cols, step.local.pad))
         return gathered
@@ -847,8 +870,9 @@ def _places(spans: Spans, cells: tuple[int, int], rows: tuple[Ints, int], cols: 
 # ---- what others call ---------------------------------------------------------------------------------------------
 
 # Numbers that one step of a batch may read and make, in bytes, and the most pictures at a time.
-_BATCH_BYTES = {"cpu": 24 * 2**20, "cuda": 2**30}
+_BATCH_BYTES = {"cpu": 32 * 2**20, "cuda": 2**30}
 _BATCH_PICTURES = {"cpu": 32, "cuda": 256}
+_MIN_BATCH_PICTURES = 4
 
 # Pictures of 224 x 224 pixels that go through the network whole at a time.
 _WHOLE_PICTURES = {"cpu": 16, "cuda": 128}
@@ -918,10 +942,7 @@ class Patched:
     @property
     def share(self) -> float:
         """How much is computed anew for a patch in the middle, as a share of all numbers that the network makes."""
-        if self._plan is None:
-            return 1.0
-        numbers = self._numbers_in_the_middle(self._plan)
-        return sum(numbers) / sum(_numbers(self._plan, step, None) for step in self._plan.steps)
+        return 1.0 if self._plan is None else self._share(self._plan)
 
     def scores(self, tops: Ints, lefts: Ints) -> Tensor:
         """Scores (N, K) with the patch at each of these first rows and columns, which must lie inside the picture."""
@@ -942,12 +963,12 @@ class Patched:
         """The plan, after its results agreed with the network's own on the whole picture and on trial patches."""
         with self._known.lock:
             if self._shape not in self._known.plans:
-                self._known.plans[self._shape] = _plan_or_none(self._net, self._x)
+                self._known.plans[self._shape] = _or_none(_plan, self._net, self._x)
             plan, key = self._known.plans[self._shape], (*self._shape, self._patch_px)
-            if plan is None:
+            if plan is None or self._share(plan) > _MAX_TOTAL_SHARE:
                 return None
-            self._kept = _Kept(plan, self._x)
-            if not _agree(self._read(self._kept.result), self.clean):
+            self._kept = _or_none(_Kept, plan, self._x)
+            if self._kept is None or not _agree(self._read(self._kept.result), self.clean):
                 del self._known.plans[self._shape]  # weights were written to since
                 return None
             if key not in self._known.agrees:
@@ -956,11 +977,8 @@ class Patched:
 
     def _agrees_on_trials(self, plan: _Plan, kept: _Kept) -> bool:
         tops, lefts, fill = self._trials()
-        try:
-            found = self._of_windows(plan, kept, tops, lefts, fill)
-        except Exception:  # whatever a network's operations raise on windows
-            return False
-        return _agree(found, self._one_by_one(tops, lefts, fill))
+        found = _or_none(self._of_windows, plan, kept, tops, lefts, fill)
+        return found is not None and _agree(found, self._one_by_one(tops, lefts, fill))
 
     def _trials(self) -> tuple[Ints, Ints, Tensor]:
         """Places in two corners and in the middle, and noise, since the patch's own content may change nothing."""
@@ -980,7 +998,11 @@ class Patched:
                 else max(1, int(_WHOLE_PICTURES[kind] * 224**2 / math.prod(self._x.shape[2:])))
             )
         numbers = max(self._numbers_in_the_middle(self._plan))
-        return max(1, min(_BATCH_PICTURES[kind], _BATCH_BYTES[kind] // (numbers * self._x.element_size())))
+        fitting = _BATCH_BYTES[kind] // (numbers * self._x.element_size())
+        return max(_MIN_BATCH_PICTURES, min(_BATCH_PICTURES[kind], fitting))
+
+    def _share(self, plan: _Plan) -> float:
+        return sum(self._numbers_in_the_middle(plan)) / sum(_numbers(plan, step, None) for step in plan.steps)
 
     def _numbers_in_the_middle(self, plan: _Plan) -> list[int]:
         """How many numbers each step reads and makes for a patch in the middle."""
@@ -992,8 +1014,10 @@ class Patched:
         """Whether a picture's scores depend on the others of its batch, as by a batch norm without fixed statistics."""
         with self._known.lock:
             if self._shape not in self._known.mixes:
-                trials = self._trials()
-                self._known.mixes[self._shape] = not _agree(self._of_whole_pictures(*trials), self._one_by_one(*trials))
+                pictures = torch.cat([self._x, -self._x, self._x + 1])
+                together = self._read(self._net(pictures.clone()))
+                alone = torch.cat([self._read(self._net(picture)) for picture in pictures.clone().split(1)])
+                self._known.mixes[self._shape] = not _agree(together, alone, _MIXING)
             return self._known.mixes[self._shape]
 
 
@@ -1005,17 +1029,18 @@ def _numbers(plan: _Plan, step: _Step, spans: Spans | None) -> int:
     return math.ceil(numbers * spans[0].size * spans[1].size / math.prod(plan.cells[_some(step.outputs)[0]]))
 
 
-def _plan_or_none(net: nn.Module, x: Tensor) -> _Plan | None:
+def _or_none(work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T | None:
+    """None where the work fails: a network may hold anything, and then runs whole."""
     try:
-        return _plan(net, x)
-    except Exception:  # a network may hold anything, and then runs whole
+        return work(*args, **kwargs)
+    except Exception:  # whatever its operations raise on a trace's tensors or on windows
         return None
 
 
-def _agree(found: Tensor, expected: Tensor) -> bool:
+def _agree(found: Tensor, expected: Tensor, tolerance: float = _TOLERANCE) -> bool:
     if found.shape != expected.shape:
         return False
-    bound = _TOLERANCE * (expected.max() - expected.min()) + _ROUNDING * expected.abs().max()
+    bound = tolerance * (expected.max() - expected.min()) + _ROUNDING * expected.abs().max()
     return bool(((found - expected).abs() <= bound).all())
 
 

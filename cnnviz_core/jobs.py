@@ -38,7 +38,7 @@ class _Cancelled(BaseException):
     """Ends a job's work at its next step. Not an Exception, so that no method's own handler takes it."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Job:
     """One piece of long work; read it from any thread, change it through :class:`Queue` only.
 
@@ -50,6 +50,7 @@ class Job:
         result: What the work returned.
         error: Why it failed, as a sentence; empty otherwise.
         owners: Sessions that wait for it.
+        asked_by: Sessions that ever did; how it ended without a result concerns only them.
         seconds: How long it has run; once it has ended, how long it took.
     """
 
@@ -60,6 +61,7 @@ class Job:
     result: object = None
     error: str = ""
     owners: set[str] = field(default_factory=set)
+    asked_by: set[str] = field(default_factory=set)
     _cancel: threading.Event = field(default_factory=threading.Event)
     _started: float = 0.0
     _ended: float = 0.0
@@ -68,6 +70,11 @@ class Job:
     def is_live(self) -> bool:
         """Whether it waits or runs."""
         return self.state in (State.WAITING, State.RUNNING)
+
+    @property
+    def can_be_joined(self) -> bool:
+        """Whether who asks for the same work may share it: it lives and was not cancelled, or has succeeded."""
+        return self.state is State.DONE or (self.is_live and not self._cancel.is_set())
 
     @property
     def seconds(self) -> float:
@@ -106,12 +113,13 @@ class Queue:
         """The job of that key: the one that lives or has succeeded, else a new one at the end of the line."""
         with self._changed:
             job = self._jobs.get(key)
-            if job is None or job.state in (State.CANCELLED, State.FAILED):
+            if job is None or not job.can_be_joined:
                 job = self._jobs[key] = Job(key, title)
                 self._jobs.move_to_end(key)
                 self._waiting[key] = work
                 self._drop_oldest()
             job.owners.add(owner)
+            job.asked_by.add(owner)
             self._ensure_worker()
             self._changed.notify()
         return job
@@ -127,21 +135,21 @@ class Queue:
             line = [other for other in self._jobs.values() if other.is_live]
             return line.index(job) if job in line else 0
 
-    def cancel(self, job: Job, *, owner: str) -> None:
-        """Takes an owner off a job; one that nobody waits for any more ends at its next step."""
+    def cancel(self, job: Job, *, owner: str, is_here: Callable[[str], bool] = lambda _owner: True) -> None:
+        """Takes an owner off a job; one that nobody waits for any more ends at its next step.
+
+        Args:
+            job: Any job.
+            owner: Who does not want it any more.
+            is_here: Whether another owner is still connected; one that has gone waits for nothing.
+        """
         with self._changed:
             job.owners.discard(owner)
-            if job.owners or not job.is_live:
+            if any(is_here(other) for other in job.owners) or not job.is_live:
                 return
             job._cancel.set()
             if self._waiting.pop(job.key, None):
                 self._end(job, State.CANCELLED)
-
-    def forget(self, key: str) -> None:
-        """Drops a finished job, so that the work can be asked for again."""
-        with self._changed:
-            if (job := self._jobs.get(key)) and not job.is_live:
-                del self._jobs[key]
 
     def _drop_oldest(self) -> None:
         finished = [key for key, job in self._jobs.items() if not job.is_live]
@@ -155,18 +163,20 @@ class Queue:
 
     def _serve(self) -> None:
         while True:
-            job, work = self._next()
-            try:
-                result = work(job.report)
-            except _Cancelled:
-                self._end(job, State.CANCELLED)
-            except CnnvizError as error:
-                self._end(job, State.FAILED, error=str(error))
-            except Exception:  # the worker must outlive any job
-                _log.exception("Job %s failed", job.title)
-                self._end(job, State.FAILED, error=f"{job.title} failed; the server’s log says why.")
-            else:
-                self._end(job, State.DONE, result=result)
+            self._do(*self._next())
+
+    def _do(self, job: Job, work: Work) -> None:
+        try:
+            result = work(job.report)
+        except _Cancelled:
+            self._end(job, State.CANCELLED)
+        except CnnvizError as error:
+            self._end(job, State.FAILED, error=str(error))
+        except BaseException:  # the worker must outlive any job
+            _log.exception("Job %s failed", job.title)
+            self._end(job, State.FAILED, error=f"{job.title} failed; the server’s log says why.")
+        else:
+            self._end(job, State.DONE, result=result)
 
     def _next(self) -> tuple[Job, Work]:
         with self._changed:

@@ -156,10 +156,6 @@ def test_a_finished_job_is_found_and_not_run_again() -> None:
     for _ in range(2):
         ended(queue.submit("a", "work", lambda _: runs.append(1), owner="me"))
     assert len(runs) == 1
-    queue.forget("a")
-    assert queue.find("a") is None
-    ended(queue.submit("a", "work", lambda _: runs.append(1), owner="me"))
-    assert len(runs) == 2
 
 
 def test_only_the_last_finished_jobs_are_kept() -> None:
@@ -167,3 +163,34 @@ def test_only_the_last_finished_jobs_are_kept() -> None:
     for key in "abcd":
         ended(queue.submit(key, "work", lambda _: None, owner="me"))
     assert [key for key in "abcd" if queue.find(key)] == ["b", "c", "d"]
+
+
+def test_an_owner_who_has_gone_does_not_keep_a_job_alive() -> None:
+    queue, gate = Queue(), Gate()
+    job = queue.submit("a", "work", gate, owner="before the reload")
+    queue.submit("a", "work", gate, owner="after the reload")
+    assert gate.began.wait(10)
+    queue.cancel(job, owner="after the reload", is_here=lambda owner: owner == "after the reload")
+    gate.may_go_on.set()
+    assert ended(job).state is State.CANCELLED
+    assert job.asked_by == {"before the reload", "after the reload"}
+
+
+def test_who_asks_for_work_that_is_being_cancelled_gets_a_job_of_its_own() -> None:
+    queue, gate = Queue(), Gate()
+    job = queue.submit("a", "work", gate, owner="me")
+    assert gate.began.wait(10)
+    queue.cancel(job, owner="me")
+    mine = queue.submit("a", "work", lambda _: "again", owner="you")
+    gate.may_go_on.set()
+    assert ended(mine).result == "again"
+    assert ended(job).state is State.CANCELLED
+
+
+def test_the_worker_outlives_work_that_ends_its_thread() -> None:
+    def leaves(on_step: OnStep) -> None:
+        raise SystemExit
+
+    queue = Queue()
+    assert ended(queue.submit("a", "work", leaves, owner="me")).state is State.FAILED
+    assert ended(queue.submit("b", "work", lambda _: 1, owner="me")).result == 1

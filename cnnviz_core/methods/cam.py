@@ -518,6 +518,7 @@ def contrast(
     target: int,
     against: int,
     layer: str | None = None,
+    on_step: Callable[[Step], None] | None = None,
 ) -> Heatmap:
     """Where the evidence is stronger for one class than for another: the difference of their unclipped maps.
 
@@ -531,6 +532,7 @@ def contrast(
         target: Class index.
         against: Another class's index.
         layer: As in :func:`explain`.
+        on_step: As in :func:`explain`.
 
     Returns:
         (h, w) signed: above zero for the first class, below for the other.
@@ -542,7 +544,8 @@ def contrast(
     """
     if method in METHODS and not METHODS[method].needs_class:
         raise BadSetting(f"{METHODS[method].title} has one map for all classes; choose a method that explains a class.")
-    found = explain_many(model, image, methods=[method], targets=[target, against], layer=layer, signed=True)
+    both = [target, against]
+    found = explain_many(model, image, methods=[method], targets=both, layer=layer, signed=True, on_step=on_step)
     one, other = found[method, target], found[method, against]
     made = {"method": method, "target": target, "against": against, "layer": one.layer}
     run = replace(one.run, method="cam.contrast", settings=made)

@@ -338,6 +338,7 @@ class Method:
         num_forwards: Pictures that go through the network and back.
         uses: The :class:`Options` that change its answer.
         takes_unit: Whether it can explain a unit; where not, ``layer`` names the maps that take part.
+        unit: What its values are.
     """
 
     title: str
@@ -349,6 +350,7 @@ class Method:
     num_forwards: Callable[[Options], int] = _one
     uses: tuple[str, ...] = ()
     takes_unit: bool = True
+    unit: str = "gradient"
 
 
 _ONE_PASS = "one forward and one backward"  # noqa: S105
@@ -369,6 +371,7 @@ METHODS: Mapping[str, Method] = {
         _ONE_PASS,
         needs="gradient",
         attribute=_input_x_gradient,
+        unit="score",
     ),
     "deconvnet": Method(
         "Deconvnet",
@@ -415,6 +418,7 @@ METHODS: Mapping[str, Method] = {
         attribute=_integrated_gradients,
         num_forwards=lambda options: options.num_steps + 2,
         uses=("num_steps", "baseline", "batch_size"),
+        unit="score",
     ),
 }
 

@@ -26,6 +26,7 @@ from cnnviz_core.render.charts import (
     frequency_figure,
     histogram,
     matrix_figure,
+    places_figure,
     probability_bars,
 )
 from cnnviz_core.render.colour import (
@@ -72,6 +73,7 @@ __all__ = [
     "npy",
     "overlay",
     "paste_onto",
+    "places_figure",
     "png",
     "probability_bars",
     "resize_map",

@@ -203,8 +203,35 @@ def matrix_figure(names: Sequence[str], values: FloatArray, *, unit: str) -> go.
         hovertemplate="%{y} and %{x}: %{text}<extra></extra>",
     )
     figure = _figure(heat, height=120 + 34 * len(names))
-    figure.update_yaxes(autorange="reversed", showgrid=False)
-    figure.update_xaxes(showgrid=False, tickangle=-30)
+    figure.update_yaxes(type="category", autorange="reversed", showgrid=False)
+    figure.update_xaxes(type="category", showgrid=False, tickangle=-30)
+    return figure
+
+
+def places_figure(
+    values: FloatArray, tops: NDArray[np.int64], lefts: NDArray[np.int64], *, patch_px: int, unit: str
+) -> go.Figure:
+    """One value for each place of a patch, drawn where the patch's centre was.
+
+    Args:
+        values: (rows, cols); not a number is left empty.
+        tops: (rows,) first pixel row of the patch.
+        lefts: (cols,) first pixel column.
+        patch_px: Side of the patch.
+        unit: What the values are.
+    """
+    lut = find_colour_map("viridis").lut[:MISSING]
+    heat = go.Heatmap(
+        x=lefts + patch_px / 2,
+        y=tops + patch_px / 2,
+        z=values,
+        colorscale=[(at / (MISSING - 1), f"rgb({r},{g},{b})") for at, (r, g, b) in enumerate(lut.tolist())],
+        colorbar={"title": _literal(unit), "thickness": 14},
+        hovertemplate="centre %{x:.0f} px across, %{y:.0f} px down: %{z:.3g}<extra></extra>",
+    )
+    figure = _figure(heat, height=320)
+    figure.update_yaxes(autorange="reversed", scaleanchor="x", showgrid=False, title="px down")
+    figure.update_xaxes(constrain="domain", showgrid=False, title="centre of the patch, px across")
     return figure
 
 

@@ -40,7 +40,7 @@ def compare(model: LoadedModel) -> str:
 def options(comparison: str) -> tuple[Look, bool]:
     """Colours, and whether evidence against the class is kept."""
     with st.container(horizontal=True, vertical_alignment="center"):
-        look = gallery.look(shared=comparison in ("classes", "two classes"))
+        look = gallery.look(f"cam {comparison}", shared=comparison in ("classes", "two classes"))
         signed = st.toggle(
             "Evidence against, too",
             key="signed",
@@ -105,6 +105,7 @@ def classes(chosen: Selection, layer: str, *, signed: bool) -> list[MapPicture]:
         key="classes",
         default=list(compute.run(LoadedModel.predict, model, chosen.image, k=_NUM_CLASSES).indices),
         name=lambda index: f"{index} {model.class_names[index]}",
+        of=f"{chosen.image.digest} {model.spec.weights_hash}",
         help="At first the five most probable ones. Type to search all classes.",
     )
     found = _quick(chosen, (method,), tuple(wanted), layer, signed=signed)
@@ -123,11 +124,13 @@ def two_classes(chosen: Selection, layer: str, *, signed: bool) -> list[MapPictu
         return f"{index} {model.class_names[index]}"
 
     with columns[0]:
-        first = pickers.choose("This class", options, key="class", default=_target(chosen), name=class_name)
+        target = _target(chosen)
+        of = f"{chosen.image.digest} {model.spec.weights_hash} {target}"
+        first = pickers.choose("This class", options, key="class", default=target, name=class_name, of=of)
     with columns[1]:
-        other = pickers.choose(
-            "but not this", options, key="not", default=next(i for i in (*answer, 0) if i != first), name=class_name
-        )
+        likely = next(i for i in (*answer, 0) if i != first)
+        others = [i for i in options if i != first]
+        other = pickers.choose("but not this", others, key="not", default=likely, name=class_name, of=f"{of} {first}")
     found = _quick(chosen, (method,), (first, other), layer, signed=signed)
     finer = compute.run(cam.explain, model, chosen.image, method="finer_cam", layer=layer, target=first, signed=signed)
     difference = compute.run(cam.contrast, model, chosen.image, method=method, layer=layer, target=first, against=other)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from math import ceil, floor
+
 import numpy as np
 import streamlit as st
 
 from cnnviz_core import maps, render
-from cnnviz_core.errors import NotApplicable
+from cnnviz_core.errors import CnnvizError
 from cnnviz_core.methods import segmentation, trust
 from cnnviz_core.models import LoadedModel
 from cnnviz_core.render import Scale
@@ -34,9 +36,8 @@ def draw(one: MapPicture, scale: Scale, look: Look) -> None:
     )
     share, hides = _threshold(one)
     found = _box_above(one, share)
-    values = (
-        np.where(one.values >= share * np.nanmax(one.values), one.values, np.float32(np.nan)) if hides else one.values
-    )
+    limit = share * float(np.nanmax(one.values, initial=0.0))
+    values = np.where(one.values >= limit, one.values, np.float32(np.nan)) if hides else one.values
     if place == _PHOTO:
         _on_photo(one, values, scale, look)
         return
@@ -121,7 +122,7 @@ def _box_above(one: MapPicture, share: float) -> Box | None:
     shape = one.chosen.model.preprocessing.input_px
     try:
         _, (left, top, right, bottom) = segmentation.box_of(maps.resize(one.values, shape), share=share)
-    except NotApplicable:
+    except CnnvizError:  # nothing above zero, or no number at all
         return None
     return top / shape[0], left / shape[1], bottom / shape[0], right / shape[1]
 
@@ -131,9 +132,8 @@ def _inside(one: MapPicture, box: Box) -> None:
     top, left, bottom, right = box
     share, area = trust.evidence_inside(one.values, as_mask(one.chosen.model, box)), (bottom - top) * (right - left)
     row = st.container(horizontal=True, vertical_alignment="center")
-    row.markdown(
-        f"**{share:.0%}** of the map’s positive values lie in your rectangle, which covers {area:.0%} of the picture."
-    )
+    words = f"**{share:.0%}** of the map’s positive values lie" if np.isfinite(share) else "No positive value lies"
+    row.markdown(f"{words} in your rectangle, which covers {area:.0%} of the picture.")
     row.button(
         "Remove the rectangle",
         key="remove_rectangle",
@@ -150,14 +150,16 @@ def rectangle_box(chosen: Selection) -> Box | None:
 
 def _rectangle_of(chosen: Selection) -> str:
     """Where the session keeps the picture's rectangle."""
-    return f"rectangle {chosen.image.digest}"
+    return f"rectangle {chosen.image.digest} {chosen.model.preprocessing!r}"
 
 
 def as_mask(model: LoadedModel, box: Box) -> Mask:
     """A rectangle as a mask over the crop, (H, W) of the network's input."""
     top, left, bottom, right = box
     height, width = shape = model.preprocessing.input_px
-    return segmentation.rectangle((left * width, top * height, right * width, bottom * height), shape=shape)
+    # Every pixel that it touches, so that a thin one has some, too.
+    edges = (floor(left * width), floor(top * height), ceil(right * width), ceil(bottom * height))
+    return segmentation.rectangle(edges, shape=shape)
 
 
 def _on_photo(one: MapPicture, values: FloatArray, scale: Scale, look: Look) -> None:

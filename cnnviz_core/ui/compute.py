@@ -25,10 +25,14 @@ _turns = threading.BoundedSemaphore(max(1, _SETTINGS.parallel_runs))
 @st.cache_resource(
     max_entries=_SETTINGS.max_models, show_spinner=False, on_release=lambda _model: startup.release_memory()
 )
-def model(network: str, weights: str = "default") -> LoadedModel:
-    """The network of that catalogue or checkpoint id, shared by all sessions; errors as in :func:`models.load`."""
+def _model(network: str, weights: str) -> LoadedModel:
     with _turns:
         return _load(network, weights)
+
+
+def model(network: str, weights: str = "default") -> LoadedModel:
+    """The network of that catalogue or checkpoint id, shared by all sessions; errors as in :func:`models.load`."""
+    return _model(network, weights)  # the cache tells arguments that are given and left out apart
 
 
 def _load(network: str, weights: str) -> LoadedModel:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import numpy as np
 import streamlit as st
 
@@ -31,7 +33,7 @@ def draw(one: MapPicture) -> None:
     if not wanted:
         return
     try:
-        mask = from_map(one, *_quantiles())
+        mask = _from_map(_digest(one), *_quantiles(), one)
     except CnnvizError as error:
         frame.problem(error)
         return
@@ -59,12 +61,19 @@ def _quantiles() -> tuple[float, float]:
     return 1 - surely_object / 100, surely_background / 100
 
 
-def from_map(one: MapPicture, foreground: float, background: float) -> Mask:
-    """The object's mask over the whole photo, (H, W) of the original."""
-    chosen = one.chosen
+def _digest(one: MapPicture) -> str:
+    """What a mask depends on beside its settings: map, picture and crop."""
+    made_of = f"{one.chosen.image.digest} {one.chosen.model.preprocessing!r} {one.values.shape}".encode()
+    return hashlib.blake2b(made_of + one.values.tobytes(), digest_size=16).hexdigest()
+
+
+@st.cache_data(max_entries=16, show_spinner="Cutting the object out")
+def _from_map(digest: str, foreground: float, background: float, _one: MapPicture) -> Mask:  # noqa: ARG001
+    """The object's mask over the whole photo, (H, W) of the original; kept by picture, map and settings."""
+    chosen = _one.chosen
     return segmentation.grabcut(
         chosen.image,
-        one.values,
+        _one.values,
         foreground_quantile=foreground,
         background_quantile=background,
         crop_box=chosen.model.preprocessing.crop_box(chosen.image),

@@ -83,10 +83,11 @@ def _from_zero(values: FloatArray, clip_percent: float) -> Scale:
     return render.scale_of(values, low=None if has_negative else 0.0, clip_percent=clip_percent)
 
 
-def look(*, shared: bool, clip_percent: int = 0, smooth: bool = True, opacity: float = 0.6) -> Look:
+def look(of: str, *, shared: bool, clip_percent: int = 0, smooth: bool = True, opacity: float = 0.6) -> Look:
     """Colour settings, in a popover.
 
     Args:
+        of: The page, or the comparison on it; each begins with its own defaults.
         shared: Whether maps share one scale at first.
         clip_percent: Share of the values beyond the last colour at first: 0, 1, 2 or 5.
         smooth: Whether values are interpolated at first.
@@ -98,9 +99,12 @@ def look(*, shared: bool, clip_percent: int = 0, smooth: bool = True, opacity: f
             ["all maps alike", "each map by itself"],
             key="brightness_of_maps",
             default="all maps alike" if shared else "each map by itself",
+            of=of,
             help="Alike, the maps share one scale and can be compared: a dark one is weak. By itself, each uses all "
             "colours, so that shapes are seen best; methods and layers have units of their own and need that.",
         )
+        pickers.start_again("clip_maps", of, clip_percent)
+        pickers.start_again("smooth", of, smooth)
         clip = st.select_slider(
             "Clip the strongest values",
             [0, 1, 2, 5],
@@ -142,7 +146,7 @@ def grid(maps: Sequence[MapPicture], look: Look, *, what: str) -> tuple[MapPictu
         The chosen one and its colour limits.
     """
     scales = look.scales([one.values for one in maps])
-    names = [one.name for one in maps]
+    names = _told_apart([one.name for one in maps])
     if st.session_state.get("map") not in (None, *names):
         del st.session_state["map"]
     chosen = pickers.choose("Enlarged", names, key="map", help="Or click a tile.")
@@ -172,8 +176,8 @@ def grid(maps: Sequence[MapPicture], look: Look, *, what: str) -> tuple[MapPictu
         show.colour_bar(scales[0], look.map_for(scales[0]), maps[0].unit)
     else:
         st.caption(
-            "Each map has colours of its own, from 0 to its largest value; compare shapes, not brightness. Point at a "
-            "tile for its raw values."
+            "Each map has colours of its own; compare shapes, not brightness. Point at a tile for its lowest and "
+            "highest value."
         )
     place = names.index(chosen)
     return maps[place], scales[place]
@@ -185,6 +189,13 @@ def _tiles(maps: Sequence[MapPicture], scales: Sequence[Scale], look: Look) -> s
     return np.stack(
         [show.fitted(drawn(one, scale, look), (height, width)) for one, scale in zip(maps, scales, strict=True)]
     )
+
+
+def _told_apart(names: Sequence[str]) -> list[str]:
+    """The names, with a number where one comes again."""
+    return [
+        name if name not in names[:at] else f"{name} ({names[:at].count(name) + 1})" for at, name in enumerate(names)
+    ]
 
 
 def drawn(one: MapPicture, scale: Scale, look: Look) -> show.Pixels:

@@ -53,9 +53,9 @@ def patch(model: LoadedModel) -> Patch:
     with st.container(horizontal=True, vertical_alignment="bottom"):
         patch_px = st.slider(
             "Patch, pixels",
-            min(2, side),
-            side // 2,
-            min(first, side // 2),
+            2,
+            max(3, side // 2),
+            min(first, max(3, side // 2)),
             key="patch",
             bind="query-params",
             help="Side of the covering square, in pixels of what the network sees. Smaller than the object it finds "
@@ -99,7 +99,7 @@ def find(chosen: Selection, patch: Patch) -> Occlusion:
         title="Occlusion",
         cost=f"{num:,} places, as many forwards: about {render.format_value(seconds)} s.",
         show=lambda found: show.so_far(
-            chosen, found.heatmap, scale=render.scale_of(found.heatmap, signed=True), unit="score"
+            chosen, found.heatmap, key="occlusion", scale=render.scale_of(found.heatmap, signed=True), unit="score"
         ),
         **settings,
     )
@@ -120,51 +120,41 @@ def _target(chosen: Selection) -> int:
     return compute.run(LoadedModel.predict, chosen.model, chosen.image, k=1).indices[0]
 
 
-def _maps(chosen: Selection, found: Occlusion) -> list[MapPicture]:
-    """The drop per pixel, and the paper's probability per place."""
-    label = found.target_label
-    about = f"patch {found.patch_px} px, step {found.stride_px} px"
-    return [
-        MapPicture(
-            "Drop per pixel",
-            found.heatmap,
-            found.run,
-            "result.heatmap",
-            chosen,
-            f"Occlusion, drop of the score of {label}, {about}",
-            "score",
-        ),
-        MapPicture(
-            "Probability per place",
-            found.probabilities,
-            found.run,
-            "result.probabilities",
-            chosen,
-            f"Occlusion, probability of {label} per place, {about}",
-            "probability",
-        ),
-    ]
-
-
 def look() -> Look:
-    """Colours of the maps."""
-    return gallery.look(shared=False, smooth=False)
+    """Colours of the map."""
+    return gallery.look("occlusion", shared=False, smooth=False)
 
 
-def side_by_side(chosen: Selection, found: Occlusion, look: Look) -> MapPicture:
-    """Both maps, one of them enlarged, and the winners; returns the enlarged one."""
-    wall, one = st.columns([3, 2], gap="medium")
-    with wall:
-        picked, scale = gallery.grid(_maps(chosen, found), look, what="maps of the occlusion")
-        st.caption(
-            "Drop per pixel: mean loss of the score over all patches that cover a pixel; red hid something that speaks "
-            "for the class, blue something against it. Probability per place: dark is where the patch hurts."
-        )
-        _winners(chosen.model, found)
+def draw(chosen: Selection, found: Occlusion, look: Look) -> MapPicture:
+    """The map of drops enlarged, and what happened at each place; returns the map."""
+    about = f"patch {found.patch_px} px, step {found.stride_px} px"
+    title = f"Occlusion, drop of the score of {found.target_label}, {about}"
+    drops = MapPicture("Drop per pixel", found.heatmap, found.run, "result.heatmap", chosen, title, "score")
+    one, places = st.columns(2, gap="medium")
     with one:
-        closeup.draw(picked, scale, look)
-        frame.caption(chosen, picked.title, f"{found.num_forwards:,} forwards", f"{found.run.seconds:.1f} s")
-    return picked
+        closeup.draw(drops, look.scales([found.heatmap])[0], look)
+        frame.caption(chosen, title, f"{found.num_forwards:,} forwards", f"{found.run.seconds:.1f} s")
+        st.caption(
+            "Mean loss of the score over all patches that cover a pixel: red hid something that speaks for the class, "
+            "blue something against it."
+        )
+    with places:
+        _probabilities(found)
+        _winners(chosen.model, found)
+    return drops
+
+
+def _probabilities(found: Occlusion) -> None:
+    """The paper's picture: the class's probability with the patch at each place."""
+    st.plotly_chart(
+        render.places_figure(found.probabilities, found.tops, found.lefts, patch_px=found.patch_px, unit="probability"),
+        key="probabilities",
+        width="stretch",
+    )
+    st.caption(
+        f"Probability of {frame.plain(found.target_label)} with the patch at each place; dark is where the patch "
+        f"hurts. Without it: {found.clean_probability:.1%}."
+    )
 
 
 def _winners(model: LoadedModel, found: Occlusion) -> None:
@@ -183,6 +173,7 @@ def _winners(model: LoadedModel, found: Occlusion) -> None:
     st.caption("The class that wins with the patch at each place.")
 
 
+@st.fragment
 def by_hand(chosen: Selection, patch: Patch) -> None:
     """The patch where the person puts it, and the network's answer there."""
     st.subheader("Move the patch by hand", anchor=False)

@@ -55,6 +55,7 @@ def choose(
     default: T | None = None,
     name: Callable[[T], str] = str,
     help: str | None = None,  # noqa: A002 - Streamlit's word
+    of: str = "",
     **widget: object,
 ) -> T:
     """A select box whose value is part of the link.
@@ -68,14 +69,23 @@ def choose(
         default: What is chosen at first; None takes the first option.
         name: How an option is called on screen and in the link.
         help: Tooltip.
+        of: What the default depends on; when that changes, the default is chosen again.
         **widget: Further arguments of ``st.selectbox``.
     """
     _check_link(label, [name(option) for option in options], key)
+    start_again(key, of, default if default in options else options[0])
     index = options.index(default) if default in options else 0
     chosen: T = st.selectbox(  # type: ignore[call-overload]
         label, options, index=index, format_func=name, key=key, help=help, bind="query-params", **widget
     )
     return chosen
+
+
+def start_again(key: str, of: str, default: object) -> None:
+    """Sets a widget back to its default where what that depends on is another than in the run before."""
+    if st.session_state.get(f"{key}_of", of) != of:
+        st.session_state[key] = default
+    st.session_state[f"{key}_of"] = of
 
 
 def _check_link(label: str, names: Sequence[str], key: str) -> None:
@@ -130,6 +140,7 @@ def several(
     default: Sequence[T],
     name: Callable[[T], str] = str,
     help: str | None = None,  # noqa: A002 - Streamlit's word
+    of: str = "",
 ) -> list[T]:
     """A choice of some, part of the link; what a link names and is not on offer is left out.
 
@@ -140,7 +151,9 @@ def several(
         default: What is chosen at first, and again where nothing is.
         name: How an option is called on screen and in the link.
         help: Tooltip.
+        of: As in :func:`choose`.
     """
+    start_again(key, of, list(default))
     kept = [option for option in st.session_state.get(key, default) if option in options]
     if key in st.session_state and kept != st.session_state[key]:
         st.session_state[key] = kept

@@ -19,7 +19,6 @@ from cnnviz_core.ui.pickers import Selection
 
 _CLASS, _UNIT = "a class", "a unit"
 _MAP_PX = 300
-_UNITS = ("gradient", "score")  # of methods without and with a promised sum
 _FIRST = ("gradient", "deconvnet", "guided_backprop", "input_x_gradient", "guided_grad_cam")
 _SLOW_FORWARDS = 8  # more than these wait for a button
 
@@ -59,7 +58,8 @@ class View:
 VIEWS: dict[str, View] = {
     "strength": View("the largest magnitude over the colour channels.", lambda a: a.map, "result.map"),
     "sign": View(
-        "the sum over the colour channels: above zero speaks for, below zero against.",
+        "the sum over the colour channels. For integrated gradients and input × gradient: above zero speaks for, below "
+        "zero against. For the others: whether a brighter pixel would raise or lower the score.",
         lambda a: a.values.sum(axis=0),
         "result.values.sum(axis=0)",
     ),
@@ -186,7 +186,7 @@ def _attribution(chosen: Selection, name: str, asked: Question) -> Attribution |
         title=method.title,
         cost=f"{method.title}: {method.cost}, {num_forwards} here.",
         show=lambda found: show.so_far(
-            chosen, found.map, scale=render.scale_of(found.map, low=0.0, clip_percent=1), unit=_UNITS[0]
+            chosen, found.map, key=name, scale=render.scale_of(found.map, low=0.0, clip_percent=1), unit=method.unit
         ),
         method=name,
         **asked.settings,
@@ -204,7 +204,7 @@ def _picture(chosen: Selection, attribution: Attribution, asked: Question, view:
         view.code,
         chosen,
         f"{method.title} of {asked.words}",
-        _UNITS[error is not None],
+        method.unit,
         _in_colours(attribution.values) if view.in_colours else None,
         note,
     )
@@ -231,7 +231,7 @@ def view() -> tuple[Look, str]:
             bind="query-params",
             help="  \n".join(f"**{name}**: {found.help}" for name, found in VIEWS.items()),
         )
-        look = gallery.look(shared=False, clip_percent=1, smooth=False, opacity=1.0)
+        look = gallery.look("saliency", shared=False, clip_percent=1, smooth=False, opacity=1.0)
     return look, str(name)
 
 

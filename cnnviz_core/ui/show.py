@@ -136,12 +136,12 @@ def map_over_photo(
     )
 
 
-def so_far(selection: Selection, values: FloatArray, *, scale: Scale, unit: str) -> None:
+def so_far(selection: Selection, values: FloatArray, *, key: str, scale: Scale, unit: str) -> None:
     """A map that is still being made, over the crop. Not a picture file: those go when the next one comes."""
     heat_view.show(
         crop(selection),
         np.ascontiguousarray(values, dtype=np.float32),
-        key="so_far",
+        key=f"{key}_so_far",
         low=scale.low[0],
         high=scale.high[0],
         lut=render.find_colour_map(signed=scale.signed).lut,

@@ -13,7 +13,7 @@ from cnnviz_core.images import InputImage
 from cnnviz_core.jobs import OnStep
 from cnnviz_core.methods import cam, occlusion, saliency, segmentation, trust
 from cnnviz_core.models import LoadedModel
-from cnnviz_core.results import Agreement, ContextEdit, ContextTest, Curves, FloatArray, Mask, Randomization, Run
+from cnnviz_core.results import Agreement, ContextEdit, ContextTest, Curves, FloatArray, Mask, Randomization, Run, Step
 from cnnviz_core.ui import closeup, frame, pickers, work
 from cnnviz_core.ui.components import tiles
 from cnnviz_core.ui.components.heat_view import Box
@@ -83,7 +83,7 @@ def _deletion(one: MapPicture, _all_maps: Sequence[MapPicture]) -> None:
         one.chosen,
         name="deletion",
         title="Deletion and insertion",
-        cost="About 350 forwards: 20 steps for the map and its reverse, and for eight random places of both.",
+        cost=_cost(one, "350 forwards: 20 steps for the map, its reverse, and eight random places of both.", 1),
         show=lambda _partial: None,
         method=one.run.method,
         settings=_frozen(one.run),
@@ -129,7 +129,7 @@ def _random_weights(one: MapPicture, _all_maps: Sequence[MapPicture]) -> None:
         one.chosen,
         name="randomization",
         title="Random weights",
-        cost="The map anew after each of up to eight steps that destroy the network from the last layer to the first.",
+        cost=_cost(one, "Up to eight steps that destroy the network from the last layer to the first.", 9),
         show=_draw_randomization,
         method=one.run.method,
         settings=_frozen(one.run),
@@ -185,7 +185,7 @@ def _cheating(one: MapPicture, _all_maps: Sequence[MapPicture]) -> None:
         one.chosen,
         name="context",
         title="Is it cheating?",
-        cost="Six edited pictures: background, then object, replaced by blur, grey and another photo.",
+        cost=_cost(one, "Six edited pictures: background, then object, replaced by blur, grey, another photo.", 8),
         show=lambda _partial: None,
         method=one.run.method,
         settings=_frozen(one.run),
@@ -229,21 +229,42 @@ def _edit_hint(edit: ContextEdit) -> str:
 
 def _explains_no_class(one: MapPicture) -> bool:
     """Says so where the map explains no class, so that no probability can be watched."""
-    if one.chosen.model.num_classes and not one.run.settings.get("unit"):
-        return False
-    st.info("This check watches the probability of a class; the map explains a unit. Choose a class above.")
-    return True
+    if not one.chosen.model.num_classes:
+        st.info("This check watches the probability of a class, and this network has no classifier.")
+    elif one.run.settings.get("unit"):
+        st.info("This check watches the probability of a class; the map explains a unit. Choose a class above.")
+    return not one.chosen.model.num_classes or bool(one.run.settings.get("unit"))
 
 
 def _frozen(run: Run) -> Settings:
     return tuple(sorted(run.settings.items()))
 
 
-def _again(method: str, settings: Settings) -> Callable[[LoadedModel, InputImage], Any]:
+def _again(method: str, settings: Settings, progress: _Progress) -> Callable[[LoadedModel, InputImage], Any]:
     """The explanation of that name with those settings, for another network or picture."""
     module, _, function = method.rpartition(".")
     explain = getattr(_METHODS[module], function)
-    return lambda model, image: explain(model, image, **dict(settings))
+    return lambda model, image: explain(model, image, on_step=progress.within, **dict(settings))
+
+
+class _Progress:
+    """Steps of a check whose own steps are long work: these only ask whether to go on."""
+
+    def __init__(self, on_step: OnStep) -> None:
+        self.on_step, self.last = on_step, Step(0, 1)
+
+    def __call__(self, step: Step) -> None:
+        self.last = step
+        self.on_step(step)
+
+    def within(self, _step: Step) -> None:
+        self.on_step(self.last)
+
+
+def _cost(one: MapPicture, forwards: str, num_maps: int) -> str:
+    """What a check takes, with the maps that it makes anew."""
+    seconds = num_maps * one.run.seconds
+    return f"{forwards} The map is made anew {num_maps} times" + (f", about {seconds:.0f} s." if seconds > 2 else ".")
 
 
 def _target(settings: Settings) -> int | None:
@@ -254,14 +275,16 @@ def _target(settings: Settings) -> int | None:
 def _curves(
     model: LoadedModel, image: InputImage, *, method: str, settings: Settings, fill: str, on_step: OnStep
 ) -> Curves:
-    heatmap = _again(method, settings)(model, image)
-    return trust.deletion_insertion(model, image, heatmap, target=_target(settings), fill=fill, on_step=on_step)
+    progress = _Progress(on_step)
+    heatmap = _again(method, settings, progress)(model, image)
+    return trust.deletion_insertion(model, image, heatmap, target=_target(settings), fill=fill, on_step=progress)
 
 
 def _randomized(
     model: LoadedModel, image: InputImage, *, method: str, settings: Settings, on_step: OnStep
 ) -> Randomization:
-    return trust.randomization(model, image, explain=_again(method, settings), on_step=on_step)
+    progress = _Progress(on_step)
+    return trust.randomization(model, image, explain=_again(method, settings, progress), on_step=progress)
 
 
 def _context(
@@ -274,7 +297,8 @@ def _context(
     other: str,
     on_step: OnStep,
 ) -> ContextTest:
-    explain = _again(method, settings)
+    progress = _Progress(on_step)
+    explain = _again(method, settings, progress)
     return trust.context_test(
         model,
         image,
@@ -282,7 +306,7 @@ def _context(
         explain=explain,
         target=_target(settings),
         other=photos.open_photo(other),
-        on_step=on_step,
+        on_step=progress,
     )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import streamlit as st
+from streamlit import runtime
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 from cnnviz_core import jobs, startup
@@ -46,22 +47,23 @@ def run(
         The result; after a cancel what was there by then, if anything; None until it is there.
     """
     key = repr((compute.key(function, chosen.model, chosen.image), sorted(settings.items())))
-    job = _queue().find(key)
-    if job is None or (job.error and job.step is None):
-        if job is not None:
-            frame.problem(job.error)
-        start = st.button(f"Run: {title}", key=f"{name}_run", type="primary", icon=":material/play_arrow:", help=cost)
-        st.caption(cost)
-        if start:
-            _queue().submit(key, title, _work(function, chosen, settings), owner=_owner())
-            st.rerun()
-    elif job.is_live:
-        _live(key, name, show)
-    elif job.state is State.DONE:
+    queue, me = _queue(), _session()
+    job = queue.find(key)
+    if job is not None and job.state is State.DONE:
         return job.result
-    else:
-        return _broken_off(job, name)
-    return None
+    mine = job if job is not None and me in job.asked_by else None
+    given_up: set[str] = st.session_state.setdefault("given_up", set())
+    if job is not None and job.is_live and job.can_be_joined and key not in given_up:
+        job = queue.submit(key, title, _work(function, chosen, settings), owner=me)
+        _live(key, name, show)
+        return None
+    found = None if mine is None else _broken_off(mine)
+    if st.button(f"Run: {title}", key=f"{name}_run", type="primary", icon=":material/play_arrow:", help=cost):
+        given_up.discard(key)
+        queue.submit(key, title, _work(function, chosen, settings), owner=me)
+        st.rerun()
+    st.caption(cost)
+    return found
 
 
 def _work(function: Callable[..., Any], chosen: Selection, settings: dict[str, Any]) -> jobs.Work:
@@ -76,9 +78,13 @@ def _work(function: Callable[..., Any], chosen: Selection, settings: dict[str, A
     return work
 
 
-def _owner() -> str:
+def _session() -> str:
     context = get_script_run_ctx()
     return context.session_id if context else ""
+
+
+def _is_here(session: str) -> bool:
+    return runtime.exists() and runtime.get_instance().is_active_session(session)
 
 
 @st.fragment(run_every=_POLL_SECONDS)
@@ -93,7 +99,8 @@ def _live(key: str, name: str, show: Callable[[Any], None]) -> None:
     share, words = _progress(queue, job)
     bar.progress(share, text=words)
     if button.button("Cancel", key=f"{name}_cancel", icon=":material/stop:", width="stretch"):
-        queue.cancel(job, owner=_owner())
+        st.session_state["given_up"].add(key)
+        queue.cancel(job, owner=_session(), is_here=_is_here)
         st.rerun()
     if job.step is not None and job.step.partial is not None:
         show(job.step.partial)
@@ -112,11 +119,15 @@ def _progress(queue: Queue, job: Job) -> tuple[float, str]:
     return min(1.0, job.step.done / max(1, job.step.total)), words
 
 
-def _broken_off(job: Job, name: str) -> Any | None:
+def _broken_off(job: Job) -> Any | None:
     """Says how a job ended that did not succeed; gives what was there by then."""
-    share = f" after {job.step.done:,} of {job.step.total:,} steps" if job.step else ""
-    ending = "Cancelled" if job.state is State.CANCELLED else job.error
-    row = st.container(horizontal=True, vertical_alignment="center")
-    row.warning(f"{ending}{share}. What is shown was computed until then.", icon=":material/stop_circle:")
-    row.button("Start again", key=f"{name}_again", on_click=_queue().forget, args=(job.key,))
-    return job.step.partial if job.step else None
+    partial = job.step.partial if job.step else None
+    after = f" after {job.step.done:,} of {job.step.total:,} steps" if job.step else ""
+    kept = " What is shown was computed until then." if partial is not None else ""
+    if job.state is State.FAILED:
+        frame.problem(f"{job.error}{kept}")
+    elif job.is_live:
+        st.warning(f"You cancelled it{after}.{kept}", icon=":material/stop_circle:")
+    else:
+        st.warning(f"Cancelled{after}.{kept}", icon=":material/stop_circle:")
+    return partial

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from cnnviz_core import settings
+from cnnviz_core import photos, settings
+from cnnviz_core.models import LoadedModel
 
 APP = str(Path(__file__).parents[2] / "app.py")
 
@@ -34,3 +35,9 @@ def open_page() -> Callable[..., AppTest]:
         return app
 
     return open_one
+
+
+@pytest.fixture
+def rectangle_key(lite0: LoadedModel) -> str:
+    """Where the session keeps the rectangle on the first picture and network."""
+    return f"rectangle {photos.open_photo('chelsea').digest} {lite0.preprocessing!r}"

@@ -7,8 +7,6 @@ from collections.abc import Callable
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from cnnviz_core import photos
-
 Open = Callable[..., AppTest]
 PAGE = "explain/cam"
 
@@ -102,9 +100,9 @@ def test_a_quick_slow_method_joins_the_others_when_it_is_done(open_page: Open) -
     assert enlarged(app)[1] == ["Grad-CAM", "Ablation-CAM"]
 
 
-def test_a_drawn_rectangle_tells_how_much_of_the_map_it_holds(open_page: Open) -> None:
+def test_a_drawn_rectangle_tells_how_much_of_the_map_it_holds(open_page: Open, rectangle_key: str) -> None:
     app = open_page(PAGE)
-    app.session_state[f"rectangle {photos.open_photo('chelsea').digest}"] = (0.0, 0.0, 1.0, 1.0)
+    app.session_state[rectangle_key] = (0.0, 0.0, 1.0, 1.0)
     app.run()
     words = " ".join(m.value for m in app.markdown)
     assert "**100%** of the map’s positive values lie in your rectangle, which covers 100%" in words

@@ -19,7 +19,7 @@ def test_a_coarse_map_is_there_before_the_first_click_and_the_cost_of_the_fine_o
     app = open_page(PAGE)
     assert "a coarse preview with a patch of 32 pixels" in captions(app)
     assert "729 places, as many forwards: about" in captions(app)
-    assert "50 forwards" in captions(app)
+    assert "patch 32 px, step 32 px · 50 forwards" in captions(app)
 
 
 def test_the_cost_follows_patch_and_step(open_page: Open) -> None:
@@ -38,13 +38,13 @@ def test_the_run_gives_the_map_that_was_asked_for(open_page: Open) -> None:
         time.sleep(0.2)
         app.run()
         assert not app.exception
-    assert "17 forwards" in captions(app)
+    assert "step 56 px · 17 forwards" in captions(app)
 
 
 def test_the_patch_can_be_moved_by_hand(open_page: Open) -> None:
     app = open_page(PAGE)
     before = app.get("plotly_chart")[-1].proto.spec
-    app.session_state["hand"] = (3, 3)
+    app.session_state["hand"] = (3, 3)  # what a click in the browser does; tests/browser clicks
     app.run()
     assert app.get("plotly_chart")[-1].proto.spec != before
     assert "Without it: Egyptian cat, 38.1 %" in captions(app)

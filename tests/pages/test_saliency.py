@@ -8,8 +8,6 @@ from collections.abc import Callable
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from cnnviz_core import photos
-
 Open = Callable[..., AppTest]
 PAGE = "explain/saliency"
 QUICK = ["Gradient", "Deconvnet", "Guided backprop", "Input × gradient", "Guided Grad-CAM"]
@@ -29,9 +27,9 @@ def words(app: AppTest) -> str:
 
 def run_until(app: AppTest, condition: Callable[[AppTest], bool]) -> None:
     """Runs the page again and again, as a job's fragment does in a browser."""
-    deadline = time.monotonic() + 40
+    deadline = time.monotonic() + 120
     while not condition(app):
-        assert time.monotonic() < deadline, f"not in 40 s; on the page: {captions(app)} {words(app)}"
+        assert time.monotonic() < deadline, f"not in 120 s; on the page: {captions(app)} {words(app)}"
         time.sleep(0.2)
         app.run()
         assert not app.exception
@@ -49,14 +47,6 @@ def test_a_unit_is_explained_and_its_place_follows_the_numbers(open_page: Open) 
     assert "Gradient of unit (7, 2, 5) of blocks\\.3" in captions(app).replace("blocks.3", "blocks\\.3")
     app.number_input(key="row").set_value(4).run()
     assert "unit (7, 4, 5)" in captions(app)
-
-
-def test_a_click_on_the_units_map_moves_it(open_page: Open) -> None:
-    app = open_page(PAGE, explain="a unit", layer="blocks.3", channel="7", row="2", column="5")
-    app.session_state["unit_map"] = {"click": [1, 3, 99]}
-    app.session_state["row"], app.session_state["column"] = 1, 3  # what the component's callback does in a browser
-    app.run()
-    assert "unit (7, 1, 3)" in captions(app)
 
 
 @pytest.mark.parametrize("view", ["strength", "sign", "colours"])
@@ -110,10 +100,10 @@ def test_random_weights_give_a_verdict(open_page: Open) -> None:
     run_until(app, lambda app: "Rank correlation with the first map" in words(app))
 
 
-def test_cheating_asks_for_a_rectangle_and_takes_it(open_page: Open) -> None:
+def test_cheating_asks_for_a_rectangle_and_takes_it(open_page: Open, rectangle_key: str) -> None:
     app = open_page("explain/cam", map="Grad-CAM", check="is it cheating?", object="my rectangle")
     assert "Draw a rectangle around the object" in " ".join(i.value for i in app.info)
-    app.session_state[f"rectangle {photos.open_photo('chelsea').digest}"] = (0.1, 0.1, 0.9, 0.9)
+    app.session_state[rectangle_key] = (0.1, 0.1, 0.9, 0.9)
     app.run()
     app.button(key="context_run").click().run()
     run_until(app, lambda app: "outside the object, which leaves 3" in captions(app))

@@ -65,8 +65,8 @@ def show(
         clickable: Whether a click pins a cell and makes the page run.
         follow: Whether the pinned cell also follows a pressed pointer; needs ``clickable``.
         drawable: Whether a rectangle can be drawn: dragged, or stretched with Shift and the arrow keys, then Enter.
-        boxes: Rectangles to outline, by name: (top, left, bottom, right) as shares of the picture, 0..1. The first is
-            drawn solid, the others dashed.
+        boxes: Rectangles to outline, by name: (top, left, bottom, right) as shares of the picture, 0..1. Those whose
+            name begins with "above" are dashed.
         max_px: Displayed size of the picture's longer side; less where the page is narrower.
         on_cell: Called with the clicked cell before the page runs again, the place to set session state.
         on_box: Likewise with the drawn rectangle, as in ``boxes``.
