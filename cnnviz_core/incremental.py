@@ -961,19 +961,25 @@ class Patched:
 
     def _trusted_plan(self) -> _Plan | None:
         """The plan, after its results agreed with the network's own on the whole picture and on trial patches."""
-        with self._known.lock:
-            if self._shape not in self._known.plans:
-                self._known.plans[self._shape] = _or_none(_plan, self._net, self._x)
-            plan, key = self._known.plans[self._shape], (*self._shape, self._patch_px)
-            if plan is None or self._share(plan) > _MAX_TOTAL_SHARE:
+        known, key = self._known, (*self._shape, self._patch_px)
+        with known.lock:
+            if known.plans.get(self._shape) and not self._keep(known.plans[self._shape]):
+                del known.plans[self._shape]  # weights were written to since
+                known.agrees.clear()
+            if self._shape not in known.plans:
+                plan = _or_none(_plan, self._net, self._x)
+                known.plans[self._shape] = plan if self._keep(plan) else None
+            plan, kept = known.plans[self._shape], self._kept
+            if plan is None or kept is None or self._share(plan) > _MAX_TOTAL_SHARE:
                 return None
-            self._kept = _or_none(_Kept, plan, self._x)
-            if self._kept is None or not _agree(self._read(self._kept.result), self.clean):
-                del self._known.plans[self._shape]  # weights were written to since
-                return None
-            if key not in self._known.agrees:
-                self._known.agrees[key] = self._agrees_on_trials(plan, self._kept)
-            return plan if self._known.agrees[key] else None
+            if key not in known.agrees:
+                known.agrees[key] = self._agrees_on_trials(plan, kept)
+            return plan if known.agrees[key] else None
+
+    def _keep(self, plan: _Plan | None) -> bool:
+        """Keeps the maps of the whole picture. Returns whether the plan gives the network's scores for it."""
+        self._kept = None if plan is None else _or_none(_Kept, plan, self._x)
+        return self._kept is not None and _agree(self._read(self._kept.result), self.clean)
 
     def _agrees_on_trials(self, plan: _Plan, kept: _Kept) -> bool:
         tops, lefts, fill = self._trials()
@@ -991,15 +997,13 @@ class Patched:
 
     def _batch_size(self) -> int:
         kind = self._x.device.type if self._x.device.type in _BATCH_BYTES else "cpu"
-        if self._plan is None:
-            return (
-                1
-                if not self._static or self._mixes()
-                else max(1, int(_WHOLE_PICTURES[kind] * 224**2 / math.prod(self._x.shape[2:])))
-            )
-        numbers = max(self._numbers_in_the_middle(self._plan))
-        fitting = _BATCH_BYTES[kind] // (numbers * self._x.element_size())
-        return max(_MIN_BATCH_PICTURES, min(_BATCH_PICTURES[kind], fitting))
+        if self._plan is not None:
+            numbers = max(self._numbers_in_the_middle(self._plan))
+            fitting = _BATCH_BYTES[kind] // (numbers * self._x.element_size())
+            return max(_MIN_BATCH_PICTURES, min(_BATCH_PICTURES[kind], fitting))
+        if not self._static or self._mixes():
+            return 1
+        return max(1, int(_WHOLE_PICTURES[kind] * 224**2 / math.prod(self._x.shape[2:])))
 
     def _share(self, plan: _Plan) -> float:
         return sum(self._numbers_in_the_middle(plan)) / sum(_numbers(plan, step, None) for step in plan.steps)

@@ -18,7 +18,7 @@ from PIL import Image
 
 from cnnviz_core import errors, images, models, results
 from cnnviz_core.images import InputImage
-from cnnviz_core.methods import feature_maps, filters, segmentation, trust
+from cnnviz_core.methods import feature_maps, filters, occlusion, saliency, segmentation, trust
 from cnnviz_core.models import LoadedModel
 
 NONE = inspect.Parameter.empty
@@ -30,6 +30,8 @@ CONTRACT: dict[Callable[..., Any], tuple[list[str], dict[str, object]]] = {
     models.from_module: (["module"], {"input_px": NONE, "mean": NONE, "std": NONE, "class_names": None, "name": NONE}),
     feature_maps.compute: (["model", "image"], {"layer": None}),
     filters.compute: (["model"], {"layer": None}),
+    saliency.explain: (["model", "image"], {"method": NONE, "target": None, "layer": None, "unit": None}),
+    occlusion.explain: (["model", "image"], {"baseline": "mean", "target": None, "on_step": None}),
     trust.deletion_insertion: (["model", "image", "heatmap"], {"steps": 20, "target": None}),
     trust.randomization: (["model", "image"], {"explain": NONE}),
     segmentation.grabcut: (["image", "heatmap"], {}),
@@ -47,7 +49,7 @@ def test_signatures(function: Callable[..., Any]) -> None:
     assert all(found[name].default is not NONE for name in added), "what was added must be optional"
 
 
-@pytest.mark.parametrize("module", [feature_maps, filters, segmentation, trust])
+@pytest.mark.parametrize("module", [feature_maps, filters, occlusion, saliency, segmentation, trust])
 def test_all_arguments_of_methods_after_model_and_image_are_keyword_only(module: Any) -> None:
     for name, function in inspect.getmembers(module, inspect.isfunction):
         if name.startswith("_") or function.__module__ != module.__name__:
@@ -79,14 +81,16 @@ def make_results(model: LoadedModel, image: InputImage) -> list[Any]:
         model.predict(image),
         feature_maps.compute(model, image, layer="conv1"),
         filters.compute(model, layer="conv1"),
+        saliency.explain(model, image, method="gradient"),
     ]
 
 
 def test_results_have_the_named_fields(tiny_model: LoadedModel, noise_image: Callable[..., InputImage]) -> None:
-    predictions, maps, kernels = make_results(tiny_model, noise_image(16, 16))
+    predictions, maps, kernels, attribution = make_results(tiny_model, noise_image(16, 16))
     assert [len(getattr(predictions, name)) for name in ("indices", "labels", "probabilities", "logits")] == [3] * 4
     assert maps.values.shape == (4, 16, 16)
     assert kernels.values.shape == (4, 3, 3, 3)
+    assert (attribution.values.shape, attribution.map.shape) == ((3, 16, 16), (16, 16))
 
 
 def test_results_are_frozen_raw_float32_and_can_be_pickled(
@@ -115,7 +119,7 @@ def test_every_result_type_is_frozen() -> None:
 
 def test_a_run_tells_how_a_result_was_made(tiny_model: LoadedModel, noise_image: Callable[..., InputImage]) -> None:
     image = noise_image(16, 16)
-    _, maps, kernels = make_results(tiny_model, image)
+    _, maps, kernels, _ = make_results(tiny_model, image)
     for result, method in ((maps, "feature_maps.compute"), (kernels, "filters.compute")):
         run = result.run
         assert (run.model_id, run.weights) == ("module/plain", "default")

@@ -860,3 +860,65 @@ def test_zeros_do_not_count_as_rectified() -> None:
 
 def test_a_dry_run_makes_no_graph(small_net: SmallNet) -> None:
     assert not probe.dry_run(small_net("plain"), _input().requires_grad_()).result.requires_grad
+
+
+def test_a_trace_can_be_replayed(small_net: SmallNet) -> None:
+    """Each operation called again with the tensors it names gives what the network gives for another picture."""
+    net = small_net("residual")
+    before = _trace(net)
+    taken = probe.trace(net, _input())
+    assert _trace(net) == before
+    tensors = {**taken.fixed, 0: _input(seed=1)}
+
+    def filled(value: Any) -> Any:
+        if isinstance(value, probe.Ref):
+            return tensors[value.index]
+        return [filled(item) for item in value] if isinstance(value, tuple) else value
+
+    for call in taken.calls:
+        out = call.func(*map(filled, call.args), **{name: filled(value) for name, value in call.kwargs.items()})
+        for ref, tensor in zip(call.outputs, out if isinstance(out, (list, tuple)) else [out], strict=True):
+            if ref is not None:
+                assert taken.shapes[ref.index] == tuple(tensor.shape)
+                tensors[ref.index] = tensor
+    assert taken.result is not None
+    assert torch.equal(tensors[taken.result.index], net(_input(seed=1)))
+
+
+def test_a_trace_numbers_what_is_overwritten_anew() -> None:
+    class Overwriting(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            y = x + 1
+            z = y * 2
+            y.relu_()
+            return y + z
+
+    taken = probe.trace(Overwriting().eval(), _input())
+    ref = probe.Ref
+    assert [(call.func.overloadpacket.__name__, call.args, call.outputs) for call in taken.calls] == [
+        ("add", (ref(0), 1), (ref(1),)),
+        ("mul", (ref(1), 2), (ref(2),)),
+        ("relu_", (ref(1),), (ref(3),)),
+        ("add", (ref(3), ref(2)), (ref(4),)),
+    ]
+    assert (taken.result, taken.fixed) == (ref(4), {})
+
+
+def test_a_trace_keeps_the_input_and_tells_what_does_not_depend_on_it() -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("table", torch.arange(4.0))
+
+        def forward(self, x: Tensor) -> Tensor:
+            x -= 1
+            return x * self.table.sum()
+
+    x = _input()
+    kept = x.clone()
+    net = Scaled().eval()
+    taken = probe.trace(net, x)
+    assert torch.equal(x, kept)
+    assert sorted(tensor.tolist() for tensor in taken.fixed.values() if tensor.ndim == 0) == [6.0]
+    assert any(torch.equal(tensor, net.table) for tensor in taken.fixed.values() if tensor.ndim == 1)
+    assert 0 not in taken.fixed

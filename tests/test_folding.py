@@ -1,0 +1,301 @@
+"""Fast copies give the network's own scores and gradients, and leave the network alone."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import threading
+import weakref
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils import parametrizations
+
+from cnnviz_core import folding, probe
+from cnnviz_core.models import LoadedModel
+
+SmallNet = Callable[[str], nn.Module]
+
+
+def pictures(num: int = 3, *, side: int = 16, channels: int = 3) -> Tensor:
+    return torch.randn(num, channels, side, side, generator=torch.Generator().manual_seed(5))
+
+
+def norms(net: nn.Module) -> int:
+    return sum(isinstance(module, nn.BatchNorm2d) for module in net.modules())
+
+
+def frozen(net: nn.Module, *, seed: int = 0) -> nn.Module:
+    generator = torch.Generator().manual_seed(seed)
+    for tensor in net.state_dict().values():
+        if tensor.dtype.is_floating_point:
+            tensor.copy_(torch.rand(tensor.shape, generator=generator) - 0.3)
+    for name, tensor in net.named_buffers():
+        if name.endswith("running_var"):
+            tensor.copy_(torch.rand(tensor.shape, generator=generator) + 0.5)
+    return net.eval().requires_grad_(requires_grad=False)
+
+
+def gradients(run: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    x = x.clone().requires_grad_()
+    return torch.autograd.grad(run(x)[:, 1].sum(), x)[0]
+
+
+def check(net: nn.Module, x: Tensor, *, tolerance: float = 1e-5) -> folding.FastCopy:
+    """The copy, after its scores and gradients were compared with the network's."""
+    fast = folding.fast_copy(net, x)
+
+    def two_steps(pictures: Tensor) -> Tensor:
+        return fast.go_on(fast.enter(pictures))
+
+    for run in (fast.net, two_steps):
+        scores, slopes = net(x), gradients(net, x)
+        torch.testing.assert_close(run(x), scores, rtol=0, atol=tolerance * float(scores.abs().max()))
+        torch.testing.assert_close(gradients(run, x), slopes, rtol=0, atol=tolerance * float(slopes.abs().max()))
+    return fast
+
+
+@pytest.mark.parametrize(
+    ("name", "num_norms", "entrance"),
+    [
+        ("plain", 0, "conv1"),
+        ("residual", 0, "stem"),
+        ("functional", 1, "conv1"),  # the norm reads two convolutions
+        ("in_place", 0, "conv1"),
+        ("reused_relu", 0, "conv1"),
+        ("gelu", 0, "conv1"),
+        ("depth_wise", 0, "expand"),
+        ("binary", 0, "conv1"),
+    ],
+)
+def test_small_networks(name: str, num_norms: int, entrance: str, small_net: SmallNet) -> None:
+    net = small_net(name).requires_grad_(requires_grad=False)
+    if name == "binary":
+        net = nn.Sequential(net, nn.Linear(1, 2)).requires_grad_(requires_grad=False)
+        entrance = "0.conv1"
+    fast = check(net, pictures())
+    assert (norms(fast.net), fast.entrance) == (num_norms, entrance)
+
+
+@pytest.mark.parametrize(
+    ("model_id", "num_norms", "entrance"),
+    [
+        ("torchvision/resnet18", 0, "conv1"),
+        ("torchvision/densenet121", 62, "features.conv0"),  # most of its norms stand before the convolutions
+        ("timm/mobilenetv2_100", 0, "conv_stem"),  # norms that hold the activation
+        ("timm/efficientnet_b0", 0, "conv_stem"),
+        ("timm/convnext_atto", 0, "stem.0"),
+    ],
+)
+def test_real_architectures(model_id: str, num_norms: int, entrance: str, zoo: Callable[[str], LoadedModel]) -> None:
+    net, x = zoo(model_id).net, pictures(2, side=64)
+    fast = folding.fast_copy(net, x)
+    with torch.no_grad():
+        expected = net(x)
+        for found in (fast.net(x), fast.go_on(fast.enter(x))):
+            torch.testing.assert_close(found, expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
+    assert (norms(fast.net), fast.entrance) == (num_norms, entrance)
+
+
+def test_real_weights(lite0: LoadedModel) -> None:
+    """Padding that depends on the size, and 49 norms with trained statistics."""
+    x = pictures(2, side=224)
+    fast = folding.fast_copy(lite0.net, x)
+    assert norms(lite0.net) == 49
+    assert (norms(fast.net), fast.entrance) == (0, "conv_stem")
+    with torch.no_grad():
+        torch.testing.assert_close(fast.go_on(fast.enter(x)), lite0.net(x), rtol=0, atol=1e-4)
+    one, other = gradients(fast.net, x).flatten(), gradients(lite0.net, x).flatten()
+    assert F.cosine_similarity(one, other, dim=0) > 0.999
+
+
+def test_the_network_is_left_alone(small_net: SmallNet) -> None:
+    net = small_net("residual").requires_grad_(requires_grad=False)
+    before = [(id(t), t.data_ptr(), t.stride(), t._version) for t in (*net.parameters(), *net.buffers())]
+    state = copy.deepcopy(net.state_dict())
+    modules = [(name, id(module), len(module._forward_hooks)) for name, module in net.named_modules()]
+    folding.fast_copy(net, pictures())
+    assert [(id(t), t.data_ptr(), t.stride(), t._version) for t in (*net.parameters(), *net.buffers())] == before
+    assert [(name, id(module), len(module._forward_hooks)) for name, module in net.named_modules()] == modules
+    assert all(torch.equal(tensor, state[name]) for name, tensor in net.state_dict().items())
+
+
+def test_made_once_and_again_for_new_weights_or_sizes(small_net: SmallNet) -> None:
+    net = small_net("residual").requires_grad_(requires_grad=False)
+    first = folding.fast_copy(net, pictures())
+    assert folding.fast_copy(net, pictures(5)) is first
+    with torch.no_grad():
+        net.get_parameter("conv2.weight").mul_(2)
+    second = check(net, pictures())
+    assert second is not first
+    assert check(net, pictures(side=24)) is not second
+
+
+def test_a_network_that_is_gone_keeps_no_copy(small_net: SmallNet) -> None:
+    net = small_net("plain").requires_grad_(requires_grad=False)
+    copied = weakref.ref(folding.fast_copy(net, pictures()).net)
+    assert copied() is not None
+    del net
+    gc.collect()
+    assert copied() is None
+
+
+class _Body(nn.Module):
+    """Two convolutions, a norm after the first, and what a subclass makes of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.bn, self.conv2 = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 3)
+        self.fc = nn.Linear(4, 3)
+
+    def head(self, x: Tensor) -> Tensor:
+        return self.fc(self.conv2(x.relu()).relu().mean((2, 3)))
+
+
+class _NormInAList(_Body):
+    """The norm is called from a list, so that putting another module in its place changes nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.also = [self.bn]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.also[0](self.conv1(x)))
+
+
+class _ReadTwice(_Body):
+    """What the convolution puts out is read beside the norm, too."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv1(x)
+        return self.head(self.bn(x) + x)
+
+
+class _NormTwice(_Body):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.bn(self.bn(self.conv1(x))))
+
+
+class _Overwritten(_Body):
+    """What the convolution put out is changed before the norm reads it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.bn(self.conv1(x).relu_()))
+
+
+class _Statistics(_Body):
+    """A norm of the batch at hand."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bn = nn.BatchNorm2d(4, track_running_stats=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.bn(self.conv1(x)))
+
+
+class _WeightNorm(_Body):
+    """Weights made anew at each use from tensors that the copy shares with the network."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = parametrizations.weight_norm(self.conv1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.bn(self.conv1(x)))
+
+
+@pytest.mark.parametrize("kind", [_NormInAList, _ReadTwice, _NormTwice, _Overwritten, _WeightNorm])
+def test_what_cannot_be_folded_is_left(kind: type[_Body]) -> None:
+    net = frozen(kind())
+    fast = check(net, pictures())
+    assert norms(fast.net) == 1
+    assert fast.entrance == "conv1"
+
+
+def test_a_norm_of_the_batch_at_hand_is_left() -> None:
+    assert norms(folding.fast_copy(frozen(_Statistics()), pictures()).net) == 1
+
+
+def test_norms_without_weights() -> None:
+    net = frozen(
+        nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4, affine=False), nn.ReLU(), nn.Flatten())
+    )
+    assert norms(check(net, pictures()).net) == 0
+
+
+class _Clamped(_Body):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.bn(self.conv1(x.clamp(-1, 1))))
+
+
+class _Bypassed(_Body):
+    """The picture enters beside the first convolution, too."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.bn(self.conv1(x))) + x.mean((2, 3))
+
+
+class _Backwards(_Body):
+    """The first convolution to be registered is the second to be called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(4, 4, 3), nn.Conv2d(3, 4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.conv1(self.conv2(x).relu()).relu().mean((2, 3)))
+
+
+class _Unused(_Body):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.late = nn.Conv2d(3, 4, 3), nn.Conv2d(3, 4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.late(x))
+
+
+@pytest.mark.parametrize("kind", [_Clamped, _Bypassed, _Backwards, _Unused])
+def test_one_step_where_the_first_is_not_affine_or_not_the_only_way(kind: type[_Body]) -> None:
+    fast = check(frozen(kind()), pictures())
+    assert fast.entrance == ""
+
+
+class _Scaled(_Body):
+    """Normalisation and padding inside the network are affine."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.bn(self.conv1(F.pad((x - 0.4) / 0.2, (1, 2, 0, 1)))))
+
+
+def test_an_affine_beginning_is_part_of_the_first_step() -> None:
+    assert check(frozen(_Scaled()), pictures()).entrance == "conv1"
+
+
+def test_direct_pairs() -> None:
+    for kind, expected in ((_ReadTwice, [("conv1", "bn")]), (_NormTwice, []), (_Backwards, [])):
+        assert probe.direct_pairs(frozen(kind()), pictures(), nn.Conv2d, nn.BatchNorm2d) == expected
+
+
+def test_many_threads_get_the_same_answer(small_net: SmallNet) -> None:
+    net = small_net("residual").requires_grad_(requires_grad=False)
+    x = pictures()
+    expected = gradients(folding.fast_copy(small_net("residual").requires_grad_(requires_grad=False), x).net, x)
+    found: list[Tensor] = []
+
+    def work() -> None:
+        fast = folding.fast_copy(net, x)
+        found.extend(gradients(lambda x: fast.go_on(fast.enter(x)), x) for _ in range(5))
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 20
+    assert all(torch.equal(one, found[0]) for one in found)
+    torch.testing.assert_close(found[0], expected)
