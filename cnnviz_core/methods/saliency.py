@@ -140,7 +140,7 @@ class Question:
         is_unit: Whether a unit is explained.
         title: The method's name.
         options: As given.
-        report: To be told of partial answers, with the pictures done and in all.
+        report: To be told of the pictures done and in all, and how to have the answer so far.
     """
 
     model: LoadedModel
@@ -151,7 +151,7 @@ class Question:
     is_unit: bool
     title: str
     options: Options
-    report: Callable[[int, int, Answer], None]
+    report: Callable[[int, int, Callable[[], Answer]], None]
 
     @property
     def subject(self) -> str:
@@ -299,17 +299,20 @@ def _mean_gradient(
     """The answer made of the weighted mean gradient (1, C, H, W) over batches of pictures and their weights."""
     enter, go_on = _steps(q)
     total, weight, done = torch.zeros((), device=q.x.device), 0.0, 0
+
+    def so_far() -> Answer:
+        # The first step is affine, so the mean goes back through it as well as each gradient would.
+        x = q.x.clone().requires_grad_()
+        return finish(torch.autograd.grad(enter(x), x, (total / weight)[None])[0])
+
     for pictures, weights in batches:
         entered = enter(pictures).detach().requires_grad_()
         gradients = _to_input(q, go_on(entered)[:, column], entered)
         total = total + torch.einsum("n,nchw->chw", weights.to(gradients), gradients)
         weight += float(weights.double().sum())
         done += len(pictures)
-        # The first step is affine, so the mean goes back through it as well as each gradient would.
-        x = q.x.clone().requires_grad_()
-        answer = finish(torch.autograd.grad(enter(x), x, (total / weight)[None])[0])
-        q.report(done, num_pictures, answer)
-    return answer
+        q.report(done, num_pictures, so_far)
+    return so_far()
 
 
 def _steps(q: Question) -> tuple[Read, Read]:
@@ -505,9 +508,9 @@ def explain(
             run=dataclasses.replace(run, settings={**run.settings, **used}, seed=used.get("seed")),
         )
 
-    def report(done: int, total: int, answer: Answer) -> None:
+    def report(done: int, total: int, so_far: Callable[[], Answer]) -> None:
         if on_step:
-            on_step(Step(done, total, result(answer)))
+            on_step(Step(done, total, result(so_far())))
 
     with torch.inference_mode(mode=False), torch.enable_grad():
         question = Question(

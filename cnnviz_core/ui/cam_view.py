@@ -18,6 +18,7 @@ from cnnviz_core.ui.gallery import Look, MapPicture
 from cnnviz_core.ui.pickers import Selection
 
 _UNIT = "evidence"
+_CLIPPED = "result.values.clip(min=0)"
 _NUM_CLASSES = 5
 
 
@@ -153,6 +154,7 @@ def networks(chosen: Selection, layer: str, *, signed: bool) -> list[MapPicture]
         ready,
         key="networks",
         default=ready[:2],
+        most=4,
         help="Networks whose weights are on this machine. Each is loaded when it is chosen.",
     )
     method = _method(chosen.model, needs_any_layer=True, needs_class=True)
@@ -210,14 +212,19 @@ def _fitting(model: LoadedModel, layer: str) -> tuple[list[str], list[str]]:
     reasons: dict[str, list[str]] = {}
     for name, method in cam.METHODS.items():
         verdict = doctor.verdict(model, method.needs)
+        if verdict.status is not doctor.Status.WORKS:
+            said = "Only approximate" if verdict.usable else "Not here"
+            reasons.setdefault(f"{said}: {{}}: {verdict.reason} {verdict.instead}", []).append(method.title)
         if not verdict.usable:
-            reasons.setdefault(f"{verdict.reason} {verdict.instead}", []).append(method.title)
-        elif method.is_fixed and layer != cam.default_layer(model):
-            reason = f"it is defined at {cam.default_layer(model)} only, the maps that the head averages."
+            continue
+        if method.is_fixed and layer != cam.default_layer(model):
+            reason = (
+                f"Not here: {{}}: it is defined at {cam.default_layer(model)} only, the maps that the head averages."
+            )
             reasons.setdefault(reason, []).append(method.title)
         else:
             fitting.append(name)
-    return fitting, [f"Not here: {', '.join(titles)}: {frame.plain(reason)}" for reason, titles in reasons.items()]
+    return fitting, [frame.plain(reason.format(", ".join(titles))) for reason, titles in reasons.items()]
 
 
 def _is_slow(name: str) -> bool:
@@ -288,7 +295,10 @@ def _picture(chosen: Selection, heatmap: Heatmap, name: str) -> MapPicture:
     title = f"{cam.METHODS[heatmap.method].title} at {heatmap.layer}"
     if heatmap.target_label:
         title += f" for {heatmap.target_label}"
-    return MapPicture(name, heatmap.values, heatmap.run, "result.values", chosen, title, _UNIT)
+    # The paper's CAM keeps what speaks against; beside maps that do not, it is cut at zero, too, unless asked for.
+    keeps = heatmap.run.settings.get("signed", True) or heatmap.method != "cam"
+    values, code = (heatmap.values, "result.values") if keeps else (heatmap.values.clip(min=0), _CLIPPED)
+    return MapPicture(name, values, heatmap.run, code, chosen, title, _UNIT)
 
 
 COMPARISONS: dict[str, Callable[..., Sequence[MapPicture]]] = {

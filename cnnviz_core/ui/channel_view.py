@@ -140,7 +140,7 @@ def _about_layer(info: LayerInfo, maps: FeatureMaps) -> None:
     if len(dead):
         named = ", ".join(str(c) for c in dead[:_MOST_NAMED]) + (" and others" if len(dead) > _MOST_NAMED else "")
         parts.append(
-            f"{len(dead)} have the same value everywhere on this picture, so they say nothing about it: {named}."
+            f"The same value everywhere on this picture, so that they say nothing about it: {len(dead)} ({named})."
         )
     st.caption(" ".join(parts))
 

@@ -63,8 +63,8 @@ def _quantiles() -> tuple[float, float]:
 
 def _digest(one: MapPicture) -> str:
     """What a mask depends on beside its settings: map, picture and crop."""
-    made_of = f"{one.chosen.image.digest} {one.chosen.model.preprocessing!r} {one.values.shape}".encode()
-    return hashlib.blake2b(made_of + one.values.tobytes(), digest_size=16).hexdigest()
+    made_of = f"{one.chosen.image.digest} {one.chosen.model.preprocessing!r} {one.checked.shape}".encode()
+    return hashlib.blake2b(made_of + one.checked.tobytes(), digest_size=16).hexdigest()
 
 
 @st.cache_data(max_entries=16, show_spinner="Cutting the object out")
@@ -73,7 +73,7 @@ def _from_map(digest: str, foreground: float, background: float, _one: MapPictur
     chosen = _one.chosen
     return segmentation.grabcut(
         chosen.image,
-        _one.values,
+        _one.checked,
         foreground_quantile=foreground,
         background_quantile=background,
         crop_box=chosen.model.preprocessing.crop_box(chosen.image),

@@ -15,7 +15,7 @@ from cnnviz_core.ui import pickers, show
 from cnnviz_core.ui.components import tiles
 from cnnviz_core.ui.pickers import Selection
 
-_TILE_PX = 150
+_TILE_PX = 128
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,7 @@ class MapPicture:
         unit: What the values are.
         pixels: (H, W, 3) what to draw where that is not the values' colours over the crop; None where it is.
         note: A number that tells how good the map is; empty for none.
+        evidence: (h, w) what checks and cuts go by, where that is not the values.
     """
 
     name: str
@@ -43,6 +44,12 @@ class MapPicture:
     unit: str
     pixels: show.Pixels | None = None
     note: str = ""
+    evidence: FloatArray | None = None
+
+    @property
+    def checked(self) -> FloatArray:
+        """The map that checks and cuts go by, (h, w): high where it matters."""
+        return self.values if self.evidence is None else self.evidence
 
 
 @dataclass(frozen=True)
@@ -148,7 +155,7 @@ def grid(maps: Sequence[MapPicture], look: Look, *, what: str) -> tuple[MapPictu
     scales = look.scales([one.values for one in maps])
     names = _told_apart([one.name for one in maps])
     if st.session_state.get("map") not in (None, *names):
-        del st.session_state["map"]
+        st.session_state["map"] = names[0]
     chosen = pickers.choose("Enlarged", names, key="map", help="Or click a tile.")
 
     def select(index: int) -> None:

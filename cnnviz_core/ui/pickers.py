@@ -141,6 +141,7 @@ def several(
     name: Callable[[T], str] = str,
     help: str | None = None,  # noqa: A002 - Streamlit's word
     of: str = "",
+    most: int = 12,
 ) -> list[T]:
     """A choice of some, part of the link; what a link names and is not on offer is left out.
 
@@ -152,13 +153,21 @@ def several(
         name: How an option is called on screen and in the link.
         help: Tooltip.
         of: As in :func:`choose`.
+        most: How many at a time.
     """
     start_again(key, of, list(default))
-    kept = [option for option in st.session_state.get(key, default) if option in options]
+    kept = [option for option in st.session_state.get(key, default) if option in options][:most]
     if key in st.session_state and kept != st.session_state[key]:
         st.session_state[key] = kept
     chosen: list[T] = st.multiselect(
-        label, options, default=list(default), format_func=name, key=key, help=help, bind="query-params"
+        label,
+        options,
+        default=list(default)[:most],
+        format_func=name,
+        key=key,
+        help=help,
+        bind="query-params",
+        max_selections=most,
     )
     return chosen or list(default)
 

@@ -154,9 +154,10 @@ def maps(chosen: Selection, asked: Question, view: str) -> list[MapPicture]:
         help="  \n".join(f"**{m.title}** ({m.source}; {m.cost}): {m.help}" for m in saliency.METHODS.values()),
     )
     _say_what_does_not_fit(verdicts)
+    options = _options()
     pictures = []
     for name in wanted:
-        attribution = _attribution(chosen, name, asked)
+        attribution = _attribution(chosen, name, asked, options)
         if attribution is not None:
             pictures.append(_picture(chosen, attribution, asked, VIEWS[view]))
     return pictures
@@ -174,9 +175,28 @@ def _say_what_does_not_fit(verdicts: dict[str, doctor.Verdict]) -> None:
         st.caption(frame.plain(text.format(", ".join(titles))))
 
 
-def _attribution(chosen: Selection, name: str, asked: Question) -> Attribution | None:
+def _options() -> dict[str, Any]:
+    """Settings of the slow methods, in a popover."""
+    first = saliency.Options()
+    with st.popover("SmoothGrad, integrated gradients", icon=":material/tune:"):
+        samples = st.slider("SmoothGrad: noisy copies", 5, 100, first.num_samples, 5, key="num_samples")
+        noise = st.slider(
+            "SmoothGrad: noise, % of the input’s range", 1, 50, round(100 * first.noise), key="noise_percent"
+        )
+        steps = st.slider("Integrated gradients: steps", 10, 200, first.num_steps, 10, key="num_steps")
+        baseline = pickers.choose(
+            "Integrated gradients: start from",
+            list(saliency.BASELINES),
+            key="ig_baseline",
+            name=lambda name: saliency.BASELINES[name].title,
+            help="  \n".join(f"**{b.title}**: {b.help}" for b in saliency.BASELINES.values()),
+        )
+    return {"num_samples": samples, "noise": noise / 100, "num_steps": steps, "baseline": baseline}
+
+
+def _attribution(chosen: Selection, name: str, asked: Question, options: dict[str, Any]) -> Attribution | None:
     method = saliency.METHODS[name]
-    num_forwards = method.num_forwards(saliency.Options())
+    num_forwards = method.num_forwards(saliency.Options(**options))
     if num_forwards <= _SLOW_FORWARDS:
         return compute.run(saliency.explain, chosen.model, chosen.image, method=name, **asked.settings)
     return work.run(
@@ -190,6 +210,7 @@ def _attribution(chosen: Selection, name: str, asked: Question) -> Attribution |
         ),
         method=name,
         **asked.settings,
+        **{option: value for option, value in options.items() if option in method.uses},
     )
 
 
@@ -207,6 +228,7 @@ def _picture(chosen: Selection, attribution: Attribution, asked: Question, view:
         method.unit,
         _in_colours(attribution.values) if view.in_colours else None,
         note,
+        attribution.map,
     )
 
 

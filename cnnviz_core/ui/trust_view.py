@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,6 @@ from cnnviz_core.ui.gallery import MapPicture
 
 _METHODS = {"cam": cam, "saliency": saliency, "occlusion": occlusion}
 _TILE_PX = 150
-_AGREEMENT = "agreement"
 _RECTANGLE, _GRABCUT = "my rectangle", "GrabCut from the map"
 _OTHER_PHOTOS = ("chelsea", "rocket")
 
@@ -36,7 +36,9 @@ def draw(one: MapPicture, all_maps: Sequence[MapPicture]) -> None:
         all_maps: The maps side by side with it.
     """
     st.subheader("How far to trust it", anchor=False)
-    offered = [name for name in _CHECKS if name != _AGREEMENT or len(all_maps) > 1]
+    offered = [name for name, check in _CHECKS.items() if check.fits(one, all_maps)]
+    if st.session_state.get("check") not in (None, *offered):
+        st.session_state["check"] = offered[0]
     check = st.segmented_control(
         "Check",
         offered,
@@ -49,15 +51,11 @@ def draw(one: MapPicture, all_maps: Sequence[MapPicture]) -> None:
         "change when the network is destroyed? **Is it cheating?**: does the network look at the object, or at what "
         "surrounds it?",
     )
-    _CHECKS[str(check)](one, all_maps)
+    _CHECKS[str(check)].draw(one, all_maps)
 
 
 def _agreement(_one: MapPicture, all_maps: Sequence[MapPicture]) -> None:
-    same_picture = {one.name: one.values for one in all_maps if one.chosen.model is all_maps[0].chosen.model}
-    if len(same_picture) < 2:
-        st.info("Agreement needs two or more maps of one network side by side; add another one above.")
-        return
-    found: Agreement = trust.agreement(same_picture)
+    found: Agreement = trust.agreement({other.name: other.checked for other in all_maps})
     st.plotly_chart(
         render.matrix_figure(found.names, found.correlations, unit="rank correlation"), key="agreement", width="stretch"
     )
@@ -195,6 +193,10 @@ def _cheating(one: MapPicture, _all_maps: Sequence[MapPicture]) -> None:
     if found is None:
         return
     st.markdown(f"**{frame.plain(found.verdict)}**")
+    if by == _GRABCUT:
+        st.caption(
+            "The object was found from the very map that is checked. A rectangle that you draw is the stricter test."
+        )
     edits = (found.whole, *found.edits)
     pixels = render.rgb_mosaic(np.stack([edit.pixels for edit in edits]))
     labels = [_edit_label(edit) for edit in edits]
@@ -228,12 +230,11 @@ def _edit_hint(edit: ContextEdit) -> str:
 
 
 def _explains_no_class(one: MapPicture) -> bool:
-    """Says so where the map explains no class, so that no probability can be watched."""
-    if not one.chosen.model.num_classes:
-        st.info("This check watches the probability of a class, and this network has no classifier.")
-    elif one.run.settings.get("unit"):
-        st.info("This check watches the probability of a class; the map explains a unit. Choose a class above.")
-    return not one.chosen.model.num_classes or bool(one.run.settings.get("unit"))
+    """Says so where the map explains a unit, so that no probability can be watched."""
+    if not one.run.settings.get("unit"):
+        return False
+    st.info("This check watches the probability of a class; the map explains a unit. Choose a class above.")
+    return True
 
 
 def _frozen(run: Run) -> Settings:
@@ -318,9 +319,25 @@ def _object(model: LoadedModel, image: InputImage, explain: Callable[..., Any], 
     return trust.crop_mask(model, image, found)
 
 
-_CHECKS: Mapping[str, Callable[[MapPicture, Sequence[MapPicture]], None]] = {
-    _AGREEMENT: _agreement,
-    "deletion and insertion": _deletion,
-    "random weights": _random_weights,
-    "is it cheating?": _cheating,
+def _has_classes(one: MapPicture, _all_maps: Sequence[MapPicture]) -> bool:
+    return bool(one.chosen.model.num_classes)
+
+
+def _is_of_one_network(_one: MapPicture, all_maps: Sequence[MapPicture]) -> bool:
+    return len(all_maps) > 1 and all(other.chosen.model is all_maps[0].chosen.model for other in all_maps)
+
+
+@dataclass(frozen=True)
+class Check:
+    """One check: what draws it, and whether it makes sense for a map and those side by side with it."""
+
+    draw: Callable[[MapPicture, Sequence[MapPicture]], None]
+    fits: Callable[[MapPicture, Sequence[MapPicture]], bool]
+
+
+_CHECKS: Mapping[str, Check] = {
+    "agreement": Check(_agreement, _is_of_one_network),
+    "deletion and insertion": Check(_deletion, _has_classes),
+    "random weights": Check(_random_weights, lambda _one, _all_maps: True),
+    "is it cheating?": Check(_cheating, _has_classes),
 }

@@ -390,7 +390,6 @@ class TestAgainstCaptum:
     def test_guided_grad_cam(self, layer: str, zoo_64: Load, noise_image: Noise) -> None:
         model, picture = zoo_64("torchvision/resnet18"), noise_image(64, 64)
         own, x = for_captum(model.net), model.to_input(picture).requires_grad_()
-        # It lets guided backprop go first through hooks on the same modules; the map it multiplies with is Grad-CAM's.
         expected = GuidedGradCam(own, own.get_submodule(layer)).attribute(x, target=7, interpolate_mode="bilinear")
         found = saliency.explain(model, picture, method="guided_grad_cam", target=7, layer=layer)
         close(found.values, expected[0].detach(), share=1e-4)

@@ -7,6 +7,8 @@ from collections.abc import Callable
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from cnnviz_core.models import LoadedModel
+
 Open = Callable[..., AppTest]
 PAGE = "explain/cam"
 
@@ -67,8 +69,7 @@ def test_the_class_of_the_sidebar_is_explained(open_page: Open) -> None:
 def test_cam_is_left_out_at_other_layers_with_the_reason(open_page: Open) -> None:
     app = open_page(PAGE, layer="blocks.4")
     assert "CAM" not in enlarged(app)[1]
-    assert "Not here: CAM" in captions(app)
-    assert "defined at bn2 only" in captions(app)
+    assert "it is defined at bn2 only" in captions(app)
 
 
 def test_a_network_without_classes_still_has_eigen_cam(open_page: Open) -> None:
@@ -113,3 +114,29 @@ def test_a_drawn_rectangle_tells_how_much_of_the_map_it_holds(open_page: Open, r
 def test_the_whole_photo_can_be_shown(open_page: Open) -> None:
     app = open_page(PAGE, shown_on="the whole photo")
     assert "only what is inside the white frame" in captions(app)
+
+
+def test_a_link_with_too_many_layers_shows_as_many_as_fit(open_page: Open, lite0: LoadedModel) -> None:
+    names = [info.name for info in lite0.layers.spatial][:20]
+    app = open_page(PAGE, compare="layers", layers=names)
+    assert 1 <= len(enlarged(app)[1]) <= 12
+
+
+def test_without_evidence_against_no_gradient_map_and_no_cam_is_below_zero(open_page: Open) -> None:
+    app = open_page(PAGE, compare="two classes")
+    assert "0 in the middle" in captions(app)  # the difference has two sides
+    app.segmented_control(key="compare").set_value("classes").run()
+    assert "From 0 on the left" in captions(app)
+
+
+def test_a_comparison_starts_with_its_own_first_map(open_page: Open) -> None:
+    app = open_page(PAGE, map="Grad-CAM")
+    app.segmented_control(key="compare").set_value("layers").run()
+    assert enlarged(app)[0] == enlarged(app)[1][0]
+
+
+def test_the_classes_follow_the_picture(open_page: Open) -> None:
+    app = open_page(PAGE, compare="classes")
+    assert enlarged(app)[1][0] == "Egyptian cat"
+    app.selectbox(key="image").set_value("coffee").run()
+    assert enlarged(app)[1][0] == "espresso"

@@ -73,6 +73,20 @@ def test_a_slow_method_runs_on_demand_and_tells_its_completeness(open_page: Open
     assert "completeness error" in captions(app)
 
 
+def test_what_a_slow_method_costs_follows_its_settings(open_page: Open) -> None:
+    app = open_page(PAGE, saliency_methods="SmoothGrad")
+    assert "26 here" in captions(app)
+    app.slider(key="num_samples").set_value(50).run()
+    assert "51 here" in captions(app)
+
+
+def test_agreement_does_not_depend_on_the_view(open_page: Open) -> None:
+    matrices = [
+        open_page(PAGE, attribution_view=view).get("plotly_chart")[-1].proto.spec for view in ("strength", "sign")
+    ]
+    assert matrices[0] == matrices[1]
+
+
 def test_grabcut_shows_a_mask_on_demand(open_page: Open) -> None:
     app = open_page("explain/cam", cut="true")
     assert "of the whole photo. The rest is dimmed" in captions(app)

@@ -206,12 +206,21 @@ class Wall {
     const from = Math.max(0, Math.floor(top / pitchY) - 1) * columns;
     const to = Math.min(header.num, Math.min(rows, Math.ceil((top + canvas.height) / pitchY)) * columns);
     const [sourceHeight, sourceWidth] = header.tile;
+    const alone = new OffscreenCanvas(sourceWidth, sourceHeight);
+    alone.getContext("2d").globalCompositeOperation = "copy";
     for (let index = from; index < to; index += 1) {
       const [x, y] = this.place(index);
       if (bitmap) {
         const left = (index % header.columns) * sourceWidth;
         const above = Math.floor(index / header.columns) * sourceHeight;
-        context.drawImage(bitmap, left, above, sourceWidth, sourceHeight, x, y - top, tileWidth, tileHeight);
+        const source = [left, above, sourceWidth, sourceHeight];
+        if (context.imageSmoothingEnabled) {
+          // Smoothing would mix the neighbours' pixels in, so a tile is taken out of the atlas before it is scaled.
+          alone.getContext("2d").drawImage(bitmap, ...source, 0, 0, sourceWidth, sourceHeight);
+          context.drawImage(alone, x, y - top, tileWidth, tileHeight);
+        } else {
+          context.drawImage(bitmap, ...source, x, y - top, tileWidth, tileHeight);
+        }
       } else {
         context.fillStyle = empty;
         context.fillRect(x, y - top, tileWidth, tileHeight);
