@@ -126,8 +126,6 @@ def _broken_off(job: Job) -> Any | None:
     kept = " What is shown was computed until then." if partial is not None else ""
     if job.state is State.FAILED:
         frame.problem(f"{job.error}{kept}")
-    elif job.is_live:
-        st.warning(f"You cancelled it{after}.{kept}", icon=":material/stop_circle:")
-    else:
+    else:  # also while it goes on for others
         st.warning(f"Cancelled{after}.{kept}", icon=":material/stop_circle:")
     return partial
