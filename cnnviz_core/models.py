@@ -99,6 +99,15 @@ class LoadedModel:
         dark, bright = (probe.dry_run(self.net, noise + shift).operations for shift in (-1, 1))
         return dark == bright
 
+    def check_class(self, index: int | None) -> None:
+        """Passes where there is such a class, or None is asked for.
+
+        Raises:
+            BadSetting: There is not.
+        """
+        if index is not None and not 0 <= index < self.num_classes:
+            raise BadSetting(f"There is no class {index}; {self.spec.title} has classes 0 to {self.num_classes - 1}.")
+
     def to_input(self, image: InputImage) -> Tensor:
         """The picture as the network's input on its device, (1, C, H, W)."""
         return self.preprocessing.to_input(image).to(self.device)

@@ -18,7 +18,7 @@ from PIL import Image
 
 from cnnviz_core import errors, images, models, results
 from cnnviz_core.images import InputImage
-from cnnviz_core.methods import feature_maps, filters, occlusion, saliency, segmentation, trust
+from cnnviz_core.methods import cam, feature_maps, filters, occlusion, saliency, segmentation, trust
 from cnnviz_core.models import LoadedModel
 
 NONE = inspect.Parameter.empty
@@ -30,6 +30,7 @@ CONTRACT: dict[Callable[..., Any], tuple[list[str], dict[str, object]]] = {
     models.from_module: (["module"], {"input_px": NONE, "mean": NONE, "std": NONE, "class_names": None, "name": NONE}),
     feature_maps.compute: (["model", "image"], {"layer": None}),
     filters.compute: (["model"], {"layer": None}),
+    cam.explain: (["model", "image"], {"method": NONE, "layer": None, "target": None}),
     saliency.explain: (["model", "image"], {"method": NONE, "target": None, "layer": None, "unit": None}),
     occlusion.explain: (["model", "image"], {"baseline": "mean", "target": None, "on_step": None}),
     trust.deletion_insertion: (["model", "image", "heatmap"], {"steps": 20, "target": None}),
@@ -49,7 +50,7 @@ def test_signatures(function: Callable[..., Any]) -> None:
     assert all(found[name].default is not NONE for name in added), "what was added must be optional"
 
 
-@pytest.mark.parametrize("module", [feature_maps, filters, occlusion, saliency, segmentation, trust])
+@pytest.mark.parametrize("module", [cam, feature_maps, filters, occlusion, saliency, segmentation, trust])
 def test_all_arguments_of_methods_after_model_and_image_are_keyword_only(module: Any) -> None:
     for name, function in inspect.getmembers(module, inspect.isfunction):
         if name.startswith("_") or function.__module__ != module.__name__:

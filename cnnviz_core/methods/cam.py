@@ -581,7 +581,8 @@ def _explain(
     layer = _layer(model, layer_name, chosen)
     needs_class = any(method.needs_class for method in chosen.values())
     if needs_class:
-        _check_targets(model, targets)
+        for target in targets:
+            model.check_class(target)
     if not targets:
         return {}
     progress = _Progress(on_step, sum(method.num_forwards(layer.num_channels) - 1 for method in chosen.values()))
@@ -631,14 +632,6 @@ def _layer(model: LoadedModel, name: str | None, methods: Mapping[str, Method]) 
                 "use Grad-CAM."
             )
     return layer
-
-
-def _check_targets(model: LoadedModel, targets: Sequence[int | None]) -> None:
-    for target in targets:
-        if target is not None and not 0 <= target < model.num_classes:
-            raise BadSetting(
-                f"There is no class {target}; {model.spec.title} has classes 0 to {model.num_classes - 1}."
-            )
 
 
 def _look(

@@ -414,11 +414,8 @@ def _baseline(name: str) -> Baseline:
 
 
 def _target(model: LoadedModel, clean: Tensor, target: int | None) -> int:
-    if target is None:
-        return int(clean[0].argmax())
-    if not 0 <= target < model.num_classes:
-        raise BadSetting(f"There is no class {target}; {model.spec.title} has classes 0 to {model.num_classes - 1}.")
-    return target
+    model.check_class(target)
+    return int(clean[0].argmax()) if target is None else target
 
 
 def _check_place(model: LoadedModel, top: int, left: int, patch_px: int) -> None:

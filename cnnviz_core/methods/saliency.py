@@ -613,8 +613,7 @@ def _check_target(model: LoadedModel, method: Method, target: int | None, place:
             f"{method.title} of a class does not apply to {model.spec.title}: it has no classifier. Give a layer and "
             "unit=(channel, row, column) of it to explain."
         )
-    elif target is not None and not 0 <= target < model.num_classes:
-        raise BadSetting(f"There is no class {target}; {model.spec.title} has classes 0 to {model.num_classes - 1}.")
+    model.check_class(target)
 
 
 def _reader(model: LoadedModel, layer: LayerInfo | None, place: Unit | None) -> Read:

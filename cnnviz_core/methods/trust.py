@@ -228,8 +228,7 @@ def _fill(name: str, *, has_other: bool = False) -> Fill:
 def _target(model: LoadedModel, image: InputImage, target: int | None) -> int:
     """The class given, or the top prediction."""
     top = model.predict(image, k=1).indices[0]
-    if target is not None and not 0 <= target < model.num_classes:
-        raise BadSetting(f"There is no class {target}; {model.spec.title} has classes 0 to {model.num_classes - 1}.")
+    model.check_class(target)
     return top if target is None else target
 
 

@@ -24,7 +24,7 @@ _SERIES_MARKERS = ("circle", "square", "diamond", "triangle-up", "cross", "x")
 _MARK_COLOUR = "#D55E00"
 _MID_GREY = "rgba(128, 128, 128, 0.35)"
 _MOST_TICKS = 24
-_MOST_TEXTS = 16
+_MOST_TEXTS = 12
 
 
 def histogram(

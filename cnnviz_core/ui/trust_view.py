@@ -132,9 +132,12 @@ def _random_weights(one: MapPicture, _all_maps: Sequence[MapPicture]) -> None:
         method=one.run.method,
         settings=_frozen(one.run),
     )
-    if found is not None:
-        st.markdown(f"**{frame.plain(found.verdict)}**")
-        _draw_randomization(found)
+    if found is None:
+        return
+    st.markdown(f"**{frame.plain(found.verdict)}**")
+    if not one.chosen.model.spec.is_trained:
+        st.caption("This network is untrained, so that there was nothing learned to destroy.")
+    _draw_randomization(found)
 
 
 def _draw_randomization(found: Randomization) -> None:

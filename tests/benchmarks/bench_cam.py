@@ -8,12 +8,10 @@ whole network once per channel.
 from __future__ import annotations
 
 import copy
-import statistics
-import time
 import warnings
-from collections.abc import Callable
 
 import torch
+from timing import medians_ms
 
 from cnnviz_core import models, photos, startup
 from cnnviz_core.images import InputImage
@@ -23,18 +21,6 @@ from cnnviz_core.models import LoadedModel
 NETWORKS = (("torchvision/resnet18", "layer4", "layer1"), ("timm/tf_efficientnet_lite0", "bn2", "blocks.1"))
 FOUR = {"grad_cam": "GradCAM", "grad_cam_pp": "GradCAMPlusPlus", "hires_cam": "HiResCAM", "layer_cam": "LayerCAM"}
 CLASSES = (3, 100, 285, 700, 999)
-
-
-def medians_ms(*works: Callable[[], object], rounds: int) -> list[float]:
-    """Median time of each, taken in turns so that other load falls on all alike."""
-    seconds: list[list[float]] = [[] for _ in works]
-    for turn in range(rounds + 1):
-        for times, work in zip(seconds, works, strict=True):
-            start = time.perf_counter()
-            work()
-            if turn:  # the first warms up
-                times.append(time.perf_counter() - start)
-    return [1e3 * statistics.median(times) for times in seconds]
 
 
 class Peer:

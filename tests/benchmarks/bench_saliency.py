@@ -8,14 +8,12 @@ modules.
 from __future__ import annotations
 
 import copy
-import statistics
-import time
 import warnings
-from collections.abc import Callable
 
 import numpy as np
 import torch
 from captum.attr import GuidedBackprop, IntegratedGradients, Saliency
+from timing import medians_ms
 
 from cnnviz_core import models, photos, startup
 from cnnviz_core.images import InputImage
@@ -26,18 +24,6 @@ NETWORKS = ("torchvision/resnet18", "torchvision/resnet50")
 INTERNAL_BATCHES = (None, 4, 8, 16)
 TARGET = 285
 NUM_STEPS = 50
-
-
-def medians_ms(*works: Callable[[], object], rounds: int) -> list[float]:
-    """Median time of each, taken in turns so that other load falls on all alike."""
-    seconds: list[list[float]] = [[] for _ in works]
-    for turn in range(rounds + 1):
-        for times, work in zip(seconds, works, strict=True):
-            start = time.perf_counter()
-            work()
-            if turn:  # the first warms up
-                times.append(time.perf_counter() - start)
-    return [1e3 * statistics.median(times) for times in seconds]
 
 
 def report(title: str, mine: float, theirs: float) -> None:

@@ -798,3 +798,44 @@ class TestResume:
             found = probe.resume(model.net, x, "relu", lambda output: 2 * output)
             assert torch.equal(probe.resume(model.net, x, "relu", lambda output: output), clean)
         torch.testing.assert_close(found, expected)
+
+
+class TestContrast:
+    @pytest.mark.parametrize("method", ["grad_cam", "hires_cam"])
+    def test_it_is_the_map_of_the_difference_of_the_scores(
+        self, small_model: Load, image: InputImage, method: str
+    ) -> None:
+        """For methods linear in the gradient; the gradient of S_a - S_b by an independent route."""
+        model = small_model("plain")
+        found = cam.contrast(model, image, method=method, target=0, against=2, layer="relu2")
+        x, kept = model.to_input(image), []
+        hook = model.net.relu2.register_forward_hook(lambda _m, _i, o: kept.append(o.requires_grad_()) or None)
+        try:
+            scores = model.net(x)[0]
+        finally:
+            hook.remove()
+        (gradient,) = torch.autograd.grad(scores[0] - scores[2], kept[0])
+        weights = gradient.mean((2, 3), keepdim=True) if method == "grad_cam" else gradient
+        expected = (weights * kept[0]).sum(1)[0].detach().numpy()
+        np.testing.assert_allclose(found.values, expected, rtol=1e-4, atol=1e-6)
+        assert found.target_label == "cat, not bird"
+
+    def test_it_turns_round_with_the_classes(self, small_model: Load, image: InputImage) -> None:
+        model = small_model("plain")
+        one, other = (
+            cam.contrast(model, image, method="layer_cam", target=a, against=b).values for a, b in ((0, 1), (1, 0))
+        )
+        np.testing.assert_array_equal(one, -other)
+        assert one.any()
+
+    def test_its_settings_repeat_it(self, small_model: Load, image: InputImage) -> None:
+        model = small_model("plain")
+        found = cam.contrast(model, image, method="cam", target=0, against=1)
+        again = cam.contrast(model, image, **found.run.settings)
+        np.testing.assert_array_equal(found.values, again.values)
+
+    def test_a_method_without_classes_has_nothing_to_hold_against_another(
+        self, small_model: Load, image: InputImage
+    ) -> None:
+        with pytest.raises(BadSetting, match="one map for all classes"):
+            cam.contrast(small_model("plain"), image, method="eigen_cam", target=0, against=1)

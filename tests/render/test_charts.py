@@ -69,6 +69,53 @@ def test_depth_profile_of_many_layers_labels_some() -> None:
     assert render.depth_profile([], {}, unit="").data == ()
 
 
+def test_curves_stand_over_their_band() -> None:
+    x = np.array([0, 0.5, 1], np.float32)
+    band = x * 0, x * 0 + 1
+    figure = render.curves_figure(x, {"a<b": x, "c": 1 - x}, x_title="deleted", unit="probability", band=band)
+    low, high, first, second = figure.data
+    assert (low.fill, high.fill) == (None, "tonexty")
+    assert list(high.y) == [1, 1, 1]
+    assert first.name == "a&lt;b"
+    assert list(second.y) == [1, 0.5, 0]
+    assert figure.layout.yaxis.range == (0, 1)
+    assert len(render.curves_figure(x, {"a": x}, x_title="", unit="").data) == 1
+
+
+def test_a_matrix_keeps_digits_as_names_and_its_scale_fixed() -> None:
+    values = np.array([[1, -0.25], [-0.25, 1]], np.float32)
+    figure = render.matrix_figure(["7", "3"], values, unit="rank correlation")
+    heat = figure.data[0]
+    assert (heat.zmin, heat.zmax) == (-1, 1)
+    assert heat.text[0][1] == "-0.25"
+    assert figure.layout.xaxis.type == figure.layout.yaxis.type == "category"
+    assert figure.layout.yaxis.autorange == "reversed"
+
+
+def test_places_are_drawn_where_the_patch_had_its_centre() -> None:
+    tops, lefts = np.array([0, 8, 12]), np.array([0, 4])
+    heat = render.places_figure(np.ones((3, 2), np.float32), tops, lefts, patch_px=8, unit="probability").data[0]
+    assert list(heat.y) == [4, 12, 16]
+    assert list(heat.x) == [4, 8]
+
+
+def test_categories_have_a_legend_and_what_was_not_tried_is_empty() -> None:
+    names = {5: "cat", 9: "dog"}
+    heat, cat, dog = render.categories_figure(np.array([[5, 9], [-1, 5]]), names).data
+    assert heat.z[0][0] == 0
+    assert heat.z[0][1] == 1
+    assert math.isnan(heat.z[1][0])
+    assert heat.customdata[1][0] == "not tried"
+    assert (cat.name, dog.name) == ("cat", "dog")
+    assert cat.marker.color != dog.marker.color
+
+
+def test_more_than_six_categories_share_grey() -> None:
+    figure = render.categories_figure(np.arange(9).reshape(3, 3), {at: f"class {at}" for at in range(9)})
+    assert [entry.name for entry in figure.data[1:]] == [*(f"class {at}" for at in range(6)), "others"]
+    assert figure.data[0].z[2][2] == 6
+
+
 def test_frequency_axes_are_cycles_per_pixel() -> None:
     # Vertical stripes with a period of 4 pixels: 0.25 cycles per pixel across, none down.
     stripes = np.tile(np.cos(2 * np.pi * np.arange(16) / 4), (16, 1))

@@ -235,6 +235,42 @@ FLOATS = np.zeros((2, 3), np.float32)
 LUT = np.zeros((256, 3), np.uint8)
 
 
+def drawing():
+    import io
+
+    import numpy as np
+    import streamlit as st
+    from PIL import Image
+
+    from cnnviz_core.ui.components import heat_view
+
+    buffer = io.BytesIO()
+    Image.new("RGB", (40, 30)).save(buffer, "JPEG")
+    box = st.session_state.setdefault("box", None)
+    heat_view.show(
+        buffer.getvalue(),
+        np.zeros((2, 3), np.float32),
+        key="heat",
+        lut=np.zeros((256, 3), np.uint8),
+        drawable=True,
+        boxes={} if box is None else {"yours": box},
+        aria="Map",
+        on_box=lambda box: st.session_state.update(box=box),
+    )
+
+
+def test_a_drawn_rectangle_is_told_in_shares_of_the_picture_and_comes_back_to_be_outlined():
+    at = AppTest.from_function(drawing).run()
+    click(at, "cnnviz.heat_view", [100, 0, 1000, 255, 70])
+    assert at.session_state["box"] == (0.1, 0.0, 1.0, 0.255)
+    header, _ = unpack(mounted(at)["cnnviz.heat_view"][0].bytes)
+    assert header["boxes"] == [["yours", [100, 0, 1000, 255]]]
+    assert header["answers"] == 70
+    for nonsense in ([0, 0, 1001, 10, 80], [-1, 0, 10, 10, 90], [0, 0, 10, 100]):
+        click(at, "cnnviz.heat_view", nonsense)
+        assert at.session_state["box"] == (0.1, 0.0, 1.0, 0.255)
+
+
 @pytest.mark.parametrize(
     ("wrong", "error"),
     [
@@ -251,6 +287,8 @@ LUT = np.zeros((256, 3), np.uint8)
         ({"max_px": 0}, ValueError),
         ({"cell": (2, 0)}, ValueError),
         ({"values": None, "clickable": True}, ValueError),
+        ({"drawable": True, "clickable": True}, ValueError),
+        ({"drawable": True, "follow": True}, ValueError),
     ],
 )
 def test_heat_view_refuses_wrong_arguments(wrong, error):
