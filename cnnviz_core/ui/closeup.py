@@ -89,14 +89,14 @@ def _threshold(one: MapPicture) -> tuple[float, bool]:
     """Share of the maximum, and whether what is below is hidden."""
     row = st.container(horizontal=True, vertical_alignment="bottom")
     percent = row.slider(
-        "Threshold, % of the maximum",
+        "Threshold, %",
         0,
         95,
         20,
         5,
         key="threshold",
         bind="query-params",
-        help="The dashed box holds the largest connected part of the map above this share of its maximum. 20 % is the "
+        help="In per cent of the map’s maximum. The dashed box holds the largest connected part above it. 20 % is the "
         "convention of the CAM paper for finding objects.",
     )
     hides = row.toggle("Hide what is below", key="hide_below", bind="query-params")
