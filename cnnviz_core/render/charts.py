@@ -230,7 +230,7 @@ def places_figure(
         hovertemplate="centre %{x:.0f} px across, %{y:.0f} px down: %{z:.3g}<extra></extra>",
     )
     figure = _figure(heat, height=320)
-    figure.update_yaxes(autorange="reversed", scaleanchor="x", showgrid=False, title="px down")
+    figure.update_yaxes(autorange="reversed", scaleanchor="x", constrain="domain", showgrid=False, title="px down")
     figure.update_xaxes(constrain="domain", showgrid=False, title="centre of the patch, px across")
     return figure
 
@@ -268,7 +268,7 @@ def categories_figure(values: NDArray[np.int64], names: Mapping[int, str]) -> go
     ]
     figure = _figure(heat, *legend, height=320)
     figure.update_layout(legend={"orientation": "v"})
-    figure.update_yaxes(autorange="reversed", scaleanchor="x", showgrid=False, showticklabels=False)
+    figure.update_yaxes(autorange="reversed", scaleanchor="x", constrain="domain", showgrid=False, showticklabels=False)
     figure.update_xaxes(constrain="domain", showgrid=False, showticklabels=False)
     return figure
 
