@@ -14,6 +14,7 @@ pictures.
 
 from __future__ import annotations
 
+import logging
 import math
 import threading
 from collections import defaultdict
@@ -46,6 +47,8 @@ _TOLERANCE, _ROUNDING = 1e-5, 2e-6
 
 # Pictures that mix change each other's scores by more than this share; rounding in a wild network by less.
 _MIXING = 1e-4
+
+_log = logging.getLogger("cnnviz")
 
 
 class _Unfit(Exception):
@@ -1038,6 +1041,7 @@ def _or_none(work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T 
     try:
         return work(*args, **kwargs)
     except Exception:  # whatever its operations raise on a trace's tensors or on windows
+        _log.debug("Runs as whole pictures", exc_info=True)
         return None
 
 

@@ -23,7 +23,7 @@ class MapPicture:
     """One map with what is needed to draw it, name it and take it away.
 
     Attributes:
-        name: Under the tile, and in the link; unique among those side by side.
+        name: Under the tile, and in the link; :func:`told_apart` where several have the same.
         values: (h, w) raw, over the crop that the network saw.
         run: The result's own account.
         code: Python that picks the values out of ``result``.
@@ -153,7 +153,7 @@ def grid(maps: Sequence[MapPicture], look: Look, *, what: str) -> tuple[MapPictu
         The chosen one and its colour limits.
     """
     scales = look.scales([one.values for one in maps])
-    names = _told_apart([one.name for one in maps])
+    names = told_apart(maps)
     if st.session_state.get("map") not in (None, *names):
         st.session_state["map"] = names[0]
     chosen = pickers.choose("Enlarged", names, key="map", help="Or click a tile.")
@@ -177,17 +177,20 @@ def grid(maps: Sequence[MapPicture], look: Look, *, what: str) -> tuple[MapPictu
         aria=what,
         on_select=select,
     )
-    if maps[0].pixels is not None:
-        pass  # colours of their own, which the page explains
-    elif look.shared:
-        show.colour_bar(scales[0], look.map_for(scales[0]), maps[0].unit)
-    else:
-        st.caption(
-            "Each map has colours of its own; compare shapes, not brightness. Point at a tile for its lowest and "
-            "highest value."
-        )
+    if maps[0].pixels is None:  # else the page explains the colours
+        _explain_colours(maps, scales, look)
     place = names.index(chosen)
     return maps[place], scales[place]
+
+
+def _explain_colours(maps: Sequence[MapPicture], scales: Sequence[Scale], look: Look) -> None:
+    if look.shared:
+        show.colour_bar(scales[0], look.map_for(scales[0]), maps[0].unit)
+        return
+    st.caption(
+        "Each map has colours of its own; compare shapes, not brightness. Point at a tile for its lowest and highest "
+        "value."
+    )
 
 
 def _tiles(maps: Sequence[MapPicture], scales: Sequence[Scale], look: Look) -> show.Pixels:
@@ -198,8 +201,9 @@ def _tiles(maps: Sequence[MapPicture], scales: Sequence[Scale], look: Look) -> s
     )
 
 
-def _told_apart(names: Sequence[str]) -> list[str]:
-    """The names, with a number where one comes again."""
+def told_apart(maps: Sequence[MapPicture]) -> list[str]:
+    """Their names, with a number where one comes again."""
+    names = [one.name for one in maps]
     return [
         name if name not in names[:at] else f"{name} ({names[:at].count(name) + 1})" for at, name in enumerate(names)
     ]

@@ -18,7 +18,7 @@ from cnnviz_core.results import Agreement, ContextEdit, ContextTest, Curves, Flo
 from cnnviz_core.ui import closeup, frame, pickers, work
 from cnnviz_core.ui.components import tiles
 from cnnviz_core.ui.components.heat_view import Box
-from cnnviz_core.ui.gallery import MapPicture
+from cnnviz_core.ui.gallery import MapPicture, told_apart
 
 _METHODS = {"cam": cam, "saliency": saliency, "occlusion": occlusion}
 _TILE_PX = 150
@@ -55,7 +55,9 @@ def draw(one: MapPicture, all_maps: Sequence[MapPicture]) -> None:
 
 
 def _agreement(_one: MapPicture, all_maps: Sequence[MapPicture]) -> None:
-    found: Agreement = trust.agreement({other.name: other.checked for other in all_maps})
+    found: Agreement = trust.agreement(
+        dict(zip(told_apart(all_maps), (other.checked for other in all_maps), strict=True))
+    )
     st.plotly_chart(
         render.matrix_figure(found.names, found.correlations, unit="rank correlation"), key="agreement", width="stretch"
     )

@@ -6,7 +6,6 @@ import pickle
 import threading
 import warnings
 from collections.abc import Callable
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cnnviz_core import models, photos, probe
+from cnnviz_core import models, probe
 from cnnviz_core.errors import BadSetting, NotApplicable, UnknownLayer
 from cnnviz_core.images import InputImage
 from cnnviz_core.methods import cam
@@ -31,21 +30,8 @@ EVERYWHERE = [name for name in cam.METHODS if name != "cam"]
 
 
 @pytest.fixture(scope="module")
-def zoo_64() -> Load:
-    """Untrained networks on small pictures."""
-    return cache(
-        lambda model_id: models.load(model_id, weights="random:0", device="cpu", preprocessing={"input_px": 64})
-    )
-
-
-@pytest.fixture(scope="module")
 def image(noise_image: Noise) -> InputImage:
     return noise_image(16, 16)
-
-
-@pytest.fixture(scope="module")
-def chelsea() -> InputImage:
-    return photos.open_photo("chelsea")
 
 
 def from_module(net: nn.Module, *, input_px: int = 16, channels: int = 3) -> LoadedModel:

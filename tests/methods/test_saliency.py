@@ -8,7 +8,6 @@ import math
 import pickle
 import threading
 from collections.abc import Callable
-from functools import cache
 from types import MethodType
 from typing import Any
 
@@ -26,7 +25,7 @@ from captum.attr import (
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cnnviz_core import doctor, images, models, photos
+from cnnviz_core import doctor, images, models
 from cnnviz_core.errors import BadSetting, NotApplicable, UnknownLayer
 from cnnviz_core.images import InputImage
 from cnnviz_core.methods import saliency
@@ -45,21 +44,8 @@ FEW = {"num_samples": 3, "num_steps": 3}
 
 
 @pytest.fixture(scope="module")
-def zoo_64() -> Load:
-    """Untrained networks on small pictures."""
-    return cache(
-        lambda model_id: models.load(model_id, weights="random:0", device="cpu", preprocessing={"input_px": 64})
-    )
-
-
-@pytest.fixture(scope="module")
 def image(noise_image: Noise) -> InputImage:
     return noise_image(16, 16)
-
-
-@pytest.fixture(scope="module")
-def chelsea() -> InputImage:
-    return photos.open_photo("chelsea")
 
 
 def from_module(net: nn.Module, *, input_px: int = 16, channels: int = 3) -> LoadedModel:

@@ -8,6 +8,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from cnnviz_core.models import LoadedModel
+from cnnviz_core.ui import gallery
 
 Open = Callable[..., AppTest]
 PAGE = "explain/cam"
@@ -140,3 +141,8 @@ def test_the_classes_follow_the_picture(open_page: Open) -> None:
     assert enlarged(app)[1][0] == "Egyptian cat"
     app.selectbox(key="image").set_value("coffee").run()
     assert enlarged(app)[1][0] == "espresso"
+
+
+def test_maps_of_the_same_name_are_told_apart() -> None:
+    same = [gallery.MapPicture(name, None, None, "", None, "", "") for name in ("a", "b", "a", "a")]
+    assert gallery.told_apart(same) == ["a", "b", "a (2)", "a (3)"]
