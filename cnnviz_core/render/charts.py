@@ -231,7 +231,7 @@ def places_figure(
     )
     figure = _figure(heat, height=320)
     figure.update_yaxes(autorange="reversed", scaleanchor="x", constrain="domain", showgrid=False, title="px down")
-    figure.update_xaxes(constrain="domain", showgrid=False, title="centre of the patch, px across")
+    figure.update_xaxes(constrain="domain", showgrid=False, title="px across")
     return figure
 
 

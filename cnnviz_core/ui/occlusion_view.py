@@ -152,7 +152,7 @@ def _probabilities(found: Occlusion) -> None:
         width="stretch",
     )
     st.caption(
-        f"Probability of {frame.plain(found.target_label)} with the patch at each place; dark is where the patch "
+        f"Probability of {frame.plain(found.target_label)} with the patch’s centre at each place; dark is where it "
         f"hurts. Without it: {found.clean_probability:.1%}."
     )
 

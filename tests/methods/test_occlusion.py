@@ -5,7 +5,6 @@ from __future__ import annotations
 import pickle
 import threading
 from collections.abc import Callable
-from functools import cache
 
 import numpy as np
 import pytest
@@ -41,13 +40,6 @@ class Linear(nn.Module):
 def linear() -> LoadedModel:
     return models.from_module(
         Linear(), input_px=SIDE, mean=(0.5, 0.25, 0.75), std=(0.5, 1.0, 0.25), name="linear", device="cpu"
-    )
-
-
-@pytest.fixture(scope="module")
-def zoo_64() -> Load:
-    return cache(
-        lambda model_id: models.load(model_id, weights="random:0", device="cpu", preprocessing={"input_px": 64})
     )
 
 
