@@ -391,3 +391,63 @@ class ContextTest:
     target_label: str
     verdict: str
     run: Run
+
+
+@dataclass(frozen=True)
+class Projection:
+    """Embeddings laid out in a plane, or in space, so that a person can look at them.
+
+    Attributes:
+        values: (N, 2) or (N, 3), one point per embedding, in the method's own unit.
+        method: Key of :data:`cnnviz_core.methods.embeddings.METHODS`: "pca", "tsne", "umap".
+        explained: Share of the variance that each axis shows, 0..1; empty where the method promises none.
+        divergence: Kullback-Leibler divergence that t-SNE ended with, in nats; None elsewhere.
+        settings: The keyword arguments, defaults filled in.
+    """
+
+    values: FloatArray
+    method: str
+    explained: FloatArray
+    divergence: float | None
+    settings: Mapping[str, object]
+
+
+@dataclass(frozen=True)
+class Neighbors:
+    """The rows of an index nearest to one vector, nearest first.
+
+    Attributes:
+        indices: (k,) rows of the index.
+        distances: (k,) Euclidean distance; for cosine 1 less the cosine, 0..2.
+        metric: "cosine" or "euclidean".
+    """
+
+    indices: NDArray[np.int64]
+    distances: FloatArray
+    metric: str
+
+
+@dataclass(frozen=True)
+class TopPatches:
+    """For each channel the places in a collection where it answers most, strongest first, one per picture.
+
+    Attributes:
+        layer: The layer's dotted name.
+        channels: (n,) channel indices.
+        paths: Of the collection's pictures, relative to its folder.
+        image: (n, k) index into ``paths``; -1 where there are fewer than k.
+        row: (n, k) row of the activation in the layer's grid.
+        col: (n, k) its column.
+        value: (n, k) the activation, raw; not a number where there are fewer than k.
+        box: (n, k, 4) left, top, right, bottom of the unit's receptive field in pixels of the picture; it may reach
+            beyond the picture, where the unit saw padding.
+    """
+
+    layer: str
+    channels: NDArray[np.int64]
+    paths: tuple[str, ...]
+    image: NDArray[np.int64]
+    row: NDArray[np.int64]
+    col: NDArray[np.int64]
+    value: FloatArray
+    box: FloatArray

@@ -26,6 +26,9 @@ class Settings:
         max_checkpoint_mb: Uploaded weights files above this are refused.
         uploads_mb: Space for uploaded pictures; the oldest go first.
         cache_mb: Memory for computed results.
+        collection_roots: Folders on the server, separated as in PATH, below which people may open collections.
+        max_zip_mb: Uploaded collections above this are refused.
+        max_collection_mb: What one collection may take on disk when it is unpacked or downloaded.
         max_models: Networks kept in memory, least recently used out first.
         threads: CPU threads of one computation; 0 shares the cores among ``parallel_runs``.
         parallel_runs: Computations that run at the same time; the rest wait their turn.
@@ -38,6 +41,9 @@ class Settings:
     max_checkpoint_mb: int = 1000
     uploads_mb: int = 500
     cache_mb: int = 512
+    collection_roots: tuple[Path, ...] = ()
+    max_zip_mb: int = 1000
+    max_collection_mb: int = 20_000
     max_models: int = 4
     threads: int = 0
     parallel_runs: int = 2
@@ -78,6 +84,8 @@ def _parse(variable: str, raw: str, kind: type) -> object:
         if not raw.isdecimal() or int(raw) < least:
             raise BadSetting(f"{variable} is {raw!r}; write a whole number, {least} or more.")
         return int(raw)
+    if kind is tuple:
+        return tuple(Path(folder).expanduser() for folder in raw.split(os.pathsep) if folder)
     return Path(raw).expanduser() if issubclass(kind, Path) else raw
 
 

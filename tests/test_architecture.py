@@ -25,6 +25,7 @@ LEVELS = (
     {"anatomy"},
     {"models"},
     {"doctor"},
+    {"collections"},
     {"methods"},
     {"ui"},
 )

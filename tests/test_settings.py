@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -24,10 +25,17 @@ def test_every_kind_of_value_is_read() -> None:
             "CNNVIZ_UPLOADS_MB": "0",
             "CNNVIZ_THREADS": "0",
             "CNNVIZ_ALLOW_DOWNLOADS": "No",
+            "CNNVIZ_COLLECTION_ROOTS": os.pathsep.join(["/photos", "", "/more photos"]),
         }
     )
     assert read == Settings(
-        data_dir=Path("/somewhere"), device="cuda:1", max_models=7, uploads_mb=0, threads=0, allow_downloads=False
+        data_dir=Path("/somewhere"),
+        device="cuda:1",
+        max_models=7,
+        uploads_mb=0,
+        threads=0,
+        allow_downloads=False,
+        collection_roots=(Path("/photos"), Path("/more photos")),
     )
 
 
