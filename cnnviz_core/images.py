@@ -27,12 +27,13 @@ Everything here is a pure function of the file and may run in any number of thre
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import os
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -108,11 +109,55 @@ def open_image(
         path = Path(source)
         shown = _shown_name(name or path.name)
         with _open_file(path, shown) as stream:
-            return _decode(stream, shown, bound)
+            return _input_image(_decode(stream, shown, bound), shown)
     if isinstance(source, bytes | bytearray | memoryview):
-        return _decode(io.BytesIO(source), _shown_name(name), bound)
+        shown = _shown_name(name)
+        return _input_image(_decode(io.BytesIO(source), shown, bound), shown)
     shown = _shown_name(name or _stream_name(source))
-    return _decode(io.BytesIO(_read_all(source, shown)), shown, bound)
+    return _input_image(_decode(io.BytesIO(_read_all(source, shown)), shown, bound), shown)
+
+
+def open_reduced(
+    source: bytes, *, name: str, size: Callable[[int, int], tuple[int, int]], max_megapixels: float | None = None
+) -> Image.Image:
+    """A picture file as a Pillow image of mode RGB that may be smaller than the file's, for making thumbnails quickly.
+
+    A JPEG that is at least twice as large as wanted is decoded at a half, a quarter or an eighth of its size, at least
+    twice as large as wanted. Reduced to the wanted size, photos of 3 megapixels differ by up to 5 of 255 and on average
+    by 0.2 from what :func:`open_image` leads to. All else is as there, but nothing names the pixels.
+
+    Args:
+        source: The file's bytes.
+        name: As in :func:`open_image`.
+        size: From height and width of the file's picture to those wanted.
+        max_megapixels: As in :func:`open_image`.
+
+    Raises:
+        BadImage: As :func:`open_image`.
+    """
+    bound = settings.current().max_image_megapixels if max_megapixels is None else max_megapixels
+    return _decode(io.BytesIO(source), _shown_name(name), bound, size)
+
+
+def measure(stream: BinaryIO, *, name: str, max_megapixels: float | None = None) -> tuple[int, int]:
+    """Width and height that :func:`open_image` would give, from the header alone: no pixel is decoded.
+
+    Args:
+        stream: The file, at its start.
+        name: What to call it on screen.
+        max_megapixels: As in :func:`open_image`.
+
+    Raises:
+        BadImage: As :func:`open_image`, except for damage that only decoding shows.
+    """
+    bound = settings.current().max_image_megapixels if max_megapixels is None else max_megapixels
+    with _opened(stream, _shown_name(name), bound) as picture:
+        width, height = picture.size
+        # A TIFF's size is the turned one already, and a PNG's turn may lie behind the pixels, which is not worth them.
+        turned = isinstance(picture, TiffImageFile) or (
+            isinstance(picture, PngImageFile) and "exif" not in picture.info
+        )
+        return (height, width) if not turned and _turn(picture) in _QUARTER_TURNS else (width, height)
 
 
 def from_pixels(pixels: np.ndarray[tuple[int, ...], np.dtype[np.uint8]], *, name: str) -> InputImage:
@@ -250,16 +295,28 @@ _DECODER_ERRORS = (
 )
 
 
-def _decode(stream: BinaryIO, shown: str, max_megapixels: float) -> InputImage:
+def _decode(
+    stream: BinaryIO, shown: str, max_megapixels: float, size: Callable[[int, int], tuple[int, int]] | None = None
+) -> Image.Image:
     """The stream's first picture, checked, decoded, turned upright and brought to 8-bit RGB."""
+    with _opened(stream, shown, max_megapixels) as picture:
+        if size is not None:
+            height, width = size(picture.height, picture.width)
+            picture.draft(picture.mode, (2 * width, 2 * height))
+        picture.load()
+        return _upright(_to_rgb(picture), picture)
+
+
+@contextlib.contextmanager
+def _opened(stream: BinaryIO, shown: str, max_megapixels: float) -> Iterator[ImageFile.ImageFile]:
+    """The stream's first picture, its header checked; what its decoder raises meanwhile becomes a sentence."""
     kind = "picture"
     try:
         kind = _kind(stream.read(_SIGNATURE_BYTES), shown)
         stream.seek(0)
         with _DECODERS[kind][1](stream) as picture:
             _check_work(picture, stream, shown, max_megapixels)
-            picture.load()
-            return _input_image(_upright(_to_rgb(picture), picture), shown)
+            yield picture
     except _DECODER_ERRORS as error:
         raise BadImage(
             f"{shown} cannot be decoded whole: the {kind} file is cut short, damaged or of a rare kind. "
@@ -317,13 +374,20 @@ _TURNS = {
 }
 
 
+_QUARTER_TURNS = {turn for orientation, turn in _TURNS.items() if orientation >= 5}
+
+
 def _upright(rgb: Image.Image, picture: Image.Image) -> Image.Image:
     """``rgb`` turned as the EXIF block of the loaded ``picture`` says; Pillow has turned a TIFF by then."""
-    try:
-        turn = _TURNS.get(picture.getexif().get(ExifTags.Base.Orientation, 1))
-    except _DECODER_ERRORS:  # the pixels are whole; a broken note beside them is no reason to refuse
-        turn = None
+    turn = _turn(picture)
     return rgb if turn is None else rgb.transpose(turn)
+
+
+def _turn(picture: Image.Image) -> Image.Transpose | None:
+    try:
+        return _TURNS.get(picture.getexif().get(ExifTags.Base.Orientation, 1))
+    except _DECODER_ERRORS:  # the pixels are whole; a broken note beside them is no reason to refuse
+        return None
 
 
 def _to_rgb(picture: Image.Image) -> Image.Image:

@@ -1,0 +1,321 @@
+"""One pass over picture files: what a network's layers make of each, and where each channel answers most.
+
+The work on a list of files is a pure function of network and list, :func:`embed`, so that any number of threads,
+processes or machines may each take a part. Pictures are fitted to the network as on the pages but for rounding; JPEGs
+of several megapixels are decoded at a lower resolution (see :func:`cnnviz_core.images.open_reduced`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cnnviz_core import folding, images, probe
+from cnnviz_core.errors import BadImage, BadSetting
+from cnnviz_core.layers import LayerInfo
+from cnnviz_core.models import LoadedModel
+from cnnviz_core.preprocessing import Preprocessing
+from cnnviz_core.results import FloatArray
+
+# Not layers, but indexed like them: the crop itself, as the baseline, and the class scores.
+PIXELS = "pixels"
+SCORES = "scores"
+PSEUDO_LAYERS = (PIXELS, SCORES)
+
+NUM_TOPS = 16
+
+_PIXELS_SIDE = 32
+_MAX_FLAT = 16_384
+_BATCH = {"cpu": 16}
+_BATCH_ON_DEVICES = 64
+# The copy with folded norms must put out what the network does, to this share of the largest value.
+_ROUNDING = 1e-4
+
+T = TypeVar("T")
+
+Pool = Callable[[Tensor], Tensor]
+POOLINGS: Mapping[str, Pool] = {
+    "mean": lambda maps: maps.mean((2, 3)),
+    "max": lambda maps: maps.amax((2, 3)),
+    "flat": lambda maps: maps.flatten(1),
+}
+
+
+@dataclass(frozen=True)
+class File:
+    """A picture file.
+
+    Attributes:
+        path: Where it lies.
+        digest: :func:`file_digest` of the bytes that it should hold; empty takes whatever it holds.
+    """
+
+    path: Path
+    digest: str = ""
+
+
+@dataclass(frozen=True)
+class Tops:
+    """For each channel of a layer the pictures in which it answers most, strongest first, one place per picture.
+
+    Attributes:
+        values: (C, k) activations; not a number where there are fewer pictures.
+        rows: (C, k) which picture; -1 where there are fewer.
+        cells: (C, k, 2) row and column of the place in the layer's grid.
+    """
+
+    values: FloatArray
+    rows: NDArray[np.int64]
+    cells: NDArray[np.int16]
+
+    @staticmethod
+    def empty(num_channels: int) -> Tops:
+        """No pictures yet."""
+        shape = num_channels, 0
+        return Tops(np.empty(shape, np.float32), np.empty(shape, np.int64), np.empty((*shape, 2), np.int16))
+
+    def merged(self, other: Tops) -> Tops:
+        """The strongest of both; of equal ones those of the first come first."""
+        values = np.concatenate([self.values, other.values], axis=1)
+        order = np.argsort(-values, axis=1, kind="stable")[:, :NUM_TOPS]
+        rows = np.concatenate([self.rows, other.rows], axis=1)
+        cells = np.concatenate([self.cells, other.cells], axis=1)
+        return Tops(
+            np.take_along_axis(values, order, axis=1),
+            np.take_along_axis(rows, order, axis=1),
+            np.take_along_axis(cells, order[..., None], axis=1),
+        )
+
+
+@dataclass(frozen=True)
+class Shard:
+    """What became of a list of files.
+
+    Attributes:
+        read: (n,) positions in the list of the files that could be read.
+        problems: For the others the reason, by position.
+        vectors: For each layer (n, D) float32.
+        tops: For each layer with channels the strongest answers; ``rows`` counts the n pictures.
+    """
+
+    read: tuple[int, ...]
+    problems: Mapping[int, str]
+    vectors: Mapping[str, FloatArray]
+    tops: Mapping[str, Tops]
+
+
+@torch.no_grad()
+def embed(
+    model: LoadedModel,
+    files: Sequence[File],
+    *,
+    layers: Sequence[str],
+    pooling: str = "mean",
+    on_batch: Callable[[int], None] | None = None,
+) -> Shard:
+    """Embeddings of files at the chosen layers, from one forward per picture.
+
+    Args:
+        model: Any network.
+        files: Files to read; one that is no whole picture, or not what it should be, is left out with the reason.
+        layers: Dotted names; "pixels" for the crop itself at 32 x 32, "scores" for the class scores. Of a layer that
+            is called several times the last answer.
+        pooling: How a map (C, h, w) becomes a vector: "mean" or "max" over the places, or all values, "flat".
+        on_batch: Called with the number of files done since the last call; what it raises ends the work.
+
+    Raises:
+        UnknownLayer, BadSetting, NotApplicable: As :func:`check`.
+    """
+    check(model, layers, pooling)
+    sources = _sources(model, tuple(layers))
+    vectors: dict[str, list[FloatArray]] = {name: [] for name in layers}
+    tops: dict[str, Tops] = {}
+    read: list[int] = []
+    problems: dict[int, str] = {}
+    batch_size = _BATCH.get(model.device.type, _BATCH_ON_DEVICES)
+    for places in _in_batches(_crops(files, model.preprocessing, problems), batch_size):
+        crops = np.stack([crop for _, crop in places])
+        x = model.preprocessing.normalise(crops).to(model.device)
+        for name, raw in sources(x, crops).items():
+            maps = _maps(raw, model, name)
+            vectors[name].append(POOLINGS[pooling](maps).float().cpu().numpy())
+            if name not in PSEUDO_LAYERS:
+                found = _strongest(maps, len(read))
+                tops[name] = tops.get(name, Tops.empty(len(found.values))).merged(found)
+        read += [place for place, _ in places]
+        if on_batch is not None:
+            on_batch(len(places))
+    return Shard(
+        read=tuple(read),
+        problems=problems,
+        vectors={
+            name: np.concatenate(parts) if parts else np.empty((0, dimension(model, name, pooling)), np.float32)
+            for name, parts in vectors.items()
+        },
+        tops=tops,
+    )
+
+
+def check(model: LoadedModel, layers: Sequence[str], pooling: str) -> None:
+    """Passes where these layers can be indexed so.
+
+    Raises:
+        UnknownLayer: No such layer.
+        BadSetting: No layer at all, no such pooling, or a vector too long to keep for every picture.
+        NotApplicable: Scores of a network without a classifier.
+    """
+    if not layers:
+        raise BadSetting("Choose at least one layer to index.")
+    if pooling not in POOLINGS:
+        raise BadSetting(f"pooling is {pooling!r}, not one of {', '.join(POOLINGS)}.")
+    for name in layers:
+        if name == SCORES:
+            model.scores(torch.zeros(1, max(1, model.num_outputs)))
+        elif name != PIXELS and (length := dimension(model, name, pooling)) > _MAX_FLAT:
+            raise BadSetting(
+                f"Layer {name} has {length:,} values per picture; at most {_MAX_FLAT:,} are kept. Pool by mean or max."
+            )
+
+
+def dimension(model: LoadedModel, layer: str, pooling: str) -> int:
+    """Length of a picture's vector at a layer.
+
+    Raises:
+        UnknownLayer: No layer of that name.
+    """
+    if layer in PSEUDO_LAYERS:
+        return {PIXELS: _PIXELS_SIDE**2 * 3, SCORES: model.num_classes}[layer]
+    shape = model.layers[layer].shape
+    return int(np.prod(shape)) if pooling == "flat" else shape[0]
+
+
+def default_layer(model: LoadedModel) -> str:
+    """What the classifier reads: the last layer that answers before it, or the last of all without a classifier."""
+    names = model.layers.names
+    classifier = model.anatomy.head.classifier
+    return names[max(0, names.index(classifier) - 1)] if classifier in names else names[-1]
+
+
+def file_digest(content: bytes) -> str:
+    """Names the bytes of a file, 32 hexadecimal digits."""
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
+
+
+def read_crop(file: File, preprocessing: Preprocessing) -> NDArray[np.uint8]:
+    """(H, W, 3) pixels of what the network sees of a file.
+
+    Raises:
+        BadImage: It is gone, is no whole picture, or does not hold what it should.
+    """
+    try:
+        content = file.path.read_bytes()
+    except OSError as error:
+        raise BadImage(f"{file.path.name} cannot be read ({error.strerror or error}).") from error
+    if file.digest and file_digest(content) != file.digest:
+        raise BadImage(f"{file.path.name} has changed since the collection was looked through; look through it again.")
+    return preprocessing.quick_crop(images.open_reduced(content, name=file.path.name, size=preprocessing.resized))
+
+
+def _crops(
+    files: Sequence[File], preprocessing: Preprocessing, problems: dict[int, str]
+) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+    for place, file in enumerate(files):
+        try:
+            yield place, read_crop(file, preprocessing)
+        except BadImage as error:
+            problems[place] = str(error)
+
+
+def _in_batches(items: Iterator[T], size: int) -> Iterator[list[T]]:
+    batch: list[T] = []
+    for item in items:
+        batch.append(item)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+# ---- from pictures to layers ---------------------------------------------------------------------------------------
+
+
+def _sources(model: LoadedModel, layers: tuple[str, ...]) -> Callable[[Tensor, NDArray[np.uint8]], dict[str, Tensor]]:
+    """A function from a batch, normalised and as pixels, to what each of the layers puts out."""
+    real = [name for name in layers if name not in PSEUDO_LAYERS]
+    net = _quick_net(model, real)
+    num_calls = None if SCORES in layers else {name: model.layers[name].num_calls for name in real}
+
+    def answer(x: Tensor, crops: NDArray[np.uint8]) -> dict[str, Tensor]:
+        found: dict[str, Tensor] = {}
+        if real or SCORES in layers:
+            recording = probe.record(net, x, real, stop_after=num_calls)
+            found = {name: recording.outputs[name][-1] for name in real}
+            if recording.result is not None:
+                found[SCORES] = model.scores(recording.result)
+        if PIXELS in layers:
+            colours = torch.from_numpy(crops).permute(0, 3, 1, 2).float() / 255
+            found[PIXELS] = F.interpolate(colours, size=_PIXELS_SIDE, mode="area").flatten(1)
+        return {name: found[name] for name in layers}
+
+    return answer
+
+
+_quick: WeakKeyDictionary[nn.Module, dict[tuple[str, ...], bool]] = WeakKeyDictionary()
+_lock = threading.Lock()
+
+
+def _quick_net(model: LoadedModel, layers: Sequence[str]) -> nn.Module:
+    """The copy with folded norms where these layers put out the same in it, else the network."""
+    two = torch.randn((2, model.preprocessing.num_channels, *model.preprocessing.input_px), generator=_generator())
+    if model.device.type != "cpu" or not model.is_static:
+        return model.net
+    copy = folding.fast_copy(model.net, two).net
+    key = tuple(layers)
+    with _lock:
+        known = _quick.setdefault(copy, {})
+    if key not in known:
+        known[key] = _puts_out_the_same(copy, model, two, layers)
+    return copy if known[key] else model.net
+
+
+def _generator() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+def _puts_out_the_same(copy: nn.Module, model: LoadedModel, x: Tensor, layers: Sequence[str]) -> bool:
+    mine, theirs = (probe.record(net, x, layers).outputs for net in (copy, model.net))
+    return all(
+        torch.allclose(a, b, rtol=0, atol=_ROUNDING * float(b.abs().max()))
+        for name in layers
+        for a, b in zip(mine[name][-1:], theirs[name][-1:], strict=True)
+    )
+
+
+def _maps(raw: Tensor, model: LoadedModel, name: str) -> Tensor:
+    """(N, C, h, w); a vector has one cell."""
+    info: LayerInfo | None = None if name in PSEUDO_LAYERS else model.layers[name]
+    if info is None or info.cells is None:
+        return raw.reshape(len(raw), -1, 1, 1)
+    return raw.movedim(info.channel_dim, 1)
+
+
+def _strongest(maps: Tensor, first_row: int) -> Tops:
+    """The strongest place of each channel in each picture, as the strongest of all of them."""
+    values, places = maps.flatten(2).max(dim=2)
+    cells = torch.stack([places // maps.shape[3], places % maps.shape[3]], dim=2)
+    num_channels = maps.shape[1]
+    rows = np.broadcast_to(np.arange(first_row, first_row + len(maps)), (num_channels, len(maps)))
+    found = Tops(values.T.float().cpu().numpy(), rows, cells.transpose(0, 1).to(torch.int16).cpu().numpy())
+    return Tops.empty(num_channels).merged(found)
