@@ -31,6 +31,10 @@ PAGES = (
         "Which places does the network need? Cover them and see.", "layers_clear", "occlusion",
     ),
     PageLink(
+        "explore", "pages/explore/embeddings.py", "Embeddings",
+        "How does the network organise a collection of pictures?", "scatter_plot",
+    ),
+    PageLink(
         "manage", "pages/manage/networks.py", "Networks",
         "Which networks are there, and how do I add mine?", "hub",
         needs_network=False,

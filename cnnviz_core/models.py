@@ -14,7 +14,9 @@ from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cnnviz_core import anatomy, catalogue, checkpoints, layers, probe, settings
@@ -25,7 +27,7 @@ from cnnviz_core.images import InputImage
 from cnnviz_core.layers import LayerTree
 from cnnviz_core.preprocessing import Preprocessing
 from cnnviz_core.probe import DryRun
-from cnnviz_core.results import Predictions, Run
+from cnnviz_core.results import FloatArray, Predictions, Run
 
 DEFAULT_MODEL = catalogue.DEFAULT_MODEL
 _MODULE = "module/"
@@ -171,6 +173,12 @@ class LoadedModel:
             probabilities=tuple(probabilities[best.indices].tolist()),
             logits=tuple(best.values.tolist()),
         )
+
+    def first_answers(self, scores: FloatArray) -> tuple[NDArray[np.int64], FloatArray]:
+        """The most probable class and its probability for each row of scores (N, K): (N,) and (N,)."""
+        known = torch.from_numpy(np.array(scores, dtype=np.float32))
+        best = known.argmax(dim=1)
+        return best.numpy(), self.probabilities(known).gather(1, best[:, None])[:, 0].numpy()
 
     def provenance(
         self,

@@ -38,7 +38,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--weights", default="default", help="default, random:SEED, or a checkpoint file")
     command.add_argument(
         "--layer", action="append", dest="layers", metavar="LAYER",
-        help="dotted name, pixels or scores; may be given several times; default: what the classifier reads, and scores",
+        help="dotted name, pixels or scores; may be given several times; default: what the pages use",
     )  # fmt: skip
     command.add_argument("--pooling", default="mean", help="mean, max or flat")
     command.add_argument("--device", default="auto", help="auto, cpu, cuda, mps")
@@ -60,23 +60,24 @@ def _index(asked: argparse.Namespace) -> None:
     collection = collections.open_collection(folder if folder.is_dir() else asked.collection)
     pictures = collection.pictures()
     print(f"{collection.title}: {len(pictures):,} pictures, {len(collection.problems()):,} files that are none.")
-    defaults = [embedding.default_layer(model), *([embedding.SCORES] if model.num_classes else [])]
-    layers = asked.layers or defaults
-    indexing.build(collection, model, layers=layers, pooling=asked.pooling, on_step=_Progress(sys.stderr.isatty()))
+    layers = asked.layers or embedding.standard_layers(model)
+    indexing.build(collection, model, layers=layers, pooling=asked.pooling, on_step=_Progress())
     for layer in layers:
         index = indexing.read(collection, model, layer=layer, pooling=asked.pooling)
         print(f"{layer}: {len(index.rows):,} vectors of {index.vectors.shape[1]:,} values.")
     for problem in collection.problems():
-        print(f"left out: {problem.reason}")
+        print(f"left out: {problem.path}: {problem.reason}")
+    if collection.collection_id.startswith("folder/"):
+        print("The app offers this folder where CNNVIZ_COLLECTION_ROOTS names it or a folder above it.")
 
 
 class _Progress:
     """A line that tells how far the work has come: written over on a terminal, one a minute elsewhere."""
 
-    def __init__(self, is_terminal: bool) -> None:
+    def __init__(self) -> None:
         self._start = time.monotonic()
         self._told = 0.0
-        self._is_terminal = is_terminal
+        self._is_terminal = sys.stderr.isatty()
 
     def __call__(self, step: Step) -> None:
         now = time.monotonic()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +19,13 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cnnviz_core import folding, images, probe
 from cnnviz_core.errors import BadImage, BadSetting
+from cnnviz_core.images import InputImage
 from cnnviz_core.layers import LayerInfo
 from cnnviz_core.models import LoadedModel
 from cnnviz_core.preprocessing import Preprocessing
@@ -35,8 +38,10 @@ PSEUDO_LAYERS = (PIXELS, SCORES)
 
 NUM_TOPS = 16
 
-_PIXELS_SIDE = 32
+PIXELS_SIDE = 32
 _MAX_FLAT = 16_384
+_TRIED = 4
+_DECODING_SECONDS = 3e-3
 _BATCH = {"cpu": 16}
 _BATCH_ON_DEVICES = 64
 # The copy with folded norms must put out what the network does, to this share of the largest value.
@@ -140,7 +145,7 @@ def embed(
     check(model, layers, pooling)
     sources = _sources(model, tuple(layers))
     vectors: dict[str, list[FloatArray]] = {name: [] for name in layers}
-    tops: dict[str, Tops] = {}
+    tops = {name: Tops.empty(model.layers[name].num_channels) for name in layers if name not in PSEUDO_LAYERS}
     read: list[int] = []
     problems: dict[int, str] = {}
     batch_size = _BATCH.get(model.device.type, _BATCH_ON_DEVICES)
@@ -150,9 +155,8 @@ def embed(
         for name, raw in sources(x, crops).items():
             maps = _maps(raw, model, name)
             vectors[name].append(POOLINGS[pooling](maps).float().cpu().numpy())
-            if name not in PSEUDO_LAYERS:
-                found = _strongest(maps, len(read))
-                tops[name] = tops.get(name, Tops.empty(len(found.values))).merged(found)
+            if name in tops:
+                tops[name] = tops[name].merged(_strongest(maps, len(read)))
         read += [place for place, _ in places]
         if on_batch is not None:
             on_batch(len(places))
@@ -165,6 +169,31 @@ def embed(
         },
         tops=tops,
     )
+
+
+@torch.no_grad()
+def of_image(
+    model: LoadedModel, image: InputImage, *, layers: Sequence[str], pooling: str = "mean"
+) -> dict[str, FloatArray]:
+    """Vectors (D,) of one picture at the chosen layers, to be compared with those of files; as :func:`embed`."""
+    check(model, layers, pooling)
+    crops = model.preprocessing.crop(image)[None]
+    found = _sources(model, tuple(layers))(model.preprocessing.normalise(crops).to(model.device), crops)
+    return {name: POOLINGS[pooling](_maps(raw, model, name))[0].float().cpu().numpy() for name, raw in found.items()}
+
+
+@torch.no_grad()
+def seconds_per_picture(model: LoadedModel) -> float:
+    """What one picture costs one thread, measured on a few of noise."""
+    height, width = model.preprocessing.input_px
+    crops = np.random.default_rng(0).integers(0, 256, (_TRIED, height, width, 3), dtype=np.uint8)
+    answer = _sources(model, (default_layer(model),))
+    times = []
+    for _ in range(2):  # the first warms up
+        start = time.perf_counter()
+        answer(model.preprocessing.normalise(crops).to(model.device), crops)
+        times.append((time.perf_counter() - start) / _TRIED)
+    return times[-1] + _DECODING_SECONDS
 
 
 def check(model: LoadedModel, layers: Sequence[str], pooling: str) -> None:
@@ -195,7 +224,7 @@ def dimension(model: LoadedModel, layer: str, pooling: str) -> int:
         UnknownLayer: No layer of that name.
     """
     if layer in PSEUDO_LAYERS:
-        return {PIXELS: _PIXELS_SIDE**2 * 3, SCORES: model.num_classes}[layer]
+        return {PIXELS: PIXELS_SIDE**2 * 3, SCORES: model.num_classes}[layer]
     shape = model.layers[layer].shape
     return int(np.prod(shape)) if pooling == "flat" else shape[0]
 
@@ -205,6 +234,13 @@ def default_layer(model: LoadedModel) -> str:
     names = model.layers.names
     classifier = model.anatomy.head.classifier
     return names[max(0, names.index(classifier) - 1)] if classifier in names else names[-1]
+
+
+def standard_layers(model: LoadedModel) -> tuple[str, ...]:
+    """What the pages use and one pass gives: pixels, the end of each stage, what the classifier reads, scores."""
+    stages = [stage.representative for stage in model.layers.stages]
+    scores = [SCORES] if model.num_classes else []
+    return tuple(dict.fromkeys([PIXELS, *stages, default_layer(model), *scores]))
 
 
 def file_digest(content: bytes) -> str:
@@ -218,13 +254,26 @@ def read_crop(file: File, preprocessing: Preprocessing) -> NDArray[np.uint8]:
     Raises:
         BadImage: It is gone, is no whole picture, or does not hold what it should.
     """
+    return preprocessing.quick_crop(_open(file, preprocessing.resized))
+
+
+def read_reduced(file: File, size: Callable[[int, int], tuple[int, int]]) -> NDArray[np.uint8]:
+    """(H, W, 3) pixels of a file, perhaps reduced, for thumbnails; as :func:`images.open_reduced`.
+
+    Raises:
+        BadImage: As :func:`read_crop`.
+    """
+    return np.asarray(_open(file, size))
+
+
+def _open(file: File, size: Callable[[int, int], tuple[int, int]]) -> Image.Image:
     try:
         content = file.path.read_bytes()
     except OSError as error:
         raise BadImage(f"{file.path.name} cannot be read ({error.strerror or error}).") from error
     if file.digest and file_digest(content) != file.digest:
         raise BadImage(f"{file.path.name} has changed since the collection was looked through; look through it again.")
-    return preprocessing.quick_crop(images.open_reduced(content, name=file.path.name, size=preprocessing.resized))
+    return images.open_reduced(content, name=file.path.name, size=size)
 
 
 def _crops(
@@ -266,7 +315,7 @@ def _sources(model: LoadedModel, layers: tuple[str, ...]) -> Callable[[Tensor, N
                 found[SCORES] = model.scores(recording.result)
         if PIXELS in layers:
             colours = torch.from_numpy(crops).permute(0, 3, 1, 2).float() / 255
-            found[PIXELS] = F.interpolate(colours, size=_PIXELS_SIDE, mode="area").flatten(1)
+            found[PIXELS] = F.interpolate(colours, size=PIXELS_SIDE, mode="area").flatten(1)
         return {name: found[name] for name in layers}
 
     return answer

@@ -189,6 +189,18 @@ def read(collection: Pictures, model: LoadedModel, *, layer: str, pooling: str =
     )
 
 
+def stamp(collection: Pictures, model: LoadedModel, *, layer: str, pooling: str = "mean") -> tuple[int, int]:
+    """Another one after every change of an index: how many shards are committed, and when the last one was."""
+    folder = _Folder(collection.collection_id, model, layer, pooling)
+    times = [path.stat().st_mtime_ns for path in folder.path.glob("shard-*.npz")]
+    return len(times), max(times, default=0)
+
+
+def estimate_seconds(model: LoadedModel, *, num_pictures: int) -> float:
+    """About how long :func:`build` takes for pictures of usual size on a machine that has nothing else to do."""
+    return num_pictures * embedding.seconds_per_picture(model) / _num_workers(model)
+
+
 def folder_of(collection_id: str) -> Path:
     """Where the indexes of a collection lie."""
     name = re.sub(r"[^A-Za-z0-9_-]+", "-", collection_id)[:60]

@@ -7,7 +7,7 @@ Pages import this package and call ``render.mosaic(...)``.
 ::
 
     colour      Scale, ColourMap: numbers -> colour indices -> pixels
-    tiles       all maps or kernels of a layer on one picture
+    tiles       all maps or kernels of a layer, or many thumbnails, on one picture
     overlays    a map over the photo, or back on the original from which the crop was cut
     figure      a picture with title, colour bar and caption, for a slide
     charts      plotly figures
@@ -28,6 +28,7 @@ from cnnviz_core.render.charts import (
     matrix_figure,
     places_figure,
     probability_bars,
+    space_figure,
 )
 from cnnviz_core.render.colour import (
     COLOUR_MAPS,
@@ -46,7 +47,17 @@ from cnnviz_core.render.encoding import jpeg, npy, png
 from cnnviz_core.render.figure import figure_png
 from cnnviz_core.render.numerals import format_value
 from cnnviz_core.render.overlays import overlay, paste_onto, resize_map
-from cnnviz_core.render.tiles import Mosaic, kernel_slices, kernels_rgb, mosaic, rgb_mosaic
+from cnnviz_core.render.tiles import (
+    Mosaic,
+    atlas_columns,
+    kernel_slices,
+    kernels_rgb,
+    mosaic,
+    rgb_mosaic,
+    thumbnail,
+    thumbnail_atlas,
+    thumbnail_px,
+)
 
 __all__ = [
     "COLOUR_MAPS",
@@ -56,6 +67,7 @@ __all__ = [
     "ColourMap",
     "Mosaic",
     "Scale",
+    "atlas_columns",
     "categories_figure",
     "colourise",
     "curves_figure",
@@ -80,5 +92,9 @@ __all__ = [
     "rgb_from_components",
     "rgb_mosaic",
     "scale_of",
+    "space_figure",
+    "thumbnail",
+    "thumbnail_atlas",
+    "thumbnail_px",
     "to_indices",
 ]

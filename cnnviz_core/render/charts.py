@@ -14,6 +14,7 @@ import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import NDArray
 
+from cnnviz_core.images import Pixels
 from cnnviz_core.render.colour import MISSING, find_colour_map
 from cnnviz_core.render.numerals import format_value
 from cnnviz_core.results import FloatArray
@@ -270,6 +271,39 @@ def categories_figure(values: NDArray[np.int64], names: Mapping[int, str]) -> go
     figure.update_layout(legend={"orientation": "v"})
     figure.update_yaxes(autorange="reversed", scaleanchor="x", constrain="domain", showgrid=False, showticklabels=False)
     figure.update_xaxes(constrain="domain", showgrid=False, showticklabels=False)
+    return figure
+
+
+def space_figure(
+    points: FloatArray, *, colours: Pixels | None, captions: Sequence[str], axes: Sequence[str], height: int
+) -> go.Figure:
+    """Points in space, to be turned with the mouse.
+
+    Args:
+        points: (N, 3).
+        colours: (N, 3) of each point; None: all alike.
+        captions: A text for each point, shown when it is pointed at.
+        axes: Titles.
+        height: In pixels.
+    """
+    figure = _figure(
+        go.Scatter3d(
+            x=points[:, 0],
+            y=points[:, 1],
+            z=points[:, 2],
+            mode="markers",
+            marker={
+                "size": 3,
+                "color": _SERIES_COLOURS[0] if colours is None else [f"rgb({r}, {g}, {b})" for r, g, b in colours],
+            },
+            text=[_literal(caption).replace("\n", "<br>") for caption in captions],
+            hoverinfo="text",
+        ),
+        height=height,
+    )
+    titles = zip(("xaxis", "yaxis", "zaxis"), axes, strict=True)
+    background = "rgba(0, 0, 0, 0)"
+    figure.update_scenes({axis: {"title": {"text": title}, "backgroundcolor": background} for axis, title in titles})
     return figure
 
 

@@ -8,18 +8,22 @@ cells. The mean hides thin peaks: ``shrink`` above 1 should be said beside the p
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
+from PIL import Image
 
 from cnnviz_core.errors import BadSetting, NotApplicable
 from cnnviz_core.images import Pixels
 from cnnviz_core.render.colour import MISSING, Scale, find_colour_map, to_indices
-from cnnviz_core.render.encoding import palette_png, png
+from cnnviz_core.render.encoding import jpeg, palette_png, png
 from cnnviz_core.results import FloatArray, Kernels
 
 _TILE_PX = 56
 _EMPTY_GREY = 128
+_THUMBNAIL_SIDES = (96, 64, 48, 32, 16)  # multiples of 8: then no block of a JPEG lies on two thumbnails
+_MOST_THUMBNAIL_PIXELS = 10_500_000  # of all together: about 3 MB to send, 40 MB to hold
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,47 @@ def rgb_mosaic(tiles: Pixels, *, tile_px: int | None = None, columns: int | None
     columns = columns or _square_columns(tiles)
     file = png(_lay_out(tiles, columns, enlarge, fill=_EMPTY_GREY))
     return _mosaic(file, tiles, columns, enlarge, shrink)
+
+
+def thumbnail_px(num: int) -> int:
+    """The side of a thumbnail in px that suits this many pictures: 96 for some hundreds, 32 for 10,000."""
+    fitting = (side for side in _THUMBNAIL_SIDES if num * side**2 <= _MOST_THUMBNAIL_PIXELS)
+    return next(fitting, _THUMBNAIL_SIDES[-1])
+
+
+def atlas_columns(num: int) -> int:
+    """Thumbnails in a row of the atlas of this many pictures."""
+    return max(1, math.ceil(math.sqrt(num)))
+
+
+def thumbnail_atlas(pictures: Iterable[Pixels], *, px: int) -> bytes:
+    """The middle squares of pictures, made small, in reading order on one JPEG, :func:`atlas_columns` in a row.
+
+    Args:
+        pictures: (h, w, 3) each, of any size; read one by one, so they need not be in memory together. Those of less
+            than half the side are enlarged to hard-edged pixels.
+        px: Side of a thumbnail, a multiple of 8, for instance from :func:`thumbnail_px`.
+
+    Raises:
+        BadSetting: No pictures, or another side.
+    """
+    if px < 8 or px % 8:
+        raise BadSetting(f"Thumbnails of {px} px were asked for; choose a multiple of 8.")
+    tiles = [thumbnail(picture, px) for picture in pictures]
+    if not tiles:
+        raise BadSetting("There is no picture to make a thumbnail of; give one or more.")
+    return jpeg(_lay_out(np.stack(tiles), atlas_columns(len(tiles)), 1, fill=_EMPTY_GREY), quality=85)
+
+
+def thumbnail(picture: Pixels, px: int) -> Pixels:
+    """The middle square of a picture, (px, px, 3); enlarged to hard-edged pixels where it has less than half of that."""
+    height, width = picture.shape[:2]
+    side = min(height, width)
+    left, top = (width - side) / 2, (height - side) / 2
+    how = Image.Resampling.NEAREST if 2 * side <= px else Image.Resampling.LANCZOS
+    box = (left, top, left + side, top + side)
+    small = Image.fromarray(picture).resize((px, px), how, box=box, reducing_gap=None if 2 * side <= px else 3)
+    return np.asarray(small)
 
 
 def kernels_rgb(kernels: Kernels, *, scale: str = "layer", undo_normalisation: bool = False) -> Pixels:

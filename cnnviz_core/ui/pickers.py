@@ -25,7 +25,7 @@ T = TypeVar("T")
 _STORED = re.compile(r"\(([0-9a-f]{16})\)$")
 _THUMBNAIL_PX = 56
 # Layers that put out what came in: many, and nothing new to see.
-_PASS_ON = ("Identity", "Dropout", "Dropout2d", "DropPath", "StochasticDepth")
+PASS_ON = ("Identity", "Dropout", "Dropout2d", "DropPath", "StochasticDepth")
 FIRST_ANSWER = -1  # the target that is whatever the network answers first
 _LARGEST_UPLOAD_MB = 100
 
@@ -322,7 +322,7 @@ def layer(model: LoadedModel, *, default: str, key: str = "layer", layers: Seque
     if not offered:
         raise NotApplicable(f"{model.spec.title} has no layer to choose here.")
     wanted = (default, st.query_params.get(key), st.session_state.get(key))
-    names = [info.name for info in offered if info.kind not in _PASS_ON or info.name in wanted]
+    names = [info.name for info in offered if info.kind not in PASS_ON or info.name in wanted]
     return choose(
         "Layer",
         names,

@@ -32,7 +32,7 @@ def run(
     show: Callable[[Any], None],
     **settings: Any,
 ) -> Any | None:
-    """Draws a slow method until it is done: a button to start it, then its progress.
+    """Draws a slow method until it is done; as :func:`until_done`.
 
     Args:
         function: Takes model, image, the settings, and ``on_step``.
@@ -42,40 +42,73 @@ def run(
         cost: What it takes, said before it is started.
         show: Draws what is there so far, while it runs.
         **settings: Keyword arguments of the function: numbers, strings, or sequences of them.
+    """
+    key = repr((compute.key(function, chosen.model, chosen.image), sorted(settings.items())))
+    model, image = chosen.model, chosen.image
+    return until_done(
+        lambda on_step: function(model, image, on_step=on_step, **settings),
+        key=key,
+        name=name,
+        title=title,
+        cost=cost,
+        show=show,
+    )
+
+
+def until_done(
+    work: jobs.Work,
+    *,
+    key: str,
+    name: str,
+    title: str,
+    cost: str,
+    show: Callable[[Any], None] | None = None,
+    at_once: bool = False,
+) -> Any | None:
+    """Draws long work until it is done: a button to start it, then its progress.
+
+    Args:
+        work: Takes ``on_step``.
+        key: What is computed; whoever asks for the same key shares the work.
+        name: Unique on the page.
+        title: What is computed, for people.
+        cost: What it takes, said before it is started.
+        show: Draws what is there so far, while it runs; None for nothing to show.
+        at_once: Whether it starts by itself when it was never asked for; for what takes seconds and the page needs.
 
     Returns:
         The result; after a cancel what was there by then, if anything; None until it is there.
     """
-    key = repr((compute.key(function, chosen.model, chosen.image), sorted(settings.items())))
     queue, me = _queue(), _session()
     job = queue.find(key)
     if job is not None and job.state is State.DONE:
         return job.result
     mine = job if job is not None and me in job.asked_by else None
     given_up: set[str] = st.session_state.setdefault("given_up", set())
-    if job is not None and job.is_live and job.can_be_joined and key not in given_up:
-        job = queue.submit(key, title, _work(function, chosen, settings), owner=me)
+    is_live = job is not None and job.is_live and job.can_be_joined
+    if key not in given_up and (is_live or (at_once and mine is None)):
+        queue.submit(key, title, _released(work), owner=me)
         _live(key, name, show)
         return None
     found = None if mine is None else _broken_off(mine)
     if st.button(f"Run: {title}", key=f"{name}_run", type="primary", icon=":material/play_arrow:", help=cost):
         given_up.discard(key)
-        queue.submit(key, title, _work(function, chosen, settings), owner=me)
+        queue.submit(key, title, _released(work), owner=me)
         st.rerun()
     st.caption(cost)
     return found
 
 
-def _work(function: Callable[..., Any], chosen: Selection, settings: dict[str, Any]) -> jobs.Work:
-    model, image = chosen.model, chosen.image
+def _released(work: jobs.Work) -> jobs.Work:
+    """The work, after which memory that it left behind is given back."""
 
-    def work(on_step: jobs.OnStep) -> object:
+    def do(on_step: jobs.OnStep) -> object:
         try:
-            return function(model, image, on_step=on_step, **settings)
+            return work(on_step)
         finally:
             startup.release_memory()  # long work leaves hundreds of MB behind
 
-    return work
+    return do
 
 
 def _session() -> str:
@@ -88,7 +121,7 @@ def _is_here(session: str) -> bool:
 
 
 @st.fragment(run_every=_POLL_SECONDS)
-def _live(key: str, name: str, show: Callable[[Any], None]) -> None:
+def _live(key: str, name: str, show: Callable[[Any], None] | None) -> None:
     """Progress of a job, told twice a second; the page runs again when it has ended."""
     queue = _queue()
     job = queue.find(key)
@@ -102,7 +135,7 @@ def _live(key: str, name: str, show: Callable[[Any], None]) -> None:
         st.session_state["given_up"].add(key)
         queue.cancel(job, owner=_session(), is_here=_is_here)
         st.rerun()
-    if job.step is not None and job.step.partial is not None:
+    if show is not None and job.step is not None and job.step.partial is not None:
         show(job.step.partial)
 
 

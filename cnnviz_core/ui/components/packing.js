@@ -48,9 +48,9 @@ function mounted(views, component, create) {
   if (!views.has(parentElement)) views.set(parentElement, { view: create(parentElement), turn: 0 });
   const entry = views.get(parentElement);
   const turn = ++entry.turn;
-  entry.view.update(unpack(data), (position) => {
+  entry.view.update(unpack(data), (position, name = "click") => {
     entry.stamp = Math.max(Date.now(), (entry.stamp ?? 0) + 1);
-    setStateValue("click", [...position, entry.stamp]);
+    setStateValue(name, [...position, entry.stamp]);
     return entry.stamp;
   });
   return () => {

@@ -22,11 +22,16 @@ from streamlit.components.v2.types import ComponentRenderer
 _MEDIA_TYPES = {"PNG": "image/png", "JPEG": "image/jpeg"}
 
 
-def register(name: str) -> ComponentRenderer:
-    """The mounting command of the component whose ``name.js`` (and ``.html``, ``.css``) lie beside this file."""
+def register(name: str, *shared: str) -> ComponentRenderer:
+    """The mounting command of the component whose ``name.js`` (and ``.html``, ``.css``) lie beside this file.
+
+    Args:
+        name: The component.
+        shared: Scripts that go before its own, without ``.js``.
+    """
     folder = Path(__file__).parent
     html, css = ((folder / name).with_suffix(suffix) for suffix in (".html", ".css"))
-    script = (folder / "packing.js").read_text("utf-8") + (folder / name).with_suffix(".js").read_text("utf-8")
+    script = "".join((folder / f"{part}.js").read_text("utf-8") for part in ("packing", *shared, name))
     return st.components.v2.component(
         f"cnnviz.{name}",
         html=html.read_text("utf-8") if html.exists() else None,

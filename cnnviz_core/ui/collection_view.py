@@ -1,0 +1,421 @@
+"""The pictures that a page works on: which collection, by which layers it is indexed, its thumbnails."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import streamlit as st
+from numpy.typing import NDArray
+
+from cnnviz_core import collections, render, settings
+from cnnviz_core.collections import Available, Collection, Picture, embedding, indexing, sources
+from cnnviz_core.collections.indexing import Index
+from cnnviz_core.errors import BadImage
+from cnnviz_core.images import InputImage, Pixels
+from cnnviz_core.models import LoadedModel
+from cnnviz_core.results import FloatArray, Step
+from cnnviz_core.ui import compute, frame, pickers, work
+from cnnviz_core.ui.components import tiles
+
+DEFAULT = "bundled/tiles"
+
+# An index that takes no longer is made without being asked for.
+_AT_ONCE_SECONDS = 30
+_LARGEST_DECODED = 1500  # thumbnails of more pictures come out of the index
+_FEWEST = 3
+_LARGEST_CELL_PX = 256
+_LARGEST_GRID_PIXELS = 64e6
+
+
+@dataclass(frozen=True, eq=False)
+class Indexed:
+    """A collection with its vectors, in the same order at every layer.
+
+    Attributes:
+        collection: Which.
+        model: The network.
+        rows: The pictures that are indexed at all the layers.
+        vectors: (N, D) for each layer.
+        indexes: Where they come from.
+        orders: For each layer the place of each of ``rows`` in its index.
+        pooling: How a map became a vector.
+    """
+
+    collection: Collection
+    model: LoadedModel
+    rows: tuple[Picture, ...]
+    vectors: Mapping[str, FloatArray]
+    indexes: Mapping[str, Index]
+    orders: Mapping[str, NDArray[np.intp]]
+    pooling: str
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Of each picture; empty where none is known."""
+        return tuple(row.label for row in self.rows)
+
+    def key(self, layer: str) -> str:
+        """Names the vectors of a layer, their order and their number included."""
+        return f"{self.indexes[layer].digest} {len(self.rows)} {' '.join(self.vectors)}"
+
+    def name(self, row: int) -> str:
+        """What to call a picture: its path and label."""
+        picture = self.rows[row]
+        return f"{picture.path} · {picture.label}" if picture.label else picture.path
+
+    def open(self, row: int) -> InputImage:
+        """A picture, decoded whole.
+
+        Raises:
+            BadImage: It is gone or has changed.
+        """
+        return self.collection.open(self.rows[row])
+
+
+def choose() -> Collection | None:
+    """Asks for the collection. Returns None where there is none to show, with the reason on the page."""
+    if wanted := st.session_state.pop("next_collection", None):
+        st.session_state["collection"] = wanted
+    offered = collections.available()
+    names = {one.collection_id: _name(one) for one in offered}
+    if st.session_state.get("collection", DEFAULT) not in names:
+        frame.notice(f"The collection {st.session_state['collection']} is no longer on this server.")
+        del st.session_state["collection"]
+    left, right = st.columns([3, 1], vertical_alignment="bottom")
+    with left:
+        chosen = pickers.choose(
+            "Collection",
+            list(names),
+            key="collection",
+            default=DEFAULT,
+            name=lambda collection_id: names[collection_id],
+            help="A folder of pictures. The bundled ones are made of the photos and digits that installed packages "
+            "carry.",
+        )
+    with right, st.popover("Your own", icon=":material/create_new_folder:", width="stretch", key="own_collection"):
+        _bring()
+    for note in st.session_state.pop("collection_notes", ()):
+        st.info(frame.plain(note), icon=":material/info:")
+    with st.spinner("Looking through the collection"):
+        collection = collections.open_by_id(chosen)
+    _state_of(collection)
+    if reason := collection.why_empty():
+        st.info(frame.plain(reason), icon=":material/folder_off:")
+        return None
+    return collection
+
+
+def _name(one: Available) -> str:
+    count = "" if one.num_pictures is None else f" ({one.num_pictures:,} pictures)"
+    return (
+        f"{one.title}{count}"
+        if one.collection_id.startswith("bundled/")
+        else f"{one.title}{count} · {one.collection_id}"
+    )
+
+
+def _state_of(collection: Collection) -> None:
+    """What is wrong with it, and a way to look through it again."""
+    problems = collection.problems()
+    with st.container(horizontal=True, vertical_alignment="center"):
+        if st.button("Look for new files", key="rescan", icon=":material/refresh:", type="tertiary"):
+            _rescan(collection)
+        if problems:
+            with st.popover(f"{len(problems):,} left out", icon=":material/broken_image:", type="tertiary"):
+                st.caption("These files cannot be used; the others are.")
+                st.dataframe(
+                    {"file": [one.path for one in problems], "why": [one.reason for one in problems]},
+                    hide_index=True,
+                )
+
+
+def _rescan(collection: Collection) -> None:
+    bar = st.progress(0.0, text="Looking through the folder")
+
+    def tell(step: Step) -> None:
+        bar.progress(min(1.0, step.done / max(1, step.total)), text=f"{step.done:,} of {step.total:,} files")
+
+    report = collection.scan(on_step=tell)
+    bar.empty()
+    words = f"{report.num_new:,} new, {report.num_changed:,} changed, {report.num_removed:,} gone"
+    st.session_state["collection_notes"] = [f"Looked through: {words}.", *report.notes]
+    st.rerun()
+
+
+# ---- bringing one ---------------------------------------------------------------------------------------------------
+
+
+def _bring() -> None:
+    by = st.segmented_control(
+        "From", ["ZIP", "folder", "data set"], default="ZIP", key="bring_from", required=True, width="stretch"
+    )
+    {"ZIP": _bring_zip, "folder": _bring_folder, "data set": _bring_data_set}[by]()
+    mine = sources.added()
+    if mine:
+        st.divider()
+        removed = st.selectbox(
+            "Remove from this server", mine, index=None, format_func=lambda one: one.title, key="collection_to_remove"
+        )
+        st.button(
+            "Remove it for everyone",
+            key="remove_collection",
+            disabled=removed is None,
+            on_click=frame.guarded(sources.delete),
+            args=(removed.collection_id if removed else "",),
+        )
+
+
+def _bring_zip() -> None:
+    file = st.file_uploader(
+        "ZIP of pictures",
+        type=["zip"],
+        key="collection_zip",
+        max_upload_size=settings.current().max_zip_mb,
+        help="Folders inside give the labels, or a CSV with the columns path and label. Masks lie beside pictures as "
+        "name_mask.png, or in a folder masks.",
+    )
+    if st.button("Unpack", key="unpack", disabled=file is None, type="primary") and file is not None:
+        _take(lambda tell: sources.unpack_zip(file, name=file.name, on_step=tell))
+
+
+def _bring_folder() -> None:
+    roots = settings.current().collection_roots
+    if not roots:
+        st.caption(
+            "This server offers no folders. Whoever hosts it may set CNNVIZ_COLLECTION_ROOTS to the folders below "
+            "which people may open collections."
+        )
+        return
+    path = st.text_input("Folder on the server", key="collection_folder", placeholder=str(roots[0]))
+    if st.button("Open", key="open_folder", disabled=not path, type="primary"):
+        with frame.errors():
+            collection_id, _ = sources.keep_folder(sources.folder_below_roots(path))
+            _go_to(collection_id)
+
+
+def _bring_data_set() -> None:
+    name = st.selectbox(
+        "Published data set", list(sources.DATASETS), format_func=lambda name: sources.DATASETS[name].title,
+        key="data_set", help="Fetched by torchvision when you ask for it; of a large one a sample of 10,000 is kept.",
+    )  # fmt: skip
+    if st.button("Download", key="download_data_set", type="primary"):
+        _take(lambda tell: sources.download(name, on_step=tell))
+
+
+def _take(make: Callable[[Callable[[Step], None]], sources.Added]) -> None:
+    """Brings a collection with a progress bar; any other click ends it at its next step."""
+    bar = st.progress(0.0, text="Starting")
+    cancel = st.empty()
+    cancel.button("Cancel", key="cancel_bringing")
+
+    def tell(step: Step) -> None:
+        bar.progress(min(1.0, step.done / max(1, step.total)), text=f"{step.done:,} of {step.total:,} files")
+
+    with frame.errors():
+        added = make(tell)
+        st.session_state["collection_notes"] = list(added.notes)
+        _go_to(added.collection_id)
+    bar.empty()
+    cancel.empty()
+
+
+def _go_to(collection_id: str) -> None:
+    st.session_state["next_collection"] = collection_id
+    st.rerun()
+
+
+# ---- indexing -------------------------------------------------------------------------------------------------------
+
+
+def indexed(
+    model: LoadedModel, collection: Collection, *, layers: Sequence[str] = (), pooling: str = "mean"
+) -> Indexed | None:
+    """The collection's vectors; where they are missing, a way to make them, with its cost and progress.
+
+    Args:
+        model: The network.
+        collection: As chosen.
+        layers: Beside the standard ones.
+        pooling: Of maps.
+
+    Returns:
+        What is there, which after a cancel may be a part; None while there is next to nothing.
+    """
+    wanted = tuple(dict.fromkeys([*embedding.standard_layers(model), *layers]))
+    found = {layer: _index(collection, model, layer, pooling) for layer in wanted}
+    num_missing = max(index.num_pictures - len(index.rows) for index in found.values())
+    if num_missing:
+        seconds = compute.run(indexing.estimate_seconds, model, num_pictures=num_missing)
+        state = [index.digest for index in found.values()], found[wanted[0]].num_pictures
+        work.until_done(
+            lambda on_step: indexing.build(collection, model, layers=wanted, pooling=pooling, on_step=on_step),
+            key=repr(
+                ("index", collection.collection_id, compute.key(indexing.build, model, None), wanted, pooling, state)
+            ),
+            name="index",
+            title="Index the collection",
+            cost=f"{num_missing:,} pictures go through the network once: about {render.format_value(seconds)} s. "
+            "What is indexed is kept for everybody and need not be done again.",
+            at_once=seconds <= _AT_ONCE_SECONDS,
+        )
+    found_by = repr([collection.collection_id, *((layer, index.digest) for layer, index in found.items())])
+    together = _together(found_by, pooling, collection, model, found)
+    if len(together.rows) < _FEWEST:
+        if not num_missing:
+            st.info(f"{frame.plain(collection.title)} has {len(together.rows)} pictures; bring {_FEWEST} or more.")
+        return None
+    if num_missing:
+        st.caption(f"Below: the {len(together.rows):,} pictures that are indexed so far.")
+    return together
+
+
+def _stamp(collection: Collection) -> tuple[tuple[int, int], ...]:
+    """Another one after every change of the listing."""
+    files = (collection.database, collection.database.with_name(f"{collection.database.name}-wal"))
+    found = [path.stat() for path in files if path.exists()]
+    return tuple((status.st_mtime_ns, status.st_size) for status in found)
+
+
+def _index(collection: Collection, model: LoadedModel, layer: str, pooling: str) -> Index:
+    stamp = _stamp(collection), indexing.stamp(collection, model, layer=layer, pooling=pooling)
+    found_by = repr((compute.key(indexing.read, model, None), collection.collection_id, stamp))
+    return _read(found_by, layer, pooling, collection, model)
+
+
+@st.cache_resource(max_entries=48, show_spinner=False)
+def _read(
+    found_by: str,  # noqa: ARG001 - the cache's key
+    layer: str,
+    pooling: str,
+    _collection: Collection,
+    _model: LoadedModel,
+) -> Index:
+    return indexing.read(_collection, _model, layer=layer, pooling=pooling)
+
+
+@st.cache_resource(max_entries=8, show_spinner=False)
+def _together(
+    found_by: str,  # noqa: ARG001 - the cache's key
+    pooling: str,
+    _collection: Collection,
+    _model: LoadedModel,
+    _found: Mapping[str, Index],
+) -> Indexed:
+    """Vectors of all layers in one order: that of the first index, where each picture has its row in all of them."""
+    places = {layer: {row.path: place for place, row in enumerate(index.rows)} for layer, index in _found.items()}
+    common = set.intersection(*(set(found) for found in places.values()))
+    first = next(iter(_found.values()))
+    rows = tuple(row for row in first.rows if row.path in common)
+    orders = {layer: np.array([found[row.path] for row in rows], np.intp) for layer, found in places.items()}
+    vectors = {
+        layer: index.vectors if _is_whole(orders[layer], index) else index.vectors[orders[layer]]
+        for layer, index in _found.items()
+    }
+    return Indexed(_collection, _model, rows, vectors, _found, orders, pooling)
+
+
+def _is_whole(order: NDArray[np.intp], index: Index) -> bool:
+    return len(order) == len(index.rows) and bool((order == np.arange(len(order))).all())
+
+
+# ---- pictures of pictures -------------------------------------------------------------------------------------------
+
+
+def thumbnails(found: Indexed) -> bytes:
+    """All its pictures as one JPEG, for the map and the walls; 32 px wide where there are many."""
+    return _atlas(found.key(embedding.PIXELS), found)
+
+
+@st.cache_data(max_entries=8, show_spinner="Making thumbnails")
+def _atlas(found_by: str, _found: Indexed) -> bytes:  # noqa: ARG001 - the cache's key
+    num = len(_found.rows)
+    px = render.thumbnail_px(num)
+    if num > _LARGEST_DECODED:
+        pixels = _found.vectors[embedding.PIXELS].reshape(num, 3, embedding.PIXELS_SIDE, embedding.PIXELS_SIDE)
+        return render.thumbnail_atlas(
+            ((255 * one).round().astype(np.uint8).transpose(1, 2, 0) for one in pixels), px=px
+        )
+    with ThreadPoolExecutor() as pool:
+        return render.thumbnail_atlas(pool.map(lambda row: _small(_found, row, px), range(num)), px=px)
+
+
+def _small(found: Indexed, row: int, px: int) -> Pixels:
+    """A picture at little more than a thumbnail's size; grey where the file has gone since."""
+    file = embedding.File(found.collection.folder / found.rows[row].path)
+    try:
+        return embedding.read_reduced(file, lambda height, width: _covering(height, width, px))
+    except BadImage:
+        return np.full((px, px, 3), 128, np.uint8)
+
+
+def _covering(height: int, width: int, px: int) -> tuple[int, int]:
+    shorter = min(height, width)
+    return px * height // shorter, px * width // shorter
+
+
+def wall(
+    found: Indexed,
+    rows: Sequence[int],
+    *,
+    key: str,
+    selected: int | None,
+    what: str,
+    labels: Sequence[str] | None = None,
+    tile_px: int = 84,
+    on_select: Callable[[int], None] | None = None,
+) -> None:
+    """Pictures of a collection side by side.
+
+    Args:
+        found: The collection.
+        rows: Which pictures, in order.
+        key: Unique on the page.
+        selected: Place among them of the one to outline.
+        what: What they are, for screen readers.
+        labels: A short text under each.
+        tile_px: Displayed width.
+        on_select: Called with the place of the clicked one.
+    """
+    px = _wall_px(tile_px)
+    atlas = _wall_atlas(found.key(embedding.PIXELS), tuple(rows), px, found)
+    tiles.show(
+        atlas,
+        num=len(rows),
+        tile_size=(px, px),
+        atlas_columns=render.atlas_columns(len(rows)),
+        key=key,
+        selected=selected,
+        labels=labels,
+        hints=[found.name(row) for row in rows],
+        tile_px=tile_px,
+        smooth=True,
+        aria=what,
+        on_select=on_select,
+    )
+
+
+def _wall_px(tile_px: int) -> int:
+    """Sharp on fine screens, and a multiple of 8."""
+    return -(-2 * tile_px // 8) * 8
+
+
+@st.cache_data(max_entries=64, show_spinner=False)
+def _wall_atlas(found_by: str, rows: tuple[int, ...], px: int, _found: Indexed) -> bytes:  # noqa: ARG001 - the cache's key
+    with ThreadPoolExecutor() as pool:
+        return render.thumbnail_atlas(pool.map(lambda row: _small(_found, row, px), rows), px=px)
+
+
+def large_grid(found: Indexed, cells: NDArray[np.int32]) -> bytes:
+    """All pictures in their cells as one JPEG, the larger the fewer they are."""
+    height, width = (int(side) + 1 for side in cells.max(axis=0))
+    px = max(16, min(_LARGEST_CELL_PX, int((_LARGEST_GRID_PIXELS / (height * width)) ** 0.5) // 8 * 8))
+    canvas = np.full((height * px, width * px, 3), 128, np.uint8)
+    with ThreadPoolExecutor() as pool:
+        pictures = pool.map(lambda row: render.thumbnail(_small(found, row, px), px), range(len(cells)))
+        for (row, column), picture in zip(cells, pictures, strict=True):
+            if row >= 0:
+                canvas[row * px : (row + 1) * px, column * px : (column + 1) * px] = picture
+    return render.jpeg(canvas, quality=90)

@@ -1,0 +1,251 @@
+"""The parts of the embeddings page around the map: which layer, which layout, and layers compared by their labels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import streamlit as st
+
+from cnnviz_core import render
+from cnnviz_core.collections import embedding, projections
+from cnnviz_core.methods import embeddings
+from cnnviz_core.models import LoadedModel
+from cnnviz_core.results import Projection, Step
+from cnnviz_core.ui import pickers, work
+from cnnviz_core.ui.collection_view import Indexed
+from cnnviz_core.ui.components import picture_map
+
+_PCA_AXES = 10
+_AT_ONCE_SECONDS = 30
+_SHORT_SECONDS = 2
+_SO_FAR_PX = 360
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which map is asked for.
+
+    Attributes:
+        layer: Of which layer.
+        method: Key of :data:`embeddings.METHODS`.
+        settings: Arguments of :func:`embeddings.project`.
+        name: What to call it.
+    """
+
+    layer: str
+    method: str
+    settings: Mapping[str, Any]
+    name: str
+
+
+def layer(model: LoadedModel) -> str:
+    """Asks for the layer: any, or the pixels, or the scores."""
+    names = [embedding.PIXELS, *(info.name for info in model.layers if info.kind not in pickers.PASS_ON)]
+    if model.num_classes:
+        names.append(embedding.SCORES)
+    return pickers.choose(
+        "Layer",
+        names,
+        key="layer_of_vectors",
+        default=embedding.default_layer(model),
+        of=model.spec.title,
+        name=lambda name: {embedding.PIXELS: "pixels, the baseline", embedding.SCORES: "class scores"}.get(name, name),
+        help="What describes each picture: a layer’s maps, averaged over all places; by default what the classifier "
+        "reads. Pixels are the crop itself at 32 × 32, to compare with.",
+    )
+
+
+def wanted(found: Indexed, layer: str) -> Wanted:
+    """Asks for the method and its settings."""
+    _reopen(found)
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        method = st.segmented_control(
+            "Layout",
+            list(embeddings.METHODS),
+            default="pca",
+            key="layout",
+            required=True,
+            bind="query-params",
+            format_func=lambda key: embeddings.METHODS[key].title,
+            help="  \n".join(f"**{one.title}**: {one.promise}" for one in embeddings.METHODS.values()),
+        )
+        with st.popover("Settings", icon=":material/tune:", key="layout_settings"):
+            settings = _SETTINGS[method](len(found.rows))
+            settings["standardize"] = st.toggle(
+                "Standardise features",
+                key="standardize",
+                bind="query-params",
+                help="Bring every feature to the same spread first; else those with large numbers decide alone.",
+            )
+    words = ", ".join(f"{name} {value}" for name, value in settings.items() if name not in ("num_axes", "standardize"))
+    extra = ", standardised" if settings["standardize"] else ""
+    name = f"{embeddings.METHODS[method].title}{f' ({words})' if words else ''}{extra} of {layer}"
+    return Wanted(layer, method, {"method": method, **settings}, name)
+
+
+def _reopen(found: Indexed) -> None:
+    earlier = projections.kept(found.collection.collection_id)
+    if not earlier:
+        return
+
+    def take() -> None:
+        one = st.session_state["earlier_map"]
+        if one is None:
+            return
+        st.session_state["layer_of_vectors"], st.session_state["layout"] = one.layer, one.settings["method"]
+        for name in ("seed", "perplexity", "num_neighbors", "min_distance", "standardize"):
+            if one.settings.get(name) is not None:
+                st.session_state[name] = one.settings[name]
+
+    with st.popover("Earlier maps", icon=":material/history:", key="earlier_maps"):
+        st.selectbox(
+            "Open again",
+            earlier,
+            index=None,
+            format_func=lambda one: one.name,
+            key="earlier_map",
+            on_change=take,
+            help="Maps of this collection that were made on this server; they open at once.",
+        )
+
+
+def _pca_settings(_num: int) -> dict[str, Any]:
+    st.caption("PCA has nothing to set: its axes are the directions in which the pictures differ most.")
+    return {"num_axes": _PCA_AXES}
+
+
+def _tsne_settings(num: int) -> dict[str, Any]:
+    most = max(1, (num - 1) // 3)
+    perplexity = st.slider(
+        "Perplexity",
+        1,
+        max(2, min(100, most)),
+        min(30, most),
+        key="perplexity",
+        bind="query-params",
+        help="About how many neighbours each picture cares for. Small values show small groups, large ones the whole.",
+    )
+    return {"perplexity": perplexity, "seed": _seed()}
+
+
+def _umap_settings(num: int) -> dict[str, Any]:
+    near = st.slider(
+        "Neighbours",
+        2,
+        max(3, min(100, num)),
+        min(15, num),
+        key="num_neighbors",
+        bind="query-params",
+        help="How many nearest pictures, itself included, each one is tied to.",
+    )
+    apart = st.slider(
+        "Least distance",
+        0.0,
+        1.0,
+        0.1,
+        key="min_distance",
+        bind="query-params",
+        help="How tightly pictures may be packed.",
+    )
+    return {"num_neighbors": near, "min_distance": apart, "seed": _seed()}
+
+
+def _seed() -> int:
+    return int(
+        st.number_input(
+            "Seed",
+            0,
+            9999,
+            0,
+            key="seed",
+            bind="query-params",
+            help="Of the random draws. What changes with the seed is not in the data.",
+        )
+    )
+
+
+_SETTINGS: Mapping[str, Callable[[int], dict[str, Any]]] = {
+    "pca": _pca_settings,
+    "tsne": _tsne_settings,
+    "umap": _umap_settings,
+}
+
+
+def project(found: Indexed, wanted: Wanted) -> Projection | None:
+    """The map: from disk, at once, or as long work; None while it is not there."""
+    vectors, key, home = found.vectors[wanted.layer], found.key(wanted.layer), found.collection.collection_id
+    most_axes = min(vectors.shape)
+    settings = {**wanted.settings, "num_axes": max(2, min(wanted.settings.get("num_axes", 2), most_axes))}
+    if (known := projections.find(home, key, settings)) is not None:
+        return known
+
+    def make(on_step: Callable[[Step], None]) -> Projection:
+        made = embeddings.project(vectors, **settings, on_step=on_step)
+        projections.save(home, key, settings, made, name=wanted.name, layer=wanted.layer)
+        return made
+
+    seconds = embeddings.METHODS[wanted.method].seconds(*vectors.shape)
+    if seconds < _SHORT_SECONDS:
+        with st.spinner("Laying the pictures out"):
+            return make(lambda _: None)
+    made: Projection | None = work.until_done(
+        make,
+        key=repr(("project", key, sorted(settings.items()))),
+        name="projection",
+        title=wanted.name,
+        cost=f"{len(vectors):,} pictures: about {render.format_value(seconds)} s. The map is kept.",
+        show=_so_far,
+        at_once=seconds <= _AT_ONCE_SECONDS,
+    )
+    return made
+
+
+def _so_far(partial: Projection) -> None:
+    picture_map.show(partial.values, key="map_so_far", aria="The map so far", height=_SO_FAR_PX)
+
+
+# ---- layers compared ------------------------------------------------------------------------------------------------
+
+
+def separation(found: Indexed) -> None:
+    """How well the labels separate at each layer, with the pixels as the baseline."""
+    st.subheader("Do the labels separate with depth?", anchor=False)
+    if len(set(found.labels) - {""}) < 2:
+        st.caption("This needs pictures of at least two labels: put them into a folder for each, or bring a CSV.")
+        return
+    layers = [layer for layer in found.vectors if layer != embedding.SCORES]
+    made = [_separation(found.key(layer), layer, found) for layer in layers]
+    k = made[0].k
+    st.plotly_chart(
+        render.depth_profile(
+            layers,
+            {
+                f"purity of the {k} nearest": [one.purity for one in made],
+                "nearest has the same label": [one.one_nn_accuracy for one in made],
+                "silhouette": [one.silhouette for one in made],
+                "by chance": [one.chance_purity for one in made],
+            },
+            unit="share",
+        ),
+        key="separation",
+        width="stretch",
+    )
+    st.caption(
+        f"By cosine, over {made[0].num_rows:,} pictures with {made[0].num_labels:,} labels. Purity: of each picture’s "
+        f"{k} nearest, the share with its label. Silhouette, -1 to 1: how much closer a picture is to its own label "
+        "than to the nearest other one. The first place is the pixels themselves; what a layer adds lies above it."
+    )
+    worst = sorted(made[-1].purity_by_label.items(), key=lambda item: item[1])
+    with st.expander("By label, at the last layer"):
+        st.dataframe(
+            {"label": [name for name, _ in worst], f"purity of the {k} nearest": [value for _, value in worst]},
+            hide_index=True,
+        )
+
+
+@st.cache_data(max_entries=64, show_spinner=False)
+def _separation(found_by: str, layer: str, _found: Indexed) -> embeddings.Separation:  # noqa: ARG001 - the cache's key
+    fewest = sum(map(bool, _found.labels)) - 1
+    return embeddings.separation(_found.vectors[layer], _found.labels, k=min(5, fewest))
