@@ -35,6 +35,10 @@ PAGES = (
         "How does the network organise a collection of pictures?", "scatter_plot",
     ),
     PageLink(
+        "explore", "pages/explore/neighbors.py", "Neighbours",
+        "Which pictures does the network take for alike?", "join_inner",
+    ),
+    PageLink(
         "manage", "pages/manage/networks.py", "Networks",
         "Which networks are there, and how do I add mine?", "hub",
         needs_network=False,

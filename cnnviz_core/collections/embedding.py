@@ -314,7 +314,7 @@ def _sources(model: LoadedModel, layers: tuple[str, ...]) -> Callable[[Tensor, N
             if recording.result is not None:
                 found[SCORES] = model.scores(recording.result)
         if PIXELS in layers:
-            colours = torch.from_numpy(crops).permute(0, 3, 1, 2).float() / 255
+            colours = torch.tensor(crops).permute(0, 3, 1, 2).float() / 255
             found[PIXELS] = F.interpolate(colours, size=PIXELS_SIDE, mode="area").flatten(1)
         return {name: found[name] for name in layers}
 

@@ -23,6 +23,7 @@ from cnnviz_core.render.charts import (
     categories_figure,
     curves_figure,
     depth_profile,
+    distance_bars,
     frequency_figure,
     histogram,
     matrix_figure,
@@ -46,7 +47,7 @@ from cnnviz_core.render.colour import (
 from cnnviz_core.render.encoding import jpeg, npy, png
 from cnnviz_core.render.figure import figure_png
 from cnnviz_core.render.numerals import format_value
-from cnnviz_core.render.overlays import overlay, paste_onto, resize_map
+from cnnviz_core.render.overlays import framed, overlay, paste_onto, resize_map
 from cnnviz_core.render.tiles import (
     Mosaic,
     atlas_columns,
@@ -72,9 +73,11 @@ __all__ = [
     "colourise",
     "curves_figure",
     "depth_profile",
+    "distance_bars",
     "figure_png",
     "find_colour_map",
     "format_value",
+    "framed",
     "frequency_figure",
     "histogram",
     "jpeg",

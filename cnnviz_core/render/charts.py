@@ -104,6 +104,35 @@ def probability_bars(labels: Sequence[str], probabilities: Sequence[float]) -> g
     return figure
 
 
+def distance_bars(names: Sequence[str], distances: FloatArray, *, kinds: Sequence[str], unit: str) -> go.Figure:
+    """Distances as vertical bars, nearest first, coloured by the kind of thing.
+
+    Args:
+        names: Of the things.
+        distances: (k,), in the same order.
+        kinds: Their kinds, the same colour for equal ones; those beyond the sixth kind share grey.
+        unit: What the distances are.
+    """
+    order = list(dict.fromkeys(kinds))
+    colours = [*_SERIES_COLOURS, *["#999999"] * len(order)]
+    bars = [
+        go.Bar(
+            x=[place for place, kind in enumerate(kinds) if kind == name],
+            y=[float(value) for value, kind in zip(distances, kinds, strict=True) if kind == name],
+            name=_literal(name or "no label"),
+            marker={"color": colours[at]},
+            customdata=[_literal(text) for text, kind in zip(names, kinds, strict=True) if kind == name],
+            hovertemplate="%{customdata}: %{y:.4f}<extra></extra>",
+        )
+        for at, name in enumerate(order)
+    ]
+    figure = _figure(*bars, height=220)
+    figure.update_layout(bargap=0.25, showlegend=len(order) > 1)
+    figure.update_xaxes(title="nearest first", showticklabels=False, showgrid=False)
+    figure.update_yaxes(title=_literal(unit), rangemode="tozero")
+    return figure
+
+
 def depth_profile(layers: Sequence[str], series: Mapping[str, Sequence[float]], *, unit: str) -> go.Figure:
     """One or more quantities through the layers, first layer at the left, as lines with a marker per layer.
 

@@ -10,6 +10,7 @@ import math
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image, ImageDraw
 
 from cnnviz_core.errors import BadSetting
 from cnnviz_core.images import Pixels
@@ -55,6 +56,22 @@ def overlay(
     height, width = pixels.shape[:2]
     colours = colourise(resize_map(values, (height, width), smooth=smooth), scale=scale, colour_map=colour_map)
     return _blend(pixels, colours, opacity)
+
+
+def framed(pixels: Pixels, box: tuple[float, float, float, float]) -> Pixels:
+    """A picture with a rectangle outlined, white between dark lines, so that it shows on anything.
+
+    Args:
+        pixels: (H, W, 3).
+        box: (left, top, right, bottom) in its pixels; what lies outside is not drawn.
+    """
+    picture = Image.fromarray(pixels)
+    line = max(1, max(pixels.shape) // 100)
+    pen = ImageDraw.Draw(picture)
+    left, top, right, bottom = box
+    for grow, colour in ((line, "black"), (0, "white"), (-line, "black")):
+        pen.rectangle((left - grow, top - grow, right - 1 + grow, bottom - 1 + grow), outline=colour, width=line)
+    return np.asarray(picture)
 
 
 def paste_onto(

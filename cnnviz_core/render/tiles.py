@@ -120,7 +120,7 @@ def thumbnail_atlas(pictures: Iterable[Pixels], *, px: int) -> bytes:
 
 
 def thumbnail(picture: Pixels, px: int) -> Pixels:
-    """The middle square of a picture, (px, px, 3); enlarged to hard-edged pixels where it has less than half of that."""
+    """The middle square of a picture, (px, px, 3); where it has less than half of that, in hard-edged pixels."""
     height, width = picture.shape[:2]
     side = min(height, width)
     left, top = (width - side) / 2, (height - side) / 2

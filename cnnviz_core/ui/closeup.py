@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from math import ceil, floor
 
 import numpy as np
@@ -44,9 +45,6 @@ def draw(one: MapPicture, scale: Scale, look: Look) -> None:
     drawn = rectangle_box(one.chosen)
     boxes = ({"your rectangle": drawn} if drawn else {}) | ({f"above {share:.0%}": found} if found else {})
 
-    def take(box: Box) -> None:
-        st.session_state[_rectangle_of(one.chosen)] = box
-
     show.map_over_photo(
         one.chosen,
         one.values,
@@ -63,7 +61,7 @@ def draw(one: MapPicture, scale: Scale, look: Look) -> None:
         opacity=look.opacity,
         drawable=True,
         boxes=boxes,
-        on_box=take,
+        on_box=partial(keep_rectangle, one.chosen),
     )
     if drawn:
         _inside(one, drawn)
@@ -146,6 +144,11 @@ def rectangle_box(chosen: Selection) -> Box | None:
     """The rectangle drawn on this picture, as shares of the crop; None where there is none."""
     box: Box | None = st.session_state.get(_rectangle_of(chosen))
     return box
+
+
+def keep_rectangle(chosen: Selection, box: Box) -> None:
+    """Takes note of the rectangle drawn on this picture."""
+    st.session_state[_rectangle_of(chosen)] = box
 
 
 def _rectangle_of(chosen: Selection) -> str:

@@ -84,8 +84,7 @@ def choose() -> Collection | None:
     if st.session_state.get("collection", DEFAULT) not in names:
         frame.notice(f"The collection {st.session_state['collection']} is no longer on this server.")
         del st.session_state["collection"]
-    left, right = st.columns([3, 1], vertical_alignment="bottom")
-    with left:
+    with frame.row():
         chosen = pickers.choose(
             "Collection",
             list(names),
@@ -95,13 +94,15 @@ def choose() -> Collection | None:
             help="A folder of pictures. The bundled ones are made of the photos and digits that installed packages "
             "carry.",
         )
-    with right, st.popover("Your own", icon=":material/create_new_folder:", width="stretch", key="own_collection"):
-        _bring()
+        with st.popover("Your own", icon=":material/create_new_folder:", key="own_collection"):
+            _bring()
+        if st.button("Look for new files", key="rescan", icon=":material/refresh:"):
+            _rescan(collections.open_by_id(chosen))
     for note in st.session_state.pop("collection_notes", ()):
         st.info(frame.plain(note), icon=":material/info:")
     with st.spinner("Looking through the collection"):
         collection = collections.open_by_id(chosen)
-    _state_of(collection)
+    _left_out(collection)
     if reason := collection.why_empty():
         st.info(frame.plain(reason), icon=":material/folder_off:")
         return None
@@ -117,19 +118,13 @@ def _name(one: Available) -> str:
     )
 
 
-def _state_of(collection: Collection) -> None:
-    """What is wrong with it, and a way to look through it again."""
+def _left_out(collection: Collection) -> None:
+    """The files that cannot be used."""
     problems = collection.problems()
-    with st.container(horizontal=True, vertical_alignment="center"):
-        if st.button("Look for new files", key="rescan", icon=":material/refresh:", type="tertiary"):
-            _rescan(collection)
-        if problems:
-            with st.popover(f"{len(problems):,} left out", icon=":material/broken_image:", type="tertiary"):
-                st.caption("These files cannot be used; the others are.")
-                st.dataframe(
-                    {"file": [one.path for one in problems], "why": [one.reason for one in problems]},
-                    hide_index=True,
-                )
+    if not problems:
+        return
+    with st.expander(f"{len(problems):,} files are left out", icon=":material/broken_image:"):
+        st.dataframe({"file": [one.path for one in problems], "why": [one.reason for one in problems]}, hide_index=True)
 
 
 def _rescan(collection: Collection) -> None:

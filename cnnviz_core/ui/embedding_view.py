@@ -59,26 +59,25 @@ def layer(model: LoadedModel) -> str:
 
 def wanted(found: Indexed, layer: str) -> Wanted:
     """Asks for the method and its settings."""
-    _reopen(found)
-    with st.container(horizontal=True, vertical_alignment="bottom"):
-        method = st.segmented_control(
-            "Layout",
-            list(embeddings.METHODS),
-            default="pca",
-            key="layout",
-            required=True,
+    method = st.segmented_control(
+        "Layout",
+        list(embeddings.METHODS),
+        default="pca",
+        key="layout",
+        required=True,
+        bind="query-params",
+        format_func=lambda key: embeddings.METHODS[key].title,
+        help="  \n".join(f"**{one.title}**: {one.promise}" for one in embeddings.METHODS.values()),
+    )
+    with st.popover("Settings", icon=":material/tune:", key="layout_settings"):
+        settings = _SETTINGS[method](len(found.rows))
+        settings["standardize"] = st.toggle(
+            "Standardise features",
+            key="standardize",
             bind="query-params",
-            format_func=lambda key: embeddings.METHODS[key].title,
-            help="  \n".join(f"**{one.title}**: {one.promise}" for one in embeddings.METHODS.values()),
+            help="Bring every feature to the same spread first; else those with large numbers decide alone.",
         )
-        with st.popover("Settings", icon=":material/tune:", key="layout_settings"):
-            settings = _SETTINGS[method](len(found.rows))
-            settings["standardize"] = st.toggle(
-                "Standardise features",
-                key="standardize",
-                bind="query-params",
-                help="Bring every feature to the same spread first; else those with large numbers decide alone.",
-            )
+        _reopen(found)
     words = ", ".join(f"{name} {value}" for name, value in settings.items() if name not in ("num_axes", "standardize"))
     extra = ", standardised" if settings["standardize"] else ""
     name = f"{embeddings.METHODS[method].title}{f' ({words})' if words else ''}{extra} of {layer}"
@@ -99,16 +98,15 @@ def _reopen(found: Indexed) -> None:
             if one.settings.get(name) is not None:
                 st.session_state[name] = one.settings[name]
 
-    with st.popover("Earlier maps", icon=":material/history:", key="earlier_maps"):
-        st.selectbox(
-            "Open again",
-            earlier,
-            index=None,
-            format_func=lambda one: one.name,
-            key="earlier_map",
-            on_change=take,
-            help="Maps of this collection that were made on this server; they open at once.",
-        )
+    st.selectbox(
+        "Open an earlier map",
+        earlier,
+        index=None,
+        format_func=lambda one: one.name,
+        key="earlier_map",
+        on_change=take,
+        help="Maps of this collection that were made on this server; they open at once.",
+    )
 
 
 def _pca_settings(_num: int) -> dict[str, Any]:

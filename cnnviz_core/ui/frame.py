@@ -16,6 +16,7 @@ from cnnviz_core import render
 from cnnviz_core.errors import CnnvizError
 
 if TYPE_CHECKING:
+    from streamlit.delta_generator import DeltaGenerator
     from streamlit.navigation.page import StreamlitPage
 
     from cnnviz_core.ui.pickers import Selection
@@ -144,6 +145,11 @@ def about(module_docstring: str | None) -> None:
     """The method's own lesson, from the docstring of its module, folded away at the end of the page."""
     with st.expander("What this shows, when it misleads, and where it comes from", icon=":material/school:"):
         st.markdown(module_docstring or "")
+
+
+def row() -> DeltaGenerator:
+    """Controls side by side, which go on in the next line where the page is narrow."""
+    return st.container(horizontal=True, vertical_alignment="bottom")
 
 
 def caption(selection: Selection, *parts: str) -> None:

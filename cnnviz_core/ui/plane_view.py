@@ -138,21 +138,40 @@ def captions(found: Indexed, known: Facts) -> list[str]:
 # ---- the map --------------------------------------------------------------------------------------------------------
 
 
-def draw(chosen: Selection, found: Indexed, wanted: Wanted, projection: Projection, known: Facts) -> None:
+@dataclass(frozen=True)
+class View:
+    """How a projection is shown.
+
+    Attributes:
+        kind: Key of ``_VIEWS``.
+        colours: Of the points.
+        captions: Of each picture.
+    """
+
+    kind: str
+    colours: picture_map.Colouring | None
+    captions: Sequence[str]
+
+
+def view(found: Indexed) -> View:
+    """Asks for map or grid, and for the colours."""
+    known = facts(found)
+    kind = st.segmented_control(
+        "Show as",
+        list(_VIEWS),
+        default="map",
+        key="show_as",
+        required=True,
+        bind="query-params",
+        help="The grid gives every picture a cell of its own, close to where it lies in the map.",
+    )
+    return View(kind, colouring(found, known), captions(found, known))
+
+
+def draw(chosen: Selection, found: Indexed, wanted: Wanted, projection: Projection, view: View) -> None:
     """The map or the grid, and the pictures that are selected in it."""
     _forget_other_pictures(found)
-    with st.container(horizontal=True, vertical_alignment="bottom"):
-        shown = st.segmented_control(
-            "Show as",
-            list(_VIEWS),
-            default="map",
-            key="show_as",
-            required=True,
-            bind="query-params",
-            help="The grid gives every picture a cell of its own, close to where it lies in the map.",
-        )
-        colours = colouring(found, known)
-    _VIEWS[shown](chosen, found, wanted, projection, colours, captions(found, known))
+    _VIEWS[view.kind](chosen, found, wanted, projection, view)
     _describe(found, wanted, projection)
     _selection(found)
 
@@ -182,17 +201,10 @@ def _marks() -> dict[str, Any]:
     }
 
 
-def _map(
-    chosen: Selection,
-    found: Indexed,
-    wanted: Wanted,
-    projection: Projection,
-    colours: picture_map.Colouring | None,
-    words: Sequence[str],
-) -> None:
-    with st.container(horizontal=True, vertical_alignment="bottom"):
-        mode = pickers.choose("Pictures as", list(_MODES), key="pictures_as", name=lambda mode: _MODES[mode])
+def _map(chosen: Selection, found: Indexed, wanted: Wanted, projection: Projection, view: View) -> None:
+    with frame.row():
         axes = _axes(projection)
+        mode = pickers.choose("Pictures as", list(_MODES), key="pictures_as", name=lambda mode: _MODES[mode], width=260)
         own = st.toggle(
             "Place the chosen picture",
             key="place_own",
@@ -201,33 +213,31 @@ def _map(
             "others is still put somewhere.",
         )
     if len(axes) == 3:
-        _space(projection, axes, colours, words)
+        _space(projection, axes, view)
         return
+    means_something = len(projection.explained) > 0
     picture_map.show(
         projection.values[:, axes],
         key="map",
         aria=f"Map of {len(found.rows)} pictures, {wanted.name}",
-        colouring=colours,
-        captions=words,
+        colouring=view.colours,
+        captions=view.captions,
         thumbnails=collection_view.thumbnails(found),
         mode=mode,
-        axes=(_axis_title(projection, axes[0]), _axis_title(projection, axes[1]))
-        if len(projection.explained)
-        else None,
-        ticks=bool(len(projection.explained)),
+        axes=(_axis_title(projection, axes[0]), _axis_title(projection, axes[1])) if means_something else None,
+        ticks=means_something,
         extra=[_own(chosen, found, wanted, projection, axes)] if own else (),
         height=_MAP_PX,
         **_marks(),
     )
 
 
-def _space(
-    projection: Projection, axes: Sequence[int], colours: picture_map.Colouring | None, words: Sequence[str]
-) -> None:
+def _space(projection: Projection, axes: Sequence[int], view: View) -> None:
+    colours = view.colours
     figure = render.space_figure(
         projection.values[:, list(axes)],
         colours=None if colours is None else colours.palette[colours.index],
-        captions=words,
+        captions=view.captions,
         axes=[_axis_title(projection, axis) for axis in axes],
         height=_MAP_PX,
     )
@@ -275,15 +285,8 @@ def _vector_of(model: LoadedModel, image: InputImage, *, layer: str, pooling: st
     return embedding.of_image(model, image, layers=[layer], pooling=pooling)[layer]
 
 
-def _grid(
-    _chosen: Selection,
-    found: Indexed,
-    wanted: Wanted,
-    projection: Projection,
-    colours: picture_map.Colouring | None,
-    words: Sequence[str],
-) -> None:
-    with st.container(horizontal=True, vertical_alignment="bottom"):
+def _grid(_chosen: Selection, found: Indexed, wanted: Wanted, projection: Projection, view: View) -> None:
+    with frame.row():
         how = pickers.choose(
             "Cells by",
             list(_GRIDS),
@@ -304,8 +307,8 @@ def _grid(
         (cells[:, ::-1] + 0.5).astype(np.float32),
         key="grid",
         aria=f"Grid of {len(cells)} pictures, {wanted.name}",
-        colouring=colours,
-        captions=words,
+        colouring=view.colours,
+        captions=view.captions,
         thumbnails=collection_view.thumbnails(found),
         mode="thumbnails",
         cell=1.0,

@@ -6,8 +6,10 @@ chosen = sidebar.current()
 if collection := collection_view.choose():
     layer = embedding_view.layer(chosen.model)
     if found := collection_view.indexed(chosen.model, collection, layers=[layer]):
-        wanted = embedding_view.wanted(found, layer)
+        with frame.row():
+            wanted = embedding_view.wanted(found, layer)
+            view = plane_view.view(found)
         if projection := embedding_view.project(found, wanted):
-            plane_view.draw(chosen, found, wanted, projection, plane_view.facts(found))
+            plane_view.draw(chosen, found, wanted, projection, view)
         embedding_view.separation(found)
 frame.about(embeddings.__doc__)

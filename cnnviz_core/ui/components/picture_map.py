@@ -24,7 +24,8 @@ from cnnviz_core.images import Pixels
 from cnnviz_core.results import FloatArray
 from cnnviz_core.ui.components import clicks, packing
 
-_map = packing.register("picture_map", "plane", "pixels")
+_SCRIPTS = ("plane", "pixels", *(f"picture_map_{part}" for part in ("view", "scene", "marks", "legend")))
+_map = packing.register("picture_map", *_SCRIPTS)
 
 Mode = Literal["points", "thumbnails", "auto"]
 Seams = tuple[FloatArray, FloatArray]

@@ -172,6 +172,15 @@ function halved({ pixels, width, height, side }) {
   return half;
 }
 
+/** One tile of an atlas by itself. */
+function cut({ pixels, width, side }, column, row) {
+  const image = new ImageData(side, side);
+  const target = new Uint32Array(image.data.buffer);
+  const from = row * side * width + column * side;
+  for (let y = 0; y < side; y += 1) target.set(pixels.subarray(from + y * width, from + y * width + side), y * side);
+  return image;
+}
+
 const SHAPES = [
   (path, r) => path.arc(0, 0, r, 0, 2 * Math.PI),
   (path, r) => path.rect(-0.88 * r, -0.88 * r, 1.76 * r, 1.76 * r),
@@ -204,9 +213,8 @@ function coverage(shape, r, margin) {
     context.lineJoin = "round";
     context.fill(shapePath(shape, r));
     if (line) context.stroke(shapePath(shape, r));
-    return Float32Array.from({ length: side * side }, (_, i) => i).map(
-      ((data) => (i) => data[4 * i + 3] / 255)(context.getImageData(0, 0, side, side).data),
-    );
+    const { data } = context.getImageData(0, 0, side, side);
+    return Float32Array.from({ length: side * side }, (_, i) => data[4 * i + 3] / 255);
   };
   return { side, inner: cover(0), outer: cover(2 * margin) };
 }
@@ -219,7 +227,7 @@ function dotOf({ side, inner, outer }, colour, ground, strength) {
     const own = inner[i] * strength;
     const keep = Math.round(128 * (1 - own) * (1 - (outer[i] - inner[i] * outer[i]) * strength));
     const rest = Math.max(0, 1 - keep / 128 - own);
-    const [red, green, blue] = colour.map((part, c) => Math.floor(Math.min(1, 1 - keep / 128) * mix(part, ground[c], own, rest)));
+    const [red, green, blue] = colour.map((part, c) => Math.floor((1 - keep / 128) * mix(part, ground[c], own, rest)));
     dot.keep[i] = keep;
     dot.red_blue[i] = red | (blue << 16);
     dot.green[i] = green << 8;

@@ -77,11 +77,13 @@ function encloses(line, x, y) {
  * more, so that zooming in only adds thumbnails.
  */
 class Thinning {
-  constructor(xs, ys, widest) {
+  /** Places at zoom 1, the side wanted there, and one flag per point that may have a thumbnail. */
+  constructor(xs, ys, widest, candidates) {
     Object.assign(this, { xs, ys, widest });
     this.levels = [];
     // Pictures of one folder follow one another; taken in turn they would crowd the others out.
-    this.order = Int32Array.from(xs.keys()).sort((a, b) => scramble(a) - scramble(b));
+    const order = Int32Array.from(xs.keys()).filter((i) => candidates[i]);
+    this.order = order.sort((a, b) => scramble(a) - scramble(b));
   }
 
   /** One flag per point. */
