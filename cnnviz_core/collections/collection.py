@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,10 @@ from cnnviz_core.collections import scan, sources
 from cnnviz_core.collections.scan import OnStep, Picture, Problem, ScanReport
 from cnnviz_core.errors import BadImage
 from cnnviz_core.images import InputImage
+
+if TYPE_CHECKING:
+    from cnnviz_core.collections.indexing import Index
+    from cnnviz_core.models import LoadedModel
 
 T = TypeVar("T")
 
@@ -100,6 +104,32 @@ class Collection:
         if painted.size != (picture.width, picture.height):
             painted = painted.resize((picture.width, picture.height), Image.Resampling.NEAREST)
         return np.asarray(painted, dtype=np.bool_)
+
+    def index(
+        self,
+        model: LoadedModel,
+        *,
+        layer: str | None = None,
+        pooling: str = "mean",
+        on_step: OnStep | None = None,
+    ) -> Index:
+        """The embeddings of all pictures at one layer; what is missing is computed first.
+
+        Args:
+            model: Any network.
+            layer: Dotted name, "pixels" or "scores"; None takes what the classifier reads.
+            pooling: How a map becomes a vector: "mean", "max" or "flat".
+            on_step: As in :func:`cnnviz_core.collections.indexing.build`.
+
+        Raises:
+            StorageFailed: The data folder cannot be written.
+            UnknownLayer, BadSetting, NotApplicable: As :func:`cnnviz_core.collections.embedding.check`.
+        """
+        from cnnviz_core.collections import embedding, indexing  # bring torch
+
+        name = embedding.default_layer(model) if layer is None else layer
+        indexing.build(self, model, layers=[name], pooling=pooling, on_step=on_step)
+        return indexing.read(self, model, layer=name, pooling=pooling)
 
     def note_problem(self, path: str, reason: str) -> None:
         """Takes a file out of the pictures until it changes: its header was right, but it does not decode whole."""

@@ -303,7 +303,7 @@ def _in_batches(items: Iterator[T], size: int) -> Iterator[list[T]]:
 def _sources(model: LoadedModel, layers: tuple[str, ...]) -> Callable[[Tensor, NDArray[np.uint8]], dict[str, Tensor]]:
     """A function from a batch, normalised and as pixels, to what each of the layers puts out."""
     real = [name for name in layers if name not in PSEUDO_LAYERS]
-    net = _quick_net(model, real)
+    net = quick_net(model, real)
     num_calls = None if SCORES in layers else {name: model.layers[name].num_calls for name in real}
 
     def answer(x: Tensor, crops: NDArray[np.uint8]) -> dict[str, Tensor]:
@@ -325,7 +325,7 @@ _quick: WeakKeyDictionary[nn.Module, dict[tuple[str, ...], bool]] = WeakKeyDicti
 _lock = threading.Lock()
 
 
-def _quick_net(model: LoadedModel, layers: Sequence[str]) -> nn.Module:
+def quick_net(model: LoadedModel, layers: Sequence[str]) -> nn.Module:
     """The copy with folded norms where these layers put out the same in it, else the network."""
     two = torch.randn((2, model.preprocessing.num_channels, *model.preprocessing.input_px), generator=_generator())
     if model.device.type != "cpu" or not model.is_static:

@@ -15,6 +15,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import threading
 import time
 from collections import deque
@@ -34,6 +35,7 @@ from cnnviz_core import settings, store
 from cnnviz_core.collections import embedding
 from cnnviz_core.collections.embedding import File, Shard, Tops
 from cnnviz_core.collections.scan import Picture
+from cnnviz_core.collections.search import Searcher
 from cnnviz_core.models import LoadedModel
 from cnnviz_core.results import FloatArray, Step
 
@@ -119,6 +121,12 @@ class Index:
         return best
 
 
+    @cached_property
+    def searcher(self) -> Searcher:
+        """The vectors made ready for many searches."""
+        return Searcher.build(self.vectors)
+
+
 def build(
     collection: Pictures,
     model: LoadedModel,
@@ -199,6 +207,11 @@ def stamp(collection: Pictures, model: LoadedModel, *, layer: str, pooling: str 
 def estimate_seconds(model: LoadedModel, *, num_pictures: int) -> float:
     """About how long :func:`build` takes for pictures of usual size on a machine that has nothing else to do."""
     return num_pictures * embedding.seconds_per_picture(model) / _num_workers(model)
+
+
+def forget(collection_id: str) -> None:
+    """Removes all indexes of a collection, and the maps made of them."""
+    shutil.rmtree(folder_of(collection_id), ignore_errors=True)
 
 
 def folder_of(collection_id: str) -> Path:

@@ -610,13 +610,10 @@ def _prepare(listing: sqlite3.Connection) -> None:
 
 @contextlib.contextmanager
 def _transaction(listing: sqlite3.Connection) -> Iterator[None]:
+    """All or nothing: after an exception the connection is closed, which takes back what was not committed."""
     listing.execute("BEGIN IMMEDIATE")
-    try:
-        yield
-        listing.execute("COMMIT")
-    finally:
-        if listing.in_transaction:
-            listing.execute("ROLLBACK")
+    yield
+    listing.execute("COMMIT")
 
 
 def _fact(listing: sqlite3.Connection, name: str) -> str | None:

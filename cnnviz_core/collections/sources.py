@@ -190,10 +190,9 @@ class Added:
 def added() -> list[Added]:
     """The unpacked ZIPs and downloaded data sets of this server, by id."""
     folder = settings.current().data_dir / "collections"
-    cards = [
-        _added(path.name.replace("-", "/", 1)) for kind in ("torchvision", "zip") for path in folder.glob(f"{kind}-*")
-    ]
-    return sorted((card for card in cards if card is not None), key=lambda card: card.collection_id)
+    ids = (path.name.replace("-", "/", 1) for kind in ("torchvision", "zip") for path in folder.glob(f"{kind}-*"))
+    cards = (_added(collection_id) for collection_id in sorted(ids) if _ID.fullmatch(collection_id))
+    return [card for card in cards if card is not None]
 
 
 def delete(collection_id: str) -> None:
@@ -208,13 +207,13 @@ def delete(collection_id: str) -> None:
     if _added(collection_id) is None:
         raise BadCollection(f"This server keeps no uploaded or downloaded collection {collection_id!r}.")
     kept = home(collection_id)
-    gone = kept.with_name(f".gone-{uuid.uuid4().hex}")
     try:
-        kept.rename(gone)  # at once, so that nobody meets half of it
-        shutil.rmtree(gone)
+        kept.rename(kept.with_name(f".gone-{uuid.uuid4().hex}"))  # at once, so that nobody meets half of it
     except OSError as error:
         raise store.storage_failed(f"{collection_id} could not be removed from", error) from error
-    shutil.rmtree(indexing.folder_of(collection_id), ignore_errors=True)
+    for gone in kept.parent.glob(".gone-*"):  # also what an interrupted removal left
+        shutil.rmtree(gone, ignore_errors=True)
+    indexing.forget(collection_id)
 
 
 def _locate_added(collection_id: str, kept: Path) -> tuple[str, Path]:
@@ -472,6 +471,7 @@ def unpack_zip(source: Path | BinaryIO, *, name: str, on_step: OnStep | None = N
         BadCollection: Not a ZIP, too large packed or unpacked, or without any picture.
         StorageFailed: The data folder cannot be written; nothing remains.
     """
+    name = _title(name)
     with contextlib.ExitStack() as stack:
         try:
             stream = stack.enter_context(source.open("rb")) if isinstance(source, Path) else source
@@ -486,6 +486,11 @@ def unpack_zip(source: Path | BinaryIO, *, name: str, on_step: OnStep | None = N
             return earlier[0]
         archive = stack.enter_context(_open_archive(stream, name))
         return _unpack(archive, num_bytes, name, f"zip/{_safe_name(Path(name).stem, 'pictures')}-{digest}", on_step)
+
+
+def _title(name: str) -> str:
+    """A file's name on one line, without marks that turn the reading order."""
+    return "".join(character for character in Path(name).name if character.isprintable())[-80:] or "The upload"
 
 
 def _check_packed_size(num_bytes: int, name: str) -> None:

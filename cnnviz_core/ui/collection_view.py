@@ -110,12 +110,8 @@ def choose() -> Collection | None:
 
 
 def _name(one: Available) -> str:
-    count = "" if one.num_pictures is None else f" ({one.num_pictures:,} pictures)"
-    return (
-        f"{one.title}{count}"
-        if one.collection_id.startswith("bundled/")
-        else f"{one.title}{count} · {one.collection_id}"
-    )
+    """In the link, too, so without anything that changes."""
+    return one.title if one.collection_id.startswith("bundled/") else f"{one.title} · {one.collection_id}"
 
 
 def _left_out(collection: Collection) -> None:

@@ -78,7 +78,7 @@ def wanted(found: Indexed, layer: str) -> Wanted:
             help="Bring every feature to the same spread first; else those with large numbers decide alone.",
         )
         _reopen(found)
-    words = ", ".join(f"{name} {value}" for name, value in settings.items() if name not in ("num_axes", "standardize"))
+    words = ", ".join(f"{word} {settings[name]}" for name, word in _SETTING_WORDS.items() if name in settings)
     extra = ", standardised" if settings["standardize"] else ""
     name = f"{embeddings.METHODS[method].title}{f' ({words})' if words else ''}{extra} of {layer}"
     return Wanted(layer, method, {"method": method, **settings}, name)
@@ -164,6 +164,12 @@ def _seed() -> int:
     )
 
 
+_SETTING_WORDS = {
+    "perplexity": "perplexity",
+    "num_neighbors": "neighbours",
+    "min_distance": "least distance",
+    "seed": "seed",
+}
 _SETTINGS: Mapping[str, Callable[[int], dict[str, Any]]] = {
     "pca": _pca_settings,
     "tsne": _tsne_settings,

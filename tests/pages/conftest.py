@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from cnnviz_core import photos, settings
+from cnnviz_core import collections, photos, settings
+from cnnviz_core.collections import embedding, indexing
 from cnnviz_core.models import LoadedModel
 
 APP = str(Path(__file__).parents[2] / "app.py")
@@ -41,3 +43,25 @@ def open_page() -> Callable[..., AppTest]:
 def rectangle_key(lite0: LoadedModel) -> str:
     """Where the session keeps the rectangle on the first picture and network."""
     return f"rectangle {photos.open_photo('chelsea').digest} {lite0.preprocessing!r}"
+
+
+@pytest.fixture(scope="session")
+def indexed_photos(lite0: LoadedModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder in which the bundled photos are indexed with the default network."""
+    folder = tmp_path_factory.mktemp("indexed")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(settings, "current", lambda: settings.Settings(data_dir=folder))
+        collection = collections.open_collection("bundled/photos")
+        indexing.build(collection, lite0, layers=embedding.standard_layers(lite0))
+    return folder
+
+
+@pytest.fixture
+def open_explore(open_page: Callable[..., AppTest], indexed_photos: Path, data_dir: Path) -> Callable[..., AppTest]:
+    """Opens a page that works on a collection, with the bundled photos indexed already."""
+    shutil.copytree(indexed_photos, data_dir, dirs_exist_ok=True)
+
+    def open_one(page: str, **link: str) -> AppTest:
+        return open_page(page, collection="Photos of scikit-image and scikit-learn", **link)
+
+    return open_one

@@ -121,9 +121,7 @@ class PictureMap {
     if (this.wanted !== header) return;
     this.accept(header, held);
     await this.loadThumbnails(header);
-    if (this.wanted !== header || !this.scene.view || (header.atlas && !this.scene.levels)) return;
-    this.root.dataset.ms = (performance.now() - start).toFixed(1);
-    this.root.dataset.ready = Object.values(this.tokens).filter(Boolean).join(" ");
+    if (this.wanted === header) this.root.dataset.ms = (performance.now() - start).toFixed(1);
   }
 
   async loadThumbnails(header) {
@@ -287,6 +285,8 @@ class PictureMap {
     this.root.dataset.zoom = zoom.toFixed(3);
     this.root.dataset.paints = this.counts.paints += 1;
     this.root.dataset.decodes = this.counts.decodes;
+    const complete = scene.levels || !scene.header.atlas;
+    if (complete) this.root.dataset.ready = Object.values(this.tokens).filter(Boolean).join(" ");
   }
 
   drawFrame(context, ratio) {
@@ -597,7 +597,8 @@ class PictureMap {
   }
 
   wheeled(event) {
-    if (!this.scene.view || event.timeStamp - this.scrolledElsewhere < SCROLL_MS) {
+    const past = event.timeStamp - this.scrolledElsewhere < SCROLL_MS || !event.cancelable;
+    if (!this.scene.view || past) {
       this.scrolledElsewhere = event.timeStamp; // the page is being scrolled past the map
       return;
     }

@@ -205,7 +205,19 @@ def show(
         TypeError: Thumbnails that are not bytes.
         ValueError: Arguments that do not fit together or are out of range.
     """
-    num = _checked(points, colouring, captions, thumbnails, mode, cell, seams, axes, ticks, height)
+    num = _num_points(points)
+    index = None if colouring is None else colouring.index
+    if any(each is not None and len(each) != num for each in (index, captions)):
+        raise ValueError(f"colouring and captions have one entry for each of the {num} points.")
+    if mode not in ("points", "thumbnails", "auto"):
+        raise ValueError(f"The mode is {mode!r}; choose points, thumbnails or auto.")
+    if mode != "points" and thumbnails is None:
+        raise ValueError(f"Mode {mode!r} needs thumbnails.")
+    _check_grid(cell, seams)
+    if ticks and axes is None:
+        raise ValueError("Ticks need axes with titles.")
+    if height < 100:
+        raise ValueError("A map is at least 100 px high.")
     if any(not 0 <= index < num for index in (*selected, *lit)):
         raise ValueError(f"selected and lit name points from 0 to {num - 1}.")
     if any(not (math.isfinite(it.x) and math.isfinite(it.y)) for it in extra):
@@ -257,41 +269,22 @@ def _natural(name: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name.casefold())]
 
 
-def _checked(
-    points: NDArray[np.floating],
-    colouring: Colouring | None,
-    captions: Sequence[str] | None,
-    thumbnails: bytes | None,
-    mode: Mode,
-    cell: float | None,
-    seams: Seams | None,
-    axes: tuple[str, str] | None,
-    ticks: bool,
-    height: int,
-) -> int:
-    """Number of points, if all fits together."""
+def _num_points(points: NDArray[np.floating]) -> int:
     if points.ndim != 2 or points.shape[1] != 2 or not 1 <= len(points) <= MOST_POINTS:
         raise ValueError(f"points has shape (N, 2) with N from 1 to {MOST_POINTS:,}, not {points.shape}.")
     if not np.isfinite(points).all():
         raise ValueError("Points have finite coordinates; leave out those that have none.")
-    num = len(points)
-    if (colouring is not None and len(colouring.index) != num) or (captions is not None and len(captions) != num):
-        raise ValueError(f"colouring and captions have one entry for each of the {num} points.")
-    if mode not in ("points", "thumbnails", "auto"):
-        raise ValueError(f"The mode is {mode!r}; choose points, thumbnails or auto.")
-    if mode != "points" and thumbnails is None:
-        raise ValueError(f"Mode {mode!r} needs thumbnails.")
+    return len(points)
+
+
+def _check_grid(cell: float | None, seams: Seams | None) -> None:
     if cell is not None and not (math.isfinite(cell) and cell > 0):
         raise ValueError("The cell's side is above 0.")
-    if seams is not None:
-        rows, columns = len(seams[0]), seams[1].shape[-1]
-        if cell is None or seams[0].shape != (rows, columns - 1) or seams[1].shape != (rows - 1, columns):
-            raise ValueError("seams has shapes (rows, columns - 1) and (rows - 1, columns) and needs a cell.")
-    if ticks and axes is None:
-        raise ValueError("Ticks need axes with titles.")
-    if height < 100:
-        raise ValueError("A map is at least 100 px high.")
-    return num
+    if seams is None:
+        return
+    rows, columns = len(seams[0]), seams[1].shape[-1]
+    if cell is None or seams[0].shape != (rows, columns - 1) or seams[1].shape != (rows - 1, columns):
+        raise ValueError("seams has shapes (rows, columns - 1) and (rows - 1, columns) and needs a cell.")
 
 
 def _packed_colouring(colouring: Colouring) -> bytes:

@@ -1,0 +1,156 @@
+"""The embeddings page: a map at once, its layouts and colours, what a lasso selects, collections of one's own."""
+
+from __future__ import annotations
+
+import io
+import time
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from streamlit.testing.v1 import AppTest
+
+from cnnviz_core import collections
+from cnnviz_core.collections import sources
+
+Open = Callable[..., AppTest]
+PAGE = "explore/embeddings"
+
+
+def captions(app: AppTest) -> str:
+    return " ".join(c.value for c in app.caption)
+
+
+def until(app: AppTest, words: str) -> None:
+    """Runs the page until the long work behind it is done."""
+    deadline = time.monotonic() + 120
+    while words not in captions(app):
+        assert time.monotonic() < deadline, captions(app)
+        time.sleep(0.3)
+        app.run()
+        assert not app.exception
+
+
+def test_a_map_with_its_numbers_is_there_before_the_first_click(open_explore: Open) -> None:
+    app = open_explore(PAGE)
+    assert "PCA of global\\_pool · 21 pictures" in captions(app)
+    assert "10 nearest in the layer are among its 10 nearest in the map" in captions(app)
+    assert "% of the variance" in captions(app)
+    assert "Purity: of each picture’s 5 nearest" in captions(app)
+
+
+def test_a_collection_that_was_never_indexed_is_indexed_by_itself(open_page: Open) -> None:
+    app = open_page(PAGE, collection="Photos of scikit-image and scikit-learn")
+    until(app, "PCA of global\\_pool · 21 pictures")
+
+
+def test_tsne_and_umap(open_explore: Open) -> None:
+    app = open_explore(PAGE)
+    app.segmented_control(key="layout").set_value("tsne").run()
+    until(app, "Kullback-Leibler divergence")
+    assert "t-SNE (perplexity 6, seed 0) of global\\_pool" in captions(app)
+    app.segmented_control(key="layout").set_value("umap").run()
+    until(app, "UMAP (neighbours 15, least distance 0.1, seed 0) of global")
+
+
+def test_an_earlier_map_opens_again(open_explore: Open) -> None:
+    app = open_explore(PAGE, layer_of_vectors="blocks.3.0.bn1")
+    assert "PCA of blocks.3.0.bn1" in captions(app)
+    app.selectbox(key="layer_of_vectors").set_value("pixels").run()
+    assert "PCA of pixels" in captions(app)
+    earlier = app.selectbox(key="earlier_map")
+    assert earlier.options == ["PCA of blocks.3.0.bn1"]
+    earlier.select_index(0).run()
+    assert "PCA of blocks.3.0.bn1" in captions(app)
+
+
+def test_what_is_selected_is_shown_with_its_labels(open_explore: Open) -> None:
+    app = open_explore(PAGE)
+    app.session_state["selected_rows"] = (0, 1, 2)  # what a lasso does; tests/browser draws one
+    app.run()
+    assert "3 selected" in [h.value for h in app.subheader]
+    assert "Labels: everyday 3." in captions(app)
+
+
+def test_a_selection_is_forgotten_in_another_collection(open_explore: Open) -> None:
+    app = open_explore(PAGE)
+    app.session_state["selected_rows"] = (20,)
+    app.run()
+    app.selectbox(key="collection").select_index(1).run()
+    assert not [h.value for h in app.subheader if "selected" in h.value]
+
+
+def test_the_picture_grid(open_explore: Open) -> None:
+    app = open_explore(PAGE)
+    app.segmented_control(key="show_as").set_value("picture grid").run()
+    app.toggle(key="seams").set_value(True).run()
+    assert not app.exception
+    app.selectbox(key="cells_by").select_index(1).run()
+    assert not app.exception
+
+
+def test_three_dimensions(open_explore: Open) -> None:
+    app = open_explore(PAGE)
+    app.toggle(key="three").set_value(True).run()
+    assert "scatter3d" in app.get("plotly_chart")[0].proto.spec
+
+
+def test_every_colour_on_offer_works(open_explore: Open) -> None:
+    app = open_explore(PAGE)
+    offered = app.selectbox(key="colour_by").options
+    assert offered == ["label", "answer", "confidence", "nothing"]
+    for name in offered:
+        app.selectbox(key="colour_by").set_value(name).run()
+        assert not app.exception
+
+
+def test_the_chosen_picture_is_placed(open_explore: Open) -> None:
+    app = open_explore(PAGE)
+    app.toggle(key="place_own").set_value(True).run()
+    assert not app.exception
+
+
+def zipped(**pictures: bytes) -> io.BytesIO:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        for name, content in pictures.items():
+            archive.writestr(name.replace("__", "/") + ".png", content)
+    packed.seek(0)
+    return packed
+
+
+def noise(seed: int) -> bytes:
+    pixels = np.random.default_rng(seed).integers(0, 256, (20, 20, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+def test_a_zip_becomes_a_collection_with_its_broken_files_listed(open_page: Open) -> None:
+    pictures = {f"{label}__{number}": noise(number) for number, label in enumerate("ababab")}
+    sources.unpack_zip(zipped(**pictures, a__broken=b"nothing"), name="mine.zip")
+    (mine,) = [one for one in collections.available() if one.collection_id.startswith("zip/")]
+    collections.open_by_id(mine.collection_id)
+    app = open_page(PAGE, collection=f"{mine.title} · {mine.collection_id}")
+    until(app, "PCA of global\\_pool · 6 pictures")
+    assert "1 files are left out" in [e.label for e in app.expander]
+
+
+def test_a_collection_without_pictures_says_so(open_page: Open, data_dir: Path, monkeypatch) -> None:
+    (data_dir / "roots" / "empty").mkdir(parents=True)
+    collection = collections.open_collection(data_dir / "roots" / "empty")
+    assert "holds no picture files" in collection.why_empty()
+
+
+def test_two_pictures_are_too_few(open_page: Open) -> None:
+    sources.unpack_zip(zipped(one=noise(1), two=noise(2)), name="two.zip")
+    (mine,) = [one for one in collections.available() if one.collection_id.startswith("zip/")]
+    collections.open_by_id(mine.collection_id)
+    app = open_page(PAGE, collection=f"{mine.title} · {mine.collection_id}")
+    deadline = time.monotonic() + 60
+    while not any("bring 3 or more" in i.value for i in app.info):
+        assert time.monotonic() < deadline
+        time.sleep(0.3)
+        app.run()

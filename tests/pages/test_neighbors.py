@@ -1,0 +1,97 @@
+"""The neighbours page: neighbours beside the pixels', the trail, regions, and what stands out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from streamlit.testing.v1 import AppTest
+
+from cnnviz_core import collections
+from cnnviz_core.models import LoadedModel
+
+Open = Callable[..., AppTest]
+PAGE = "explore/neighbors"
+
+
+def captions(app: AppTest) -> str:
+    return " ".join(c.value for c in app.caption)
+
+
+def markdown(app: AppTest) -> str:
+    return " ".join(m.value for m in app.markdown)
+
+
+def row_of(name: str) -> int:
+    paths = [picture.path for picture in collections.open_collection("bundled/photos").pictures()]
+    (row,) = [row for row, path in enumerate(paths) if name in path]
+    return row
+
+
+def test_neighbours_by_the_layer_and_by_the_pixels(open_explore: Open) -> None:
+    app = open_explore(PAGE)
+    assert "Query: Chelsea the cat, as the network sees it." in captions(app)
+    assert "Nearest by global" in markdown(app)
+    assert "Nearest by the pixels themselves" in markdown(app)
+    assert "of 12 are the same in both" in captions(app)
+
+
+def test_a_clicked_neighbour_is_the_next_query_and_the_way_leads_back(open_explore: Open) -> None:
+    app = open_explore(PAGE)
+    coffee, rocket = row_of("coffee"), row_of("rocket")
+    app.session_state["trail"] = [coffee, rocket]  # what clicks do; tests/browser clicks
+    app.run()
+    assert "rocket" in captions(app)
+    assert "have the query’s label, everyday" in captions(app)
+    app.button(key="trail_0").click().run()
+    assert app.session_state["trail"] == [coffee]
+    assert "Query: everyday/coffee" in captions(app)
+    app.button(key="trail_start").click().run()
+    assert "Query: Chelsea the cat" in captions(app)
+
+
+def test_metric_number_and_layer(open_explore: Open) -> None:
+    app = open_explore(PAGE)
+    app.segmented_control(key="metric").set_value("euclidean").run()
+    app.slider(key="num_nearest").set_value(5).run()
+    assert "of 5 are the same in both" in captions(app)
+    app.selectbox(key="layer_of_vectors").set_value("pixels").run()
+    assert "same in both" not in captions(app)
+
+
+def test_a_region_is_searched_place_by_place(open_explore: Open, rectangle_key: str) -> None:
+    app = open_explore(PAGE)
+    app.session_state[rectangle_key] = (0.1, 0.1, 0.5, 0.5)
+    app.run()
+    deadline = time.monotonic() + 60
+    while "The best place of 3 × 3 cells of bn2 in each picture" not in captions(app):
+        assert time.monotonic() < deadline, captions(app)
+        time.sleep(0.3)
+        app.run()
+        assert not app.exception
+
+
+def test_lists_of_what_stands_out(open_explore: Open) -> None:
+    app = open_explore(PAGE)
+    for name, words in (
+        ("near-duplicates", "Each pair takes two places"),
+        ("outliers", "Farthest from their 5 nearest"),
+        ("confusing pairs", "The nearest with different labels"),
+    ):
+        app.segmented_control(key="list").set_value(name).run()
+        deadline = time.monotonic() + 60
+        while words not in captions(app):
+            assert time.monotonic() < deadline, captions(app)
+            time.sleep(0.3)
+            app.run()
+            assert not app.exception
+
+
+def test_a_network_without_a_classifier_has_neighbours_too(open_page: Open, lite0: LoadedModel) -> None:
+    app = open_page(
+        PAGE,
+        collection="Photos of scikit-image and scikit-learn",
+        model="timm/convnext_tiny.dinov3_lvd1689m",
+        weights="untrained",
+    )
+    assert not app.exception
