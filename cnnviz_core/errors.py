@@ -5,6 +5,7 @@
     CnnvizError
     ├── BadImage            a picture that cannot or must not be decoded
     ├── BadCheckpoint       a weights file that cannot be read safely or does not fit the architecture
+    ├── BadCollection       a folder, ZIP or data set that cannot be opened as a collection of pictures
     ├── BadSetting          a CNNVIZ_* variable or an argument outside its range
     ├── UnknownModel        no network of that name in the catalogue
     ├── UnknownLayer        no layer of that name in the network
@@ -30,6 +31,10 @@ class BadImage(CnnvizError):
 
 class BadCheckpoint(CnnvizError):
     """A weights file that cannot be read safely or does not fit the architecture."""
+
+
+class BadCollection(CnnvizError):
+    """A folder, ZIP or data set that cannot be opened as a collection of pictures."""
 
 
 class BadSetting(CnnvizError):

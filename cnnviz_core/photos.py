@@ -125,8 +125,17 @@ def open_photo(photo_id: str) -> images.InputImage:
     if photo_id not in PHOTOS:
         raise BadImage(f"There is no bundled photo {photo_id!r}.{did_you_mean(photo_id, PHOTOS)}")
     photo = PHOTOS[photo_id]
+    return images.open_image(path_of(photo), name=photo.title)
+
+
+def path_of(photo: Photo) -> Path:
+    """Where a photo lies inside the package that carries it, found without importing the package.
+
+    Raises:
+        BadImage: The package is missing.
+    """
     module, folder = _FOLDERS[photo.package]
-    spec = importlib.util.find_spec(module)  # finds the package's folder without importing it
+    spec = importlib.util.find_spec(module)
     if spec is None or spec.origin is None:
         raise BadImage(f"The photo {photo.title} lies inside {photo.package}; install that package.")
-    return images.open_image(Path(spec.origin).parent / folder / photo.file, name=photo.title)
+    return Path(spec.origin).parent / folder / photo.file

@@ -52,7 +52,7 @@ def save_picture(image: InputImage) -> str:
     else:
         name = PngImagePlugin.PngInfo()
         name.add_itxt("name", image.name)
-        with _written_aside(path) as aside:
+        with written_aside(path) as aside:
             image.pil().save(aside, "PNG", pnginfo=name, compress_level=1)
     _drop_oldest(keep=path)
     return digest
@@ -136,9 +136,9 @@ def save_checkpoint(
     if _read_card(card.path.parent / _CARD) is not None and card.path.exists():
         return card
     try:
-        with _written_aside(card.path) as aside:
+        with written_aside(card.path) as aside:
             aside.write_bytes(content)
-        with _written_aside(card.path.parent / _CARD) as aside:
+        with written_aside(card.path.parent / _CARD) as aside:
             aside.write_text(json.dumps(asdict(card)), encoding="utf-8")
     except StorageFailed:
         with contextlib.suppress(OSError):  # a full disk has no room for weights without a card
@@ -178,7 +178,7 @@ def delete_checkpoint(checkpoint_id: str) -> None:
         for path in (card.path.parent / _CARD, card.path):
             path.unlink(missing_ok=True)
     except OSError as error:
-        raise _storage_failed(f"{card.name} could not be removed from", error) from error
+        raise storage_failed(f"{card.name} could not be removed from", error) from error
     with contextlib.suppress(OSError):
         card.path.parent.rmdir()
 
@@ -206,8 +206,12 @@ def _folder(checkpoint_id: str) -> Path:
 
 
 @contextlib.contextmanager
-def _written_aside(path: Path) -> Iterator[Path]:
-    """A temporary file beside the wanted one, renamed to it once it is whole and on disk."""
+def written_aside(path: Path) -> Iterator[Path]:
+    """A temporary file beside the wanted one, renamed to it once it is whole and on disk.
+
+    Raises:
+        StorageFailed: It cannot be written there.
+    """
     aside: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -219,14 +223,20 @@ def _written_aside(path: Path) -> Iterator[Path]:
             os.fsync(written.fileno())
         aside.replace(path)
     except OSError as error:
-        raise _storage_failed(f"{path.name} could not be kept in", error) from error
+        raise storage_failed(f"{path.name} could not be kept in", error) from error
     finally:
         if aside is not None:
             aside.unlink(missing_ok=True)
 
 
-def _storage_failed(what: str, error: OSError) -> StorageFailed:
-    reason = error.strerror or type(error).__name__
+def storage_failed(what: str, error: Exception) -> StorageFailed:
+    """The error to raise where the data folder cannot be written.
+
+    Args:
+        what: Start of the sentence: "cats.zip could not be kept in".
+        error: What the system, or SQLite, said.
+    """
+    reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return StorageFailed(
         f"{what} the data folder ({reason}); free some space or set CNNVIZ_DATA_DIR to a folder that can be written."
     )

@@ -56,12 +56,14 @@ def _index(asked: argparse.Namespace) -> None:
         weights=Path(asked.weights) if is_file else asked.weights,
         device=asked.device,
     )
+    progress = _Progress()
     folder = Path(asked.collection)
     collection = collections.open_collection(folder if folder.is_dir() else asked.collection)
+    collection.scan(on_step=progress)
     pictures = collection.pictures()
     print(f"{collection.title}: {len(pictures):,} pictures, {len(collection.problems()):,} files that are none.")
     layers = asked.layers or embedding.standard_layers(model)
-    indexing.build(collection, model, layers=layers, pooling=asked.pooling, on_step=_Progress())
+    indexing.build(collection, model, layers=layers, pooling=asked.pooling, on_step=progress)
     for layer in layers:
         index = indexing.read(collection, model, layer=layer, pooling=asked.pooling)
         print(f"{layer}: {len(index.rows):,} vectors of {index.vectors.shape[1]:,} values.")

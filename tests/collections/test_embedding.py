@@ -163,7 +163,8 @@ def test_nothing_readable_gives_no_rows(tiny_model: LoadedModel, tmp_path: Path)
     found = embedding.embed(tiny_model, [File(tmp_path / "gone.png")], layers=["conv2", "scores"])
     assert found.vectors["conv2"].shape == (0, 6)
     assert found.vectors["scores"].shape == (0, 3)
-    assert not found.tops
+    assert found.tops["conv2"].values.shape == (6, 0)  # to be merged with others
+    assert "scores" not in found.tops
 
 
 def test_the_right_digest_is_taken(tiny_model: LoadedModel, files: Sequence[File]) -> None:
