@@ -39,6 +39,10 @@ PAGES = (
         "Which pictures does the network take for alike?", "join_inner",
     ),
     PageLink(
+        "explore", "pages/explore/top_patches.py", "Strongest patches",
+        "Which real pictures, and which places in them, excite a channel most?", "auto_awesome_mosaic", "feature_maps",
+    ),
+    PageLink(
         "manage", "pages/manage/networks.py", "Networks",
         "Which networks are there, and how do I add mine?", "hub",
         needs_network=False,

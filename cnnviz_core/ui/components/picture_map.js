@@ -3,7 +3,7 @@ const CLICK = 4; // a press that moves less is a click
 const GLIDE_MS = 260;
 const JOURNEY_MS = 700; // from one projection to the next
 const LINGER_MS = 90; // the card stays that long between two points
-const SCROLL_MS = 300; // a scroll that began beside the map goes on as one for that long
+const SCROLL_MS = 300; // a scroll of the page that comes past the map goes on until it has paused that long
 const STEP = 1.6; // of the zoom buttons
 const STILL = matchMedia("(prefers-reduced-motion: reduce)");
 const HINTS = {
@@ -52,7 +52,7 @@ class PictureMap {
     this.pointers = new Map(); // fingers and buttons that are down
     this.drag = null;
     this.pending = { click: 0, lasso: 0 }; // stamps of what was told last
-    this.scrolledElsewhere = -Infinity;
+    this.scrolled = -Infinity; // when the page was, last
     this.counts = { paints: 0, overlays: 0, decodes: 0 };
     this.listen(find);
     this.setTool("move");
@@ -597,14 +597,14 @@ class PictureMap {
   }
 
   wheeled(event) {
-    const past = event.timeStamp - this.scrolledElsewhere < SCROLL_MS || !event.cancelable;
-    if (!this.scene.view || past) {
-      this.scrolledElsewhere = event.timeStamp; // the page is being scrolled past the map
-      return;
-    }
+    if (!this.scene.view) return;
     const px = event.deltaY * (event.deltaMode === 1 ? 16 : 1);
     const factor = Math.exp(-px * (event.ctrlKey ? 0.01 : 0.0016));
-    if (factor <= 1 && this.scene.view.zoom <= 1 && !event.ctrlKey) return; // all is in view: the page may scroll
+    const whole = factor <= 1 && this.scene.view.zoom <= 1 && !event.ctrlKey;
+    if (whole || !event.cancelable || event.timeStamp - this.scrolled < SCROLL_MS) {
+      this.scrolled = event.timeStamp; // the page is being scrolled past the map
+      return;
+    }
     event.preventDefault();
     this.glide = null;
     const place = this.at(event);
@@ -612,7 +612,7 @@ class PictureMap {
   }
 
   wheeledElsewhere(event) {
-    if (!event.composedPath().includes(this.stage)) this.scrolledElsewhere = event.timeStamp;
+    if (!event.composedPath().includes(this.stage)) this.scrolled = event.timeStamp;
   }
 
   // ---- keyboard

@@ -31,6 +31,7 @@ Mode = Literal["points", "thumbnails", "auto"]
 Seams = tuple[FloatArray, FloatArray]
 
 MOST_POINTS = 100_000
+MOST_LABELS = 200
 _LONGEST_CAPTION = 400
 _NO_SEAM = render.MISSING
 
@@ -40,6 +41,7 @@ _COLOURS = ((0, 114, 178), (230, 159, 0), (0, 158, 115), (204, 121, 167), (86, 1
 _NUM_SHAPES = 5
 _GREY = (128, 128, 128)
 _NO_LABEL = "no label"
+_OTHERS = "other labels"
 
 
 @dataclass(frozen=True)
@@ -98,27 +100,28 @@ class Colouring:
 
 
 def by_label(labels: Sequence[str], *, title: str = "Label", order: Sequence[str] | None = None) -> Colouring:
-    """One colour per label.
+    """One colour and shape per label; from the 31st label on they come again.
 
     Args:
-        labels: One per point; an empty one counts as no label.
+        labels: One per point; an empty one counts as no label. Of more than :data:`MOST_LABELS` different ones, the
+            rarer share one grey entry.
         title: Above the legend.
         order: Labels in the order of the colours, for instance ("right", "wrong"); the others follow by name, "9"
             before "10".
     """
-    counts = Counter(labels)
-    first = [name for name in order or () if name in counts]
-    names = first + sorted((name for name in counts if name and name not in first), key=_natural)
-    palette = [_COLOURS[at % len(_COLOURS)] for at in range(len(names))]
-    if "" in counts:
-        names.append("")
-        palette.append(_GREY)
+    counts = Counter(label for label in labels if label)
+    frequent = dict(counts.most_common(MOST_LABELS))
+    first = [name for name in dict.fromkeys(order or ()) if name in frequent]
+    names = first + sorted(frequent.keys() - set(first), key=_natural)
+    greys = [_OTHERS] * (len(counts) > len(names)) + [_NO_LABEL] * ("" in labels)
     place = {name: at for at, name in enumerate(names)}
+    palette = [_COLOURS[at % len(_COLOURS)] for at in range(len(names))] + [_GREY] * len(greys)
+    rest, none = len(names), len(palette) - 1
     return Colouring(
         title=title,
         palette=np.array(palette, np.uint8).reshape(-1, 3),
-        index=np.array([place[label] for label in labels], np.uint16),
-        labels=tuple(name or _NO_LABEL for name in names),
+        index=np.array([place.get(label, rest if label else none) for label in labels], np.uint16),
+        labels=(*names, *greys),
     )
 
 
@@ -293,7 +296,7 @@ def _packed_colouring(colouring: Colouring) -> bytes:
     about = {
         "title": colouring.title,
         "labels": list(colouring.labels),
-        "shapes": [at // len(_COLOURS) % _NUM_SHAPES for at in range(num_labels)],
+        "shapes": [_shape(at, colour) for at, colour in enumerate(colouring.palette[:num_labels].tolist())],
         "colours": len(colouring.palette),
         "values": colouring.values is not None,
         "low": colouring.low,
@@ -302,6 +305,11 @@ def _packed_colouring(colouring: Colouring) -> bytes:
     }
     values = b"" if colouring.values is None else colouring.values.astype("<f4").tobytes()
     return packing.pack(about, colouring.palette.tobytes(), values, colouring.index.astype("<u2").tobytes())
+
+
+def _shape(at: int, colour: Sequence[int]) -> int:
+    """Which shape the browser draws for a label: circles first, and for what is grey."""
+    return 0 if tuple(colour) == _GREY else at // len(_COLOURS) % _NUM_SHAPES
 
 
 def _packed_captions(captions: Sequence[str]) -> bytes:

@@ -45,6 +45,7 @@ class Legend {
       button.addEventListener("click", (event) => this.press(row, event.shiftKey || event.ctrlKey || event.metaKey));
       return button;
     });
+    this.labels.setAttribute("aria-label", title);
     this.labels.replaceChildren(...buttons);
     this.press(null);
   }

@@ -165,7 +165,7 @@ class Scene {
       this.paintThumbnails(pixels, ratio, places, null);
       pixels.fillRest(ground);
     }
-    if (this.seams) this.paintSeams(pixels, ratio);
+    if (this.seams && !this.journey) this.paintSeams(pixels, ratio);
     context.putImageData(pixels.image, 0, 0);
   }
 

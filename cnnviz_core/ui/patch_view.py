@@ -1,0 +1,322 @@
+"""The parts of the strongest patches page: the wall of channels, one channel's patches, channels like a drawn part."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+import numpy as np
+import streamlit as st
+from numpy.typing import NDArray
+
+from cnnviz_core import render
+from cnnviz_core.collections.indexing import Index
+from cnnviz_core.errors import CnnvizError
+from cnnviz_core.images import InputImage
+from cnnviz_core.layers import LayerInfo
+from cnnviz_core.methods import feature_maps, saliency, top_patches
+from cnnviz_core.models import LoadedModel
+from cnnviz_core.results import TopPatches
+from cnnviz_core.ui import closeup, compute, frame, pickers, show
+from cnnviz_core.ui.collection_view import Indexed
+from cnnviz_core.ui.components import heat_view, tiles
+from cnnviz_core.ui.pickers import Selection
+
+_ON_WALL = 4  # patches of a channel on the wall
+_PER_PAGE = 60
+_WALL_PATCH_PX = 64
+_WALL_TILE_PX = 104
+_PATCH_PX = 160
+_TILE_PX = 120
+_NUM_LIKE = 12
+_PHOTO_PX = 420
+_DIMMED = "dimmed where it is quiet"
+_BESIDE: Mapping[str, str] = {
+    _DIMMED: "",
+    "deconvnet": "deconvnet",
+    "guided backprop": "guided_backprop",
+    "gradient": "gradient",
+}
+
+
+def layer(model: LoadedModel) -> LayerInfo:
+    """Asks for the layer; at first one in the middle, whose units see a part of the picture."""
+    top_patches.default_layer(model)  # says so where there is none
+    landmarks = model.layers.landmarks
+    return model.layers[pickers.layer(model, default=landmarks[len(landmarks) // 2])]
+
+
+def search(found: Indexed, info: LayerInfo) -> TopPatches:
+    """The patches of all channels."""
+    k = st.slider("Patches of a channel", 4, 16, 9, key="num_patches", bind="query-params")
+    index = found.indexes[info.name]
+    return _search(index.digest, index.num_pictures, k, found.model, index)
+
+
+@st.cache_data(max_entries=8, show_spinner=False)
+def _search(digest: str, num_pictures: int, k: int, _model: LoadedModel, _index: Index) -> TopPatches:  # noqa: ARG001
+    return top_patches.from_index(_model, _index, k=k)
+
+
+# ---- the wall -------------------------------------------------------------------------------------------------------
+
+
+def wall(found: Indexed, patches: TopPatches) -> int:
+    """Channels by their four strongest patches, a page at a time; returns the chosen channel."""
+    strongest = patches.value[:, 0]
+    orders = {
+        "strongest first": np.argsort(-np.nan_to_num(strongest, nan=-np.inf), kind="stable"),
+        "by number": np.arange(len(strongest)),
+    }
+    num_pages = -(-len(strongest) // _PER_PAGE)
+    with frame.row():
+        by = pickers.choose("Order", list(orders), key="order_of_channels", help="By strongest answer, or by number.")
+        pickers.start_again("page_of_channels", patches.layer, 1)
+        page = 1
+        if num_pages > 1:
+            page = int(st.number_input(f"Page, 1 to {num_pages}", 1, num_pages, 1, key="page_of_channels"))
+        first, of = int(orders[by][0]), f"{patches.layer} {found.collection.title}"
+        channel = pickers.number("Channel", len(strongest), key="channel", default=first, of=of)
+    ids = orders[by][(page - 1) * _PER_PAGE : page * _PER_PAGE]
+    mosaic = _channel_tiles(found, patches.layer, ids.tolist())
+    show.wall(
+        mosaic,
+        ids,
+        key="channel",
+        selected=channel,
+        what=f"Channels of {patches.layer} by their strongest patches",
+        hints=[f"channel {c}: up to {render.format_value(float(strongest[c]))}" for c in ids],
+        tile_px=_WALL_TILE_PX,
+    )
+    _about(found, patches)
+    return channel
+
+
+def _of_channels(found: Indexed, layer: str, channels: Sequence[int], k: int) -> TopPatches:
+    return top_patches.from_index(found.model, found.indexes[layer], channels=channels, k=k)
+
+
+def _channel_tiles(found: Indexed, layer: str, channels: Sequence[int]) -> render.Mosaic:
+    """One tile per channel, made of two by two patches."""
+    return _mosaic(found.indexes[layer].digest, layer, tuple(channels), found)
+
+
+@st.cache_data(max_entries=32, show_spinner="Cutting patches")
+def _mosaic(digest: str, layer: str, channels: tuple[int, ...], _found: Indexed) -> render.Mosaic:  # noqa: ARG001
+    patches = _of_channels(_found, layer, channels, _ON_WALL)
+    cut = top_patches.wall(_found.model, _found.collection, patches, size_px=_WALL_PATCH_PX).tiles
+    num, _, height, width, _ = cut.shape
+    square = cut.reshape(num, 2, 2, height, width, 3).transpose(0, 1, 3, 2, 4, 5)
+    return render.rgb_mosaic(square.reshape(num, 2 * height, 2 * width, 3), tile_px=2 * _WALL_PATCH_PX)
+
+
+def _about(found: Indexed, patches: TopPatches) -> None:
+    """How patches are cut, and which channels say nothing."""
+    info = found.model.layers[patches.layer]
+    if reason := top_patches.why_not_exact(found.model, layer=patches.layer):
+        st.caption(frame.plain(reason))
+    else:
+        side = info.receptive_field.axes()[0].size if info.receptive_field else 0
+        st.caption(
+            f"Cut at what a unit of {frame.plain(patches.layer)} can see: {side:.0f} × {side:.0f} pixels of the input. "
+            "Grey is padding, or a part of the photo that the network does not see."
+        )
+    silent, tied = top_patches.never_fires(found.model, patches), top_patches.at_limit(patches)
+    if len(silent):
+        st.caption(f"{len(silent)} channels never fire on these pictures: {_listed(silent)}.")
+    if len(tied):
+        st.caption(
+            f"{len(tied)} channels reach the upper limit of their ReLU6 in all their patches, whose order then means "
+            f"nothing: {_listed(tied)}."
+        )
+
+
+def _listed(channels: NDArray[np.int64], most: int = 24) -> str:
+    return ", ".join(str(c) for c in channels[:most]) + (", …" if len(channels) > most else "")
+
+
+# ---- one channel ----------------------------------------------------------------------------------------------------
+
+
+def channel(chosen: Selection, found: Indexed, patches: TopPatches, number: int) -> None:
+    """Its patches, each with what in it counts, the labels behind them, and its map on the current picture."""
+    st.subheader(f"Channel {number}", anchor=False)
+    beside = pickers.choose(
+        "Below each patch",
+        list(_BESIDE),
+        key="below_patches",
+        help="Dimmed: dark where the channel answers with less than a fifth. Deconvnet and guided backprop draw what "
+        "in the patch drives this very unit, as in Zeiler and Fergus; zero is mid grey.",
+    )
+    one = _of_channels(found, patches.layer, [number], patches.image.shape[1])
+    places = np.flatnonzero(one.image[0] >= 0)
+    if not len(places):
+        st.caption("No picture has an answer of this channel.")
+        return
+    names = [f"{one.paths[one.image[0, place]]}, {render.format_value(float(one.value[0, place]))}" for place in places]
+    raw = top_patches.wall(found.model, found.collection, one, size_px=_PATCH_PX).tiles[0, places]
+    labels = [render.format_value(float(value)) for value in one.value[0, places]]
+    _row(raw, "patches_wall", f"Strongest patches of channel {number}", names, labels)
+    try:
+        _row(_explained(found, one, places, _BESIDE[beside]), "explained_wall", f"The same patches, {beside}", names)
+    except CnnvizError as error:
+        st.info(frame.plain(str(error)))
+    _labels(found, one, number)
+    _downloads(one, raw)
+    _on_photo(chosen, found, patches, number)
+
+
+def _row(pictures: NDArray[np.uint8], key: str, what: str, hints: list[str], labels: list[str] | None = None) -> None:
+    mosaic = render.rgb_mosaic(pictures, tile_px=_PATCH_PX)
+    tiles.show(
+        mosaic.png,
+        num=mosaic.num,
+        tile_size=mosaic.tile_size,
+        atlas_columns=mosaic.columns,
+        key=key,
+        selected=None,
+        labels=labels,
+        hints=hints,
+        tile_px=_TILE_PX,
+        smooth=True,
+        max_height=None,
+        aria=what,
+    )
+
+
+def _explained(found: Indexed, one: TopPatches, places: NDArray[np.intp], method: str) -> NDArray[np.uint8]:
+    """(n, h, w, 3): each patch with what in it counts."""
+    by_path = {row.path: row for row in found.rows}
+    pictures = []
+    for place in places:
+        image = found.collection.open(by_path[one.paths[one.image[0, place]]])
+        unit = (int(one.channels[0]), int(one.row[0, place]), int(one.col[0, place]))
+        box = tuple(float(edge) for edge in one.box[0, place])
+        if not method:
+            pictures.append(compute.run(_dimmed, found.model, image, layer=one.layer, unit=unit, box=box))
+            continue
+        made = compute.run(saliency.explain, found.model, image, method=method, layer=one.layer, unit=unit)
+        pictures.append(top_patches.crop_attribution(found.model, image, made.values, box, size_px=_PATCH_PX))
+    return np.stack(pictures)
+
+
+def _dimmed(
+    model: LoadedModel, image: InputImage, *, layer: str, unit: tuple[int, int, int], box: tuple[float, ...]
+) -> NDArray[np.uint8]:
+    number, row, col = unit
+    return top_patches.dimmed(model, image, layer=layer, channel=number, row=row, col=col, box=box, size_px=_PATCH_PX)
+
+
+def _labels(found: Indexed, patches: TopPatches, number: int) -> None:
+    shares = top_patches.labels_of(patches, found.rows, channel=number)
+    if shares:
+        words = [
+            f"{frame.plain(one.label) or 'no label'} {one.share:.0%} (usual {one.usual_share:.0%})" for one in shares
+        ]
+        st.caption(f"Labels of these pictures, with the usual share in the collection: {', '.join(words)}.")
+
+
+_COLUMNS = ("rank", "path", "row", "col", "value", "left", "top", "right", "bottom")
+
+
+def _downloads(one: TopPatches, raw: NDArray[np.uint8]) -> None:
+    stem = f"{one.layer}-channel-{int(one.channels[0])}-patches"
+
+    def table() -> bytes:
+        text = io.StringIO()
+        writer = csv.writer(text)
+        writer.writerow(_COLUMNS)
+        for place in np.flatnonzero(one.image[0] >= 0):
+            about = one.row[0, place], one.col[0, place], one.value[0, place], *one.box[0, place]
+            writer.writerow((place + 1, one.paths[one.image[0, place]], *about))
+        return text.getvalue().encode()
+
+    with st.popover("Download", icon=":material/download:", key="patches_downloads"):
+        for label, name, data in (
+            ("Patches (PNG)", f"{stem}.png", lambda: render.rgb_mosaic(raw, tile_px=_PATCH_PX).png),
+            ("Table (CSV)", f"{stem}.csv", table),
+        ):
+            st.download_button(label, data, name, on_click="ignore", key=f"download_{name}", width="stretch")
+
+
+def _on_photo(chosen: Selection, found: Indexed, patches: TopPatches, number: int) -> None:
+    """The channel's map on the picture of the sidebar, beside what it reaches in the collection."""
+    st.markdown(f"**On {frame.plain(chosen.image.name)}**")
+    maps = compute.run(feature_maps.compute, chosen.model, chosen.image, layer=patches.layer)
+    values = maps.values[number]
+    scale = render.scale_of(values)
+    show.map_over_photo(
+        chosen,
+        values,
+        run=maps.run,
+        code=f"result.values[{number}]",
+        title=f"{patches.layer} channel {number}",
+        key="patch_channel",
+        scale=scale,
+        max_px=_PHOTO_PX,
+    )
+    index = found.indexes[patches.layer]
+    answer = top_patches.activation_on(chosen.model, chosen.image, index=index, channels=[number])
+    share = float(answer.share[0])
+    reached = f", {share:.0%} of the strongest in the collection" if np.isfinite(share) else ""
+    st.caption(f"Up to {render.format_value(float(answer.value[0]))} here{reached}.")
+
+
+# ---- which channels like this ---------------------------------------------------------------------------------------
+
+
+def like(chosen: Selection, found: Indexed, patches: TopPatches) -> None:
+    """A rectangle on the current picture, and the channels that it excites most."""
+    st.subheader("Which channels like this part?", anchor=False)
+    left, right = st.columns([2, 3], gap="medium")
+    box = closeup.rectangle_box(chosen)
+    with left:
+        heat_view.show(
+            show.crop(chosen),
+            None,
+            key="like_view",
+            aria="What the network sees; draw a rectangle",
+            drawable=True,
+            boxes={"your rectangle": box} if box else {},
+            max_px=_PHOTO_PX,
+            on_box=partial(closeup.keep_rectangle, chosen),
+        )
+        st.caption("Draw a rectangle: drag, or Shift and the arrow keys, then Enter.")
+    with right:
+        answers = top_patches.channels_like(
+            chosen.model, chosen.image, index=found.indexes[patches.layer], box=_in_photo(chosen, box), k=_NUM_LIKE
+        )
+        if not len(answers.channels):
+            st.caption("No channel of this layer answers in the collection at all.")
+            return
+        ids = answers.channels.tolist()
+        mosaic = _channel_tiles(found, patches.layer, ids)
+        tiles.show(
+            mosaic.png,
+            num=mosaic.num,
+            tile_size=mosaic.tile_size,
+            atlas_columns=mosaic.columns,
+            key="like_wall",
+            selected=None,
+            labels=[f"{number}: {share:.0%}" for number, share in zip(ids, answers.share, strict=True)],
+            tile_px=_WALL_TILE_PX,
+            smooth=True,
+            aria="Channels that answer to this part",
+            on_select=lambda place: st.session_state.update(channel=ids[place]),
+        )
+        where = "in the rectangle" if box else "anywhere in the picture"
+        st.caption(
+            f"The channels that answer most {where}, as a share of the strongest answer in the collection; above 100 % "
+            "this picture excites the channel more than any of it. Click one."
+        )
+
+
+def _in_photo(chosen: Selection, box: heat_view.Box | None) -> tuple[float, ...] | None:
+    """A rectangle on the crop, (top, left, bottom, right) as shares, as left, top, right, bottom of the photo."""
+    if box is None:
+        return None
+    left, top, right, bottom = chosen.model.preprocessing.crop_box(chosen.image)
+    across, down = right - left, bottom - top
+    return left + box[1] * across, top + box[0] * down, left + box[3] * across, top + box[2] * down

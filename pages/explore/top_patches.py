@@ -1,0 +1,13 @@
+from cnnviz_core.methods import top_patches
+from cnnviz_core.ui import collection_view, frame, patch_view, sidebar
+
+chosen = sidebar.current()
+
+if collection := collection_view.choose():
+    info = patch_view.layer(chosen.model)
+    if found := collection_view.indexed(chosen.model, collection, layers=[info.name]):
+        patches = patch_view.search(found, info)
+        number = patch_view.wall(found, patches)
+        patch_view.channel(chosen, found, patches, number)
+        patch_view.like(chosen, found, patches)
+frame.about(top_patches.__doc__)
