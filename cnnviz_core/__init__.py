@@ -3,16 +3,20 @@
 Package map, from the outside in::
 
     ui/              the only importer of streamlit: frame, pickers, the door for computing, figures
-    methods/         one module per page, same name: feature_maps, filters, cam, saliency, occlusion; and
-                     what their pages share: trust, segmentation
+    methods/         one module per page, same name: feature_maps, filters, cam, saliency, occlusion,
+                     embeddings, neighbors, top_patches; and what their pages share: trust, segmentation
+    collections/     folders of pictures: what is in them, their index, exact search
     render           results -> uint8 pictures and plotly figures; no torch, no streamlit
     jobs             long work: a queue with progress, partial results and a cancel
+    mask_transfer    an object found in a picture from a few pictures with masks
+    features         vectors of whole pictures at any size, of one or several layers joined
     doctor           what a network is made of, and which pages and methods fit it
     models           catalogue names and checkpoints -> LoadedModel
     anatomy          what a network is made of, read off a dry run: head, activations, pooling
     catalogue        the names on offer, what is known of them, whether their weights are here; downloads
     checkpoints      reading .safetensors and state dicts, matching their keys, saying what does not fit
     layers           one dry run -> names, shapes, strides, receptive fields, call counts
+    dilation         a copy of a network whose last stage keeps the finer grid of the one before
     folding          a copy of a network that gives the same scores in less time on a CPU
     incremental      many forwards of one picture with a patch on it, computing anew only what the patch changes
     probe            the only file with hooks or torch modes
@@ -20,8 +24,10 @@ Package map, from the outside in::
     preprocessing    pixels <-> normalised input, with the geometry of resize and crop
     store            uploaded pictures and checkpoints in the data folder, found again by digest
     manifest         how to make a result again: settings and lines of Python
+    masks            masks checked, brought to grids, compared with score maps
     maps             one value for each place, brought from one size to another
     images, photos   safe decoding of pictures; the photos that installed packages carry
+    stereo           the bundled pair of photos with true masks
     results          frozen result types
     settings         the app's settings, read from CNNVIZ_* variables
     startup          process-wide switches, set once: allocator, threads
@@ -29,7 +35,7 @@ Package map, from the outside in::
     cli              the command ``cnnviz``
     errors           what can go wrong, in words for the person at the screen
 
-Imports go one way, ``pages -> ui -> methods -> doctor -> models -> {layers, checkpoints, catalogue} -> {probe,
+Imports go one way, ``pages -> ui -> methods -> collections -> doctor -> models -> {layers, checkpoints, catalogue} -> {probe,
 preprocessing, images, ...} -> torch``; ``render`` sees only results and images; a method never imports another
 page's method. ``tests/test_architecture.py`` holds the arrows.
 

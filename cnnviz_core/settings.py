@@ -20,7 +20,7 @@ class Settings:
     """Settings of one server.
 
     Attributes:
-        data_dir: Folder for uploaded pictures and checkpoints. Created when first needed.
+        data_dir: Folder for uploads and indexes. Created when first needed.
         device: "auto", "cpu", "cuda", "cuda:1", "mps". "auto" takes CUDA, else MPS, else the CPU.
         max_image_megapixels: Pictures above this are refused before they are decoded.
         max_checkpoint_mb: Uploaded weights files above this are refused.

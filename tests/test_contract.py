@@ -16,9 +16,20 @@ import pytest
 import torch
 from PIL import Image
 
-from cnnviz_core import errors, images, models, results
+from cnnviz_core import collections, errors, images, models, results
 from cnnviz_core.images import InputImage
-from cnnviz_core.methods import cam, feature_maps, filters, occlusion, saliency, segmentation, trust
+from cnnviz_core.methods import (
+    cam,
+    embeddings,
+    feature_maps,
+    filters,
+    neighbors,
+    occlusion,
+    saliency,
+    segmentation,
+    top_patches,
+    trust,
+)
 from cnnviz_core.models import LoadedModel
 
 NONE = inspect.Parameter.empty
@@ -36,6 +47,10 @@ CONTRACT: dict[Callable[..., Any], tuple[list[str], dict[str, object]]] = {
     trust.deletion_insertion: (["model", "image", "heatmap"], {"steps": 20, "target": None}),
     trust.randomization: (["model", "image"], {"explain": NONE}),
     segmentation.grabcut: (["image", "heatmap"], {}),
+    top_patches.search: (["model", "collection"], {"layer": None, "channels": None, "k": 9}),
+    embeddings.project: (["vectors"], {"method": "pca", "seed": 0}),
+    neighbors.search: (["index", "vector"], {"k": 10, "metric": "cosine"}),
+    collections.Collection.index: (["self", "model"], {"layer": None, "on_step": None}),
 }
 
 
