@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -19,6 +20,21 @@ from cnnviz_core.errors import BadSetting
 from cnnviz_core.images import InputImage
 
 Box = tuple[float, float, float, float]
+
+
+class Sized(Protocol):
+    """A picture, or what is known of one: its size in pixels."""
+
+    @property
+    def height(self) -> int:
+        """Rows."""
+        ...
+
+    @property
+    def width(self) -> int:
+        """Columns."""
+        ...
+
 
 _FILTERS = {
     "nearest": Image.Resampling.NEAREST,
@@ -80,7 +96,7 @@ class Preprocessing:
         """Channels of the input: 3 for colour, 1 for grey."""
         return len(self.mean)
 
-    def crop_box(self, image: InputImage | Image.Image) -> Box:
+    def crop_box(self, image: Sized) -> Box:
         """(left, top, right, bottom) of what the network sees, in pixels of the original picture."""
         resized_h, resized_w = self.resized(image.height, image.width)
         left, top, right, bottom = self._corners(resized_h, resized_w)
