@@ -17,15 +17,16 @@ PAGES = sorted((ROOT / "pages").rglob("*.py"))
 # else. "methods", "render" and "ui" stand for all modules inside them.
 LEVELS = (
     {"cli", "errors", "torchvision_shim", "receptive_field"},
-    {"settings", "results", "maps", "startup", "catalogue", "checkpoints"},
+    {"settings", "results", "maps", "startup", "catalogue", "checkpoints", "packing", "workers"},
     {"images", "jobs"},
     {"photos", "preprocessing", "store", "render"},
-    {"probe", "manifest"},
+    {"probe", "manifest", "masks", "stereo"},
     {"folding", "incremental", "layers"},
-    {"anatomy"},
+    {"anatomy", "dilation"},
     {"models"},
     {"doctor"},
-    {"collections"},
+    {"collections", "features"},
+    {"mask_transfer"},
     {"methods"},
     {"ui"},
 )

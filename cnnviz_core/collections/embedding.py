@@ -8,6 +8,7 @@ of several megapixels are decoded at a lower resolution (see :func:`cnnviz_core.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -78,28 +79,34 @@ class Tops:
         values: (C, k) activations; not a number where there are fewer pictures.
         rows: (C, k) which picture; -1 where there are fewer.
         cells: (C, k, 2) row and column of the place in the layer's grid.
+        around: (C, k) mean activation of the 3 x 3 cells there, which decides between equal values: where an
+            activation has an upper limit, many places and pictures reach it.
     """
 
     values: FloatArray
     rows: NDArray[np.int64]
     cells: NDArray[np.int16]
+    around: FloatArray
 
     @staticmethod
     def empty(num_channels: int) -> Tops:
         """No pictures yet."""
-        shape = num_channels, 0
-        return Tops(np.empty(shape, np.float32), np.empty(shape, np.int64), np.empty((*shape, 2), np.int16))
+        none = np.empty((num_channels, 0), np.float32)
+        return Tops(none, none.astype(np.int64), np.empty((num_channels, 0, 2), np.int16), none)
 
     def merged(self, other: Tops) -> Tops:
-        """The strongest of both; of equal ones those of the first come first."""
-        values = np.concatenate([self.values, other.values], axis=1)
-        order = np.argsort(-values, axis=1, kind="stable")[:, :NUM_TOPS]
-        rows = np.concatenate([self.rows, other.rows], axis=1)
+        """The strongest of both; of those that are alike to the last those of the first come first."""
+        values, rows, around = (
+            np.concatenate(both, axis=1)
+            for both in ((self.values, other.values), (self.rows, other.rows), (self.around, other.around))
+        )
         cells = np.concatenate([self.cells, other.cells], axis=1)
+        order = np.lexsort((-around, -values), axis=1)[:, :NUM_TOPS]
         return Tops(
             np.take_along_axis(values, order, axis=1),
             np.take_along_axis(rows, order, axis=1),
             np.take_along_axis(cells, order[..., None], axis=1),
+            np.take_along_axis(around, order, axis=1),
         )
 
 
@@ -362,9 +369,29 @@ def _maps(raw: Tensor, model: LoadedModel, name: str) -> Tensor:
 
 def _strongest(maps: Tensor, first_row: int) -> Tops:
     """The strongest place of each channel in each picture, as the strongest of all of them."""
+    num_pictures, num_channels, _, width = maps.shape
     values, places = maps.flatten(2).max(dim=2)
-    cells = torch.stack([places // maps.shape[3], places % maps.shape[3]], dim=2)
-    num_channels = maps.shape[1]
-    rows = np.broadcast_to(np.arange(first_row, first_row + len(maps)), (num_channels, len(maps)))
-    found = Tops(values.T.float().cpu().numpy(), rows, cells.transpose(0, 1).to(torch.int16).cpu().numpy())
+    is_best = maps == values[..., None, None]
+    is_tied = is_best.sum((2, 3)) > 1
+    if width > 1 and is_tied.any():
+        middles = torch.where(is_best[is_tied], _means_around(maps[is_tied]), -torch.inf)
+        places[is_tied] = middles.flatten(1).argmax(dim=1)
+    around = _means_around(maps, places)
+    cells = torch.stack([places // width, places % width], dim=2).transpose(0, 1).to(torch.int16)
+    rows = np.broadcast_to(np.arange(first_row, first_row + num_pictures), (num_channels, num_pictures))
+    found = Tops(values.T.float().cpu().numpy(), rows, cells.cpu().numpy(), around.T.float().cpu().numpy())
     return Tops.empty(num_channels).merged(found)
+
+
+def _means_around(maps: Tensor, places: Tensor | None = None) -> Tensor:
+    """Mean of 3 x 3 cells around every place of maps (T, h, w), or around one place of each of (N, C, h, w)."""
+    if places is None:
+        return F.avg_pool2d(maps[:, None], 3, stride=1, padding=1)[:, 0]
+    height, width = maps.shape[2:]
+    flat, total = maps.flatten(2), torch.zeros_like(maps[:, :, 0, 0])
+    for down, across in itertools.product((-1, 0, 1), repeat=2):
+        row, column = places // width + down, places % width + across
+        is_inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
+        neighbour = row.clamp(0, height - 1) * width + column.clamp(0, width - 1)
+        total += flat.gather(2, neighbour[..., None])[..., 0] * is_inside
+    return total / 9

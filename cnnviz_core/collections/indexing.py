@@ -41,7 +41,7 @@ from cnnviz_core.results import FloatArray, Step
 
 SHARD = 128
 
-_FORMAT = 1  # of what is written; another number makes older indexes unknown
+_FORMAT = 2  # of what is written; another number makes older indexes unknown
 _VECTORS = "vectors.f32"
 _ABOUT = "index.json"
 _BYTES = 4
@@ -115,11 +115,11 @@ class Index:
         first_row = 0
         for path in self.records:
             with np.load(path) as stored:
-                found = Tops(stored["top_values"], stored["top_rows"] + first_row, stored["top_cells"])
+                rows = stored["top_rows"] + first_row
+                found = Tops(stored["top_values"], rows, stored["top_cells"], stored["top_around"])
                 first_row += len(stored["paths"])
             best = found if best is None else best.merged(found)
         return best
-
 
     @cached_property
     def searcher(self) -> Searcher:
@@ -320,6 +320,7 @@ class _Folder:
                 top_values=tops.values,
                 top_rows=tops.rows,
                 top_cells=tops.cells,
+                top_around=tops.around,
             )
         self.end += len(read)
         self.next_number += 1

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
-from cnnviz_core import images, photos, probe
+from cnnviz_core import images, models, photos, probe
 from cnnviz_core.collections import embedding
 from cnnviz_core.collections.embedding import NUM_TOPS, File, Tops
 from cnnviz_core.errors import BadImage, BadSetting, NotApplicable, UnknownLayer
@@ -105,13 +106,42 @@ def test_the_strongest_answers_are_those_of_a_plain_search(
             assert every[row, channel, down, across] == pytest.approx(value, abs=0.02 * float(np.abs(every).max()))
 
 
-def test_of_equal_answers_the_first_pictures_count() -> None:
-    one = Tops(np.array([[3.0, 1.0]], np.float32), np.array([[0, 1]]), np.zeros((1, 2, 2), np.int16))
-    other = Tops(np.array([[3.0, 2.0]], np.float32), np.array([[7, 8]]), np.ones((1, 2, 2), np.int16))
-    merged = one.merged(other)
-    assert merged.values.tolist() == [[3, 3, 2, 1]]
-    assert merged.rows.tolist() == [[0, 7, 8, 1]]
-    assert merged.cells[0, :, 0].tolist() == [0, 1, 1, 0]
+def test_of_equal_answers_those_with_the_strongest_surroundings_count_and_then_the_first() -> None:
+    def tops(values: list[float], rows: list[int], around: list[float]) -> Tops:
+        cells = np.array(rows, np.int16)[None, :, None].repeat(2, axis=2)
+        return Tops(np.array([values], np.float32), np.array([rows]), cells, np.array([around], np.float32))
+
+    merged = tops([3, 1, 3], [0, 1, 2], [0, 0, 1]).merged(tops([3, 2, 3], [7, 8, 9], [1, 1, 2]))
+    assert merged.values.tolist() == [[3, 3, 3, 3, 2, 1]]
+    assert merged.rows.tolist() == [[9, 2, 7, 0, 8, 1]]
+    assert merged.cells[0, :, 0].tolist() == [9, 2, 7, 0, 8, 1]
+    assert merged.around.tolist() == [[2, 1, 1, 0, 1, 0]]
+
+
+def test_of_equal_places_the_one_with_the_strongest_surroundings_counts(tmp_path: Path) -> None:
+    """A limited activation: a lone bright pixel in the corner, and a bright square elsewhere."""
+
+    class Limited(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.act = nn.ReLU6()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.act(20 * x).mean((2, 3))
+
+    pixels = np.zeros((16, 16, 3), np.uint8)
+    pixels[0, 0] = pixels[8:12, 5:9] = 255
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    Image.fromarray(np.where(np.arange(16)[:, None, None] == 3, np.uint8(255), np.zeros_like(pixels))).save(
+        tmp_path / "b.png"
+    )
+    model = models.from_module(Limited(), input_px=16, mean=(0,) * 3, std=(1,) * 3, name="limited", device="cpu")
+    files = [File(tmp_path / "b.png"), File(tmp_path / "a.png")]
+    tops = embedding.embed(model, files, layers=["act"]).tops["act"]
+    assert tops.values.tolist() == [[6, 6]] * 3
+    assert tops.rows.tolist() == [[1, 0]] * 3
+    assert tops.cells[:, 0].tolist() == [[9, 6]] * 3
+    np.testing.assert_allclose(tops.around, [[6, 2]] * 3)
 
 
 def test_pixels_are_the_crop_in_small(tiny_model: LoadedModel, tmp_path: Path) -> None:

@@ -286,7 +286,7 @@ def test_what_lies_outside_of_the_box_changes_nothing(
         )
         assert outside_changed == value
         changed_inside += inside_changed != value
-    assert changed_inside > 0.6 * found.image.size  # some channels are the same everywhere
+    assert changed_inside > 0.5 * found.image.size  # some channels are the same everywhere
 
 
 def cropping(net: nn.Module, input_px: tuple[int, int], **changes: Any) -> LoadedModel:

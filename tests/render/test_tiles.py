@@ -160,3 +160,41 @@ def test_slices_of_a_kernel() -> None:
     for wrong in (None, 4, -1):
         with pytest.raises(BadSetting, match="0 to 3"):
             render.kernel_slices(kernels(weights), kernel=wrong)
+
+
+# ---- thumbnails
+
+
+def test_thumbnails_are_middle_squares_in_reading_order() -> None:
+    wide = np.zeros((40, 90, 3), np.uint8)
+    wide[:, 25:65] = (200, 60, 20)
+    tall = np.zeros((90, 40, 3), np.uint8)
+    tall[25:65] = (20, 60, 200)
+    small = np.full((3, 3, 3), 250, np.uint8)
+    atlas = decoded(render.thumbnail_atlas(iter([wide, tall, small, wide, tall]), px=24))
+    assert render.atlas_columns(5) == 3
+    assert (atlas.format, atlas.size) == ("JPEG", (72, 48))
+    pixels = np.asarray(atlas).astype(int)
+    for at, colour in enumerate([(200, 60, 20), (20, 60, 200), (250, 250, 250), (200, 60, 20), (20, 60, 200)]):
+        row, column = divmod(at, 3)
+        tile = pixels[24 * row : 24 * row + 24, 24 * column : 24 * column + 24]
+        assert np.abs(tile - colour).max() <= 3, "no neighbour bleeds in, not even by the JPEG's blocks"
+
+
+def test_thumbnails_of_a_few_pixels_keep_hard_edges() -> None:
+    checks = np.zeros((8, 8, 3), np.uint8)
+    checks[::2, ::2] = checks[1::2, 1::2] = 255
+    atlas = np.asarray(decoded(render.thumbnail_atlas([checks], px=48))).astype(int)
+    assert np.abs(atlas - checks.repeat(6, 0).repeat(6, 1)).max() < 40
+
+
+@pytest.mark.parametrize(("num", "px"), [(1, 96), (1000, 96), (2500, 64), (4000, 48), (10_000, 32), (50_000, 16)])
+def test_thumbnails_shrink_as_they_become_many(num: int, px: int) -> None:
+    assert render.thumbnail_px(num) == px
+
+
+def test_thumbnails_refuse_nothing_and_odd_sides() -> None:
+    with pytest.raises(BadSetting, match="no picture"):
+        render.thumbnail_atlas([], px=32)
+    with pytest.raises(BadSetting, match="multiple of 8"):
+        render.thumbnail_atlas([np.zeros((8, 8, 3), np.uint8)], px=30)
