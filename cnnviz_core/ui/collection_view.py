@@ -20,8 +20,6 @@ from cnnviz_core.results import FloatArray, Step
 from cnnviz_core.ui import compute, frame, pickers, work
 from cnnviz_core.ui.components import tiles
 
-DEFAULT = "bundled/tiles"
-
 # An index that takes no longer is made without being asked for.
 _AT_ONCE_SECONDS = 30
 _LARGEST_DECODED = 1500  # thumbnails of more pictures come out of the index
@@ -75,13 +73,13 @@ class Indexed:
         return self.collection.open(self.rows[row])
 
 
-def choose() -> Collection | None:
+def choose(*, default: str = "bundled/tiles") -> Collection | None:
     """Asks for the collection. Returns None where there is none to show, with the reason on the page."""
     if wanted := st.session_state.pop("next_collection", None):
         st.session_state["collection"] = wanted
     offered = collections.available()
     names = {one.collection_id: _name(one) for one in offered}
-    if st.session_state.get("collection", DEFAULT) not in names:
+    if st.session_state.get("collection", default) not in names:
         frame.notice(f"The collection {st.session_state['collection']} is no longer on this server.")
         del st.session_state["collection"]
     with frame.row():
@@ -89,7 +87,7 @@ def choose() -> Collection | None:
             "Collection",
             list(names),
             key="collection",
-            default=DEFAULT,
+            default=default,
             name=lambda collection_id: names[collection_id],
             help="A folder of pictures. The bundled ones are made of the photos and digits that installed packages "
             "carry.",

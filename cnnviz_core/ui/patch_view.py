@@ -29,7 +29,7 @@ _PER_PAGE = 60
 _WALL_PATCH_PX = 64
 _WALL_TILE_PX = 104
 _PATCH_PX = 160
-_TILE_PX = 120
+_TILE_PX = 98
 _NUM_LIKE = 12
 _PHOTO_PX = 420
 _DIMMED = "dimmed where it is quiet"
@@ -48,9 +48,13 @@ def layer(model: LoadedModel) -> LayerInfo:
     return model.layers[pickers.layer(model, default=landmarks[len(landmarks) // 2])]
 
 
-def search(found: Indexed, info: LayerInfo) -> TopPatches:
-    """The patches of all channels."""
-    k = st.slider("Patches of a channel", 4, 16, 9, key="num_patches", bind="query-params")
+def how_many() -> int:
+    """Asks for the number of patches of a channel."""
+    return st.slider("Patches of a channel", 4, 16, 9, key="num_patches", bind="query-params", width=280)
+
+
+def search(found: Indexed, info: LayerInfo, k: int) -> TopPatches:
+    """The k strongest patches of all channels."""
     index = found.indexes[info.name]
     return _search(index.digest, index.num_pictures, k, found.model, index)
 
@@ -128,8 +132,8 @@ def _about(found: Indexed, patches: TopPatches) -> None:
         st.caption(f"{len(silent)} channels never fire on these pictures: {_listed(silent)}.")
     if len(tied):
         st.caption(
-            f"{len(tied)} channels reach the upper limit of their ReLU6 in all their patches, whose order then means "
-            f"nothing: {_listed(tied)}."
+            f"{len(tied)} channels reach the upper limit of their ReLU6 in all their patches. These are ordered by their "
+            f"surroundings, and no gradient leads back from them: {_listed(tied)}."
         )
 
 

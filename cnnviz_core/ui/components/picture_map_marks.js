@@ -3,6 +3,7 @@
 class Marks {
   constructor(context, view, theme) {
     Object.assign(this, { context, view, theme });
+    this.pills = []; // places of the names that are written already
   }
 
   /** Draws with the context scaled, and leaves it as it was. */
@@ -152,7 +153,10 @@ class Marks {
     this.pill(name, x, bitmap && !above ? y - 24 : y + 24);
   }
 
-  /** A short text on a ground of its own, moved so that it is seen whole; at `other` where `y` is beyond the frame. */
+  /**
+   * A short text on a ground of its own, moved so that it is seen whole and hides no earlier one; at `other` where `y`
+   * is beyond the frame.
+   */
   pill(text, x, y, other = y) {
     const { context, theme } = this;
     const { plot } = this.view;
@@ -161,7 +165,12 @@ class Marks {
     const half = context.measureText(short).width / 2 + 6;
     const fits = y + 12 <= plot.bottom && y - 12 >= plot.top;
     const middle = Math.max(plot.left + half + 3, Math.min(plot.right - half - 3, x));
-    const line = Math.max(plot.top + 13, Math.min(plot.bottom - 13, fits ? y : other));
+    const taken = (at) => this.pills.some((pill) => {
+      return Math.abs(pill.middle - middle) < pill.half + half && Math.abs(pill.line - at) < 21;
+    });
+    const wish = Math.max(plot.top + 13, Math.min(plot.bottom - 13, fits ? y : other));
+    const line = [0, 22, -22, 44, -44, 66, -66].map((step) => wish + step).find((at) => !taken(at)) ?? wish;
+    this.pills.push({ middle, half, line });
     context.beginPath();
     context.roundRect(middle - half, line - 10, 2 * half, 20, 4);
     context.fillStyle = css(theme.ground);

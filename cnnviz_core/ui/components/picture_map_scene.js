@@ -220,11 +220,10 @@ class Scene {
       const weight = pass ? 64 : Math.round(64 * WEAK);
       for (let i = num - 1; i >= 0; i -= 1) {
         if (strong[i] !== pass || (flags && !flags[i])) continue;
-        const [x, y] = [places[2 * i] * ratio, places[2 * i + 1] * ratio];
-        let left = Math.round(x - side / 2);
-        let top = Math.round(y - side / 2);
-        let right = cell ? Math.round(x + side / 2) : left + whole;
-        let bottom = cell ? Math.round(y + side / 2) : top + whole;
+        let left = Math.round(places[2 * i] * ratio - side / 2);
+        let top = Math.round(places[2 * i + 1] * ratio - side / 2);
+        let [right, bottom] = [left + whole, top + whole];
+        if (cell && !this.journey) [left, top, right, bottom] = this.cellAround(i, ratio);
         if (right + rim <= pixels.left || left - rim >= pixels.right) continue;
         if (bottom + rim <= pixels.top || top - rim >= pixels.bottom) continue;
         if (cell) [left, top, right, bottom] = [left + rim, top + rim, right - rim, bottom - rim];
@@ -241,18 +240,32 @@ class Scene {
     }
   }
 
+  /** Edges of a grid's cell, the same for the cells on both sides. */
+  cellAround(i, ratio) {
+    const half = this.header.cell / 2;
+    const [x, y] = [this.points.xy[2 * i], this.points.xy[2 * i + 1]];
+    const corners = [this.view.toScreen(x - half, y - half), this.view.toScreen(x + half, y + half)];
+    return corners.flat().map((edge) => Math.round(edge * ratio - 1e-6));
+  }
+
   rimColour(row, strong) {
     const { ground } = this.theme;
     const colour = this.colourOf(row).map((part, i) => (strong ? part : mix(part, ground[i], WEAK, 1 - WEAK)));
     return packed(colour.map(Math.round));
   }
 
+  /** Where cells are small, the dark lines between those that are alike fade, so that they do not hide the pictures. */
   paintSeams(pixels, ratio) {
     const { shape, none, colours, right, down } = this.seams;
     const { cell } = this.header;
     const [rows, columns] = shape;
-    const wide = Math.max(1, Math.round(0.07 * cell * this.view.scale[0] * ratio));
-    const edge = (column, row) => this.view.toScreen(column * cell, row * cell).map((at) => Math.round(at * ratio));
+    const side = this.side();
+    const wide = Math.max(1, Math.round(0.07 * side * ratio));
+    const least = Math.max(0, Math.min(1, (side - 6) / 14));
+    const weights = Array.from({ length: 256 }, (_, level) => Math.round(64 * Math.max(least, level / 254)));
+    const paint = (level, ...box) => level !== none && pixels.shade(...box, colours[level], weights[level]);
+    const round = (edge) => Math.round(edge * ratio - 1e-6);
+    const edge = (column, row) => this.view.toScreen(column * cell, row * cell).map(round);
     const xs = Array.from({ length: columns + 1 }, (_, column) => edge(column, 0)[0]);
     const ys = Array.from({ length: rows + 1 }, (_, row) => edge(0, row)[1]);
     const before = wide >> 1;
@@ -263,8 +276,8 @@ class Scene {
         const across = column + 1 < columns ? right[row * (columns - 1) + column] : none;
         const along = row + 1 < rows ? down[row * columns + column] : none;
         const [x, y] = [xs[column + 1] - before, ys[row + 1] - before];
-        if (across !== none) pixels.rectangle(x, ys[row], x + wide, ys[row + 1], colours[across]);
-        if (along !== none) pixels.rectangle(xs[column], y, xs[column + 1], y + wide, colours[along]);
+        paint(across, x, ys[row], x + wide, ys[row + 1]);
+        paint(along, xs[column], y, xs[column + 1], y + wide);
       }
     }
   }

@@ -54,6 +54,23 @@ class Pixels {
     }
   }
 
+  /** A rectangle of which `weight` of 64 parts cover what is below. */
+  shade(left, top, right, bottom, colour, weight) {
+    if (weight >= 64) return this.rectangle(left, top, right, bottom, colour);
+    const { pixels, width } = this;
+    const rb = (colour & RED_BLUE) * weight;
+    const g = (colour & GREEN) * weight;
+    const [x0, x1] = [Math.max(left, this.left), Math.min(right, this.right)];
+    const y1 = Math.min(bottom, this.bottom);
+    for (let y = Math.max(top, this.top); y < y1; y += 1) {
+      for (let at = y * width + x0; at < y * width + x1; at += 1) {
+        const under_rb = (pixels[at] & RED_BLUE) * (64 - weight);
+        const under_g = (pixels[at] & GREEN) * (64 - weight);
+        pixels[at] = OPAQUE | (((under_rb + rb) >> 6) & RED_BLUE) | (((under_g + g) >> 6) & GREEN);
+      }
+    }
+  }
+
   /** A dot around a pixel. */
   dot({ side, red_blue, green, keep }, x, y) {
     const { pixels, width } = this;
