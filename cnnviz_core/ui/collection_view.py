@@ -24,6 +24,12 @@ from cnnviz_core.ui.components import tiles
 _AT_ONCE_SECONDS = 30
 _LARGEST_DECODED = 1500  # thumbnails of more pictures come out of the index
 _FEWEST = 3
+# Widgets of the pages that need an index.
+_DRAWN_LATER = (
+    *("layout", "standardize", "perplexity", "num_neighbors", "min_distance", "seed", "show_as", "colour_by"),
+    *("pictures_as", "place_own", "axis_x", "axis_y", "axis_z", "three", "cells_by", "seams", "list"),
+    *("order_of_channels", "channel", "below_patches"),
+)
 _LARGEST_CELL_PX = 256
 _LARGEST_GRID_PIXELS = 64e6
 
@@ -96,8 +102,8 @@ def choose(*, default: str = "bundled/tiles") -> Collection | None:
             _bring()
         if st.button("Look for new files", key="rescan", icon=":material/refresh:"):
             _rescan(collections.open_by_id(chosen))
-    for note in st.session_state.pop("collection_notes", ()):
-        st.info(frame.plain(note), icon=":material/info:")
+    if notes := st.session_state.pop("collection_notes", []):
+        st.info("  \n".join(map(frame.plain, notes)), icon=":material/info:")
     with st.spinner("Looking through the collection"):
         collection = collections.open_by_id(chosen)
     _left_out(collection)
@@ -117,7 +123,8 @@ def _left_out(collection: Collection) -> None:
     problems = collection.problems()
     if not problems:
         return
-    with st.expander(f"{len(problems):,} files are left out", icon=":material/broken_image:"):
+    count = f"{len(problems):,} files are" if len(problems) > 1 else "1 file is"
+    with st.expander(f"{count} left out", icon=":material/broken_image:"):
         st.dataframe({"file": [one.path for one in problems], "why": [one.reason for one in problems]}, hide_index=True)
 
 
@@ -237,6 +244,7 @@ def indexed(
     found = {layer: _index(collection, model, layer, pooling) for layer in wanted}
     num_missing = max(index.num_pictures - len(index.rows) for index in found.values())
     if num_missing:
+        _keep_choices()
         seconds = compute.run(indexing.estimate_seconds, model, num_pictures=num_missing)
         state = [index.digest for index in found.values()], found[wanted[0]].num_pictures
         work.until_done(
@@ -259,6 +267,13 @@ def indexed(
     if num_missing:
         st.caption(f"Below: the {len(together.rows):,} pictures that are indexed so far.")
     return together
+
+
+def _keep_choices() -> None:
+    """Streamlit forgets what was chosen in widgets that a run leaves out; while an index is made, many are."""
+    for key in _DRAWN_LATER:
+        if key in st.session_state:
+            st.session_state[key] = st.session_state[key]
 
 
 def _stamp(collection: Collection) -> tuple[tuple[int, int], ...]:

@@ -132,7 +132,7 @@ def _about(found: Indexed, patches: TopPatches) -> None:
         st.caption(f"{len(silent)} channels never fire on these pictures: {_listed(silent)}.")
     if len(tied):
         st.caption(
-            f"{len(tied)} channels reach the upper limit of their ReLU6 in all their patches. These are ordered by their "
+            f"{len(tied)} channels reach the upper limit of their ReLU6 in all patches. They are ordered by their "
             f"surroundings, and no gradient leads back from them: {_listed(tied)}."
         )
 

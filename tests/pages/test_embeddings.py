@@ -135,7 +135,7 @@ def test_a_zip_becomes_a_collection_with_its_broken_files_listed(open_page: Open
     collections.open_by_id(mine.collection_id)
     app = open_page(PAGE, collection=f"{mine.title} · {mine.collection_id}")
     until(app, "PCA of global\\_pool · 6 pictures")
-    assert "1 files are left out" in [e.label for e in app.expander]
+    assert "1 file is left out" in [e.label for e in app.expander]
 
 
 def test_a_collection_without_pictures_says_so(open_page: Open, data_dir: Path, monkeypatch) -> None:
@@ -154,3 +154,13 @@ def test_two_pictures_are_too_few(open_page: Open) -> None:
         assert time.monotonic() < deadline
         time.sleep(0.3)
         app.run()
+
+
+def test_choices_outlast_the_indexing_of_another_collection(open_explore: Open) -> None:
+    app = open_explore(PAGE)
+    app.segmented_control(key="layout").set_value("tsne").run()
+    sources.unpack_zip(zipped(**{f"a__{number}": noise(number) for number in range(7)}), name="mine.zip")
+    (mine,) = [one for one in collections.available() if one.collection_id.startswith("zip/")]
+    app.session_state["next_collection"] = mine.collection_id  # what unpacking on the page does
+    app.run()
+    until(app, "t-SNE (perplexity 2, seed 0) of global\\_pool · 7 pictures")
