@@ -123,11 +123,11 @@ def thumbnail(picture: Pixels, px: int) -> Pixels:
     """The middle square of a picture, (px, px, 3); where it has less than half of that, in hard-edged pixels."""
     height, width = picture.shape[:2]
     side = min(height, width)
-    left, top = (width - side) / 2, (height - side) / 2
-    how = Image.Resampling.NEAREST if 2 * side <= px else Image.Resampling.LANCZOS
-    box = (left, top, left + side, top + side)
-    small = Image.fromarray(picture).resize((px, px), how, box=box, reducing_gap=None if 2 * side <= px else 3)
-    return np.asarray(small)
+    top, left = (height - side) // 2, (width - side) // 2
+    square = Image.fromarray(np.ascontiguousarray(picture[top : top + side, left : left + side]))
+    if 2 * side <= px:
+        return np.asarray(square.resize((px, px), Image.Resampling.NEAREST))
+    return np.asarray(square.resize((px, px), Image.Resampling.LANCZOS, reducing_gap=3))
 
 
 def kernels_rgb(kernels: Kernels, *, scale: str = "layer", undo_normalisation: bool = False) -> Pixels:

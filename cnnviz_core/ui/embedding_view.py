@@ -116,6 +116,7 @@ def _pca_settings(_num: int) -> dict[str, Any]:
 
 def _tsne_settings(num: int) -> dict[str, Any]:
     most = max(1, (num - 1) // 3)
+    _at_most("perplexity", most)
     perplexity = st.slider(
         "Perplexity",
         1,
@@ -128,7 +129,14 @@ def _tsne_settings(num: int) -> dict[str, Any]:
     return {"perplexity": perplexity, "seed": _seed()}
 
 
+def _at_most(key: str, most: int) -> None:
+    """Brings down what was chosen for a larger collection."""
+    if st.session_state.get(key, 0) > most:
+        st.session_state[key] = most
+
+
 def _umap_settings(num: int) -> dict[str, Any]:
+    _at_most("num_neighbors", num)
     near = st.slider(
         "Neighbours",
         2,

@@ -154,6 +154,12 @@ def test_grid_shows_each_picture_in_its_cell_at_every_zoom(open_map):
                 seen += 1
         assert seen >= 4
     assert side > 100
+    shown.press("Reset view")
+    shown.page.wait_for_timeout(350)
+    shown.rest()
+    corner = Map(shown.page, np.array([[6.0, 9.0]])).places()[0]
+    shown.page.mouse.move(*shown.on_page(corner))
+    assert shown.told("hover") in {"17", "18", "25", "26"}, "no gap where cells meet"
 
 
 def test_seams_are_as_bright_as_their_distance(open_map):

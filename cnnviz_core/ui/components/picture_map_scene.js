@@ -110,7 +110,7 @@ class Scene {
     if (!this.view.holds([left, top])) return null;
     const near = this.header.extra.findIndex((_, k) => distance(this.placeOf(this.num + k), [left, top]) < 13);
     if (near >= 0) return this.num + near;
-    const half = this.side() / 2;
+    const half = this.side() && this.side() / 2 + 0.01; // a little more: no gap between a grid's cells
     const flags = this.thumbnailed();
     const tile = this.search(left, top, half, (i) => {
       if ((flags && !flags[i]) || !this.eligible(i)) return Infinity;
