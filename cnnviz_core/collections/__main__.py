@@ -61,7 +61,7 @@ def _index(asked: argparse.Namespace) -> None:
     collection = collections.open_collection(folder if folder.is_dir() else asked.collection)
     collection.scan(on_step=progress)
     pictures = collection.pictures()
-    print(f"{collection.title}: {len(pictures):,} pictures, {len(collection.problems()):,} files that are none.")
+    print(f"{collection.title}: {len(pictures):,} pictures; {len(collection.problems()):,} files cannot be used.")
     layers = asked.layers or embedding.standard_layers(model)
     indexing.build(collection, model, layers=layers, pooling=asked.pooling, on_step=progress)
     for layer in layers:

@@ -26,6 +26,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -114,7 +115,7 @@ class Index:
         best: Tops | None = None
         first_row = 0
         for path in self.records:
-            with np.load(path) as stored:
+            with path.open("rb") as file, np.load(file) as stored:
                 rows = stored["top_rows"] + first_row
                 found = Tops(stored["top_values"], rows, stored["top_cells"], stored["top_around"])
                 first_row += len(stored["paths"])
@@ -243,11 +244,17 @@ class _Record:
     bad: frozenset[tuple[str, str]]
 
     @staticmethod
-    def read(path: Path) -> _Record:
-        with np.load(path) as stored:
-            texts = {name: tuple(stored[name].tolist()) for name in ("paths", "digests", "bad_paths", "bad_digests")}
-            bad = frozenset(zip(texts["bad_paths"], texts["bad_digests"], strict=True))
-            return _Record(path, int(stored["first_row"]), texts["paths"], texts["digests"], bad)
+    def read(path: Path) -> _Record | None:
+        """The shard of a record; None where the file is damaged."""
+        try:
+            with path.open("rb") as file, np.load(file) as stored:
+                texts = {
+                    name: tuple(stored[name].tolist()) for name in ("paths", "digests", "bad_paths", "bad_digests")
+                }
+                bad = frozenset(zip(texts["bad_paths"], texts["bad_digests"], strict=True))
+                return _Record(path, int(stored["first_row"]), texts["paths"], texts["digests"], bad)
+        except (OSError, ValueError, KeyError, EOFError, BadZipFile):
+            return None
 
     @property
     def end(self) -> int:
@@ -280,10 +287,10 @@ class _Folder:
         self.end = self.next_number = 0
 
     def valid_records(self, pictures: Iterable[Picture]) -> list[_Record]:
-        """The records all of whose files are still what they were, in order."""
+        """The whole records all of whose files are still what they were, in order."""
         present = {(picture.path, picture.digest) for picture in pictures}
         records = [_Record.read(path) for path in sorted(self.path.glob("shard-*.npz"))]
-        return [record for record in records if record.files <= present]
+        return [record for record in records if record is not None and record.files <= present]
 
     def settle(self, pictures: Iterable[Picture]) -> None:
         """Drops what is out of date, and finds out where to go on."""

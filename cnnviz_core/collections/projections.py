@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from cnnviz_core.collections import indexing
 from cnnviz_core.results import Projection
 
 _MOST_KEPT = 200
+_UNREADABLE = (OSError, ValueError, KeyError, EOFError, BadZipFile)
 
 
 @dataclass(frozen=True)
@@ -74,12 +76,12 @@ def find(collection_id: str, vectors_key: str, settings: Mapping[str, object]) -
     """The projection of these vectors with these settings, if it was kept."""
     path = _folder(collection_id) / f"{_key(vectors_key, settings)}.npz"
     try:
-        with np.load(path) as stored:
+        with path.open("rb") as file, np.load(file) as stored:
             about = json.loads(str(stored["about"]))
             return Projection(
                 stored["values"], about["method"], stored["explained"], about["divergence"], about["settings"]
             )
-    except (OSError, ValueError, KeyError):  # never made, or damaged: it is made anew
+    except _UNREADABLE:  # never made, or damaged: it is made anew
         return None
 
 
@@ -88,9 +90,9 @@ def kept(collection_id: str) -> list[Kept]:
     found: dict[str, Kept] = {}
     for path in _newest_first(_folder(collection_id)):
         try:
-            with np.load(path) as stored:
+            with path.open("rb") as file, np.load(file) as stored:
                 about = json.loads(str(stored["about"]))
-        except (OSError, ValueError, KeyError):
+        except _UNREADABLE:
             continue
         found.setdefault(about["name"], Kept(about["name"], about["layer"], about["asked"]))
     return list(found.values())

@@ -401,6 +401,37 @@ def wall(
     )
 
 
+def wall_of_pairs(
+    found: Indexed,
+    pairs: NDArray[np.int64],
+    *,
+    key: str,
+    what: str,
+    labels: Sequence[str],
+    tile_px: int,
+    on_select: Callable[[int], None],
+) -> None:
+    """Pairs of pictures, (n, 2), each on one tile; arguments as in :func:`wall`."""
+    px = _wall_px(tile_px)
+    small = [render.thumbnail(_small(found, row, px), px) for row in pairs.ravel().tolist()]
+    tall = np.stack(small).reshape(len(pairs), 2, px, px, 3)
+    mosaic = render.rgb_mosaic(np.concatenate([tall[:, 0], tall[:, 1]], axis=2), tile_px=2 * px)
+    tiles.show(
+        mosaic.png,
+        num=mosaic.num,
+        tile_size=mosaic.tile_size,
+        atlas_columns=mosaic.columns,
+        key=key,
+        selected=None,
+        labels=labels,
+        hints=[" and ".join(found.name(row) for row in pair) for pair in pairs.tolist()],
+        tile_px=2 * tile_px,
+        smooth=True,
+        aria=what,
+        on_select=on_select,
+    )
+
+
 def _wall_px(tile_px: int) -> int:
     """Sharp on fine screens, and a multiple of 8."""
     return -(-2 * tile_px // 8) * 8

@@ -8,6 +8,7 @@ from functools import partial
 
 import numpy as np
 import streamlit as st
+from numpy.typing import NDArray
 
 from cnnviz_core import render
 from cnnviz_core.collections import embedding
@@ -360,17 +361,24 @@ def _confusing(found: Indexed, wanted: Wanted) -> None:
 
 
 def _show_pairs(found: Indexed, pairs: neighbors.Pairs, words: str) -> None:
-    rows = pairs.rows.ravel().tolist()
-    if not rows:
+    if not len(pairs.rows):
         st.caption("There is no such pair.")
         return
-    twice = np.repeat(pairs.distances, 2)
-    texts = [f"{distance:.3f} {found.rows[row].label}" for row, distance in zip(rows, twice, strict=True)]
-    collection_view.wall(
-        found, rows, key="pairs_wall", selected=None, what=words, labels=texts, tile_px=_TILE_PX,
-        on_select=lambda place: _go_to(rows[place]),
-    )  # fmt: skip
-    st.caption(f"{words} Each pair takes two places; click one to see its neighbours.")
+    collection_view.wall_of_pairs(
+        found,
+        pairs.rows,
+        key="pairs_wall",
+        what=words,
+        labels=[_pair_name(found, pair, distance) for pair, distance in zip(pairs.rows, pairs.distances, strict=True)],
+        tile_px=_TILE_PX,
+        on_select=lambda place: _go_to(int(pairs.rows[place][0])),
+    )
+    st.caption(f"{words} Each tile is a pair; click it to see the neighbours of its left picture.")
+
+
+def _pair_name(found: Indexed, pair: NDArray[np.int64], distance: float) -> str:
+    labels = dict.fromkeys(found.rows[row].label for row in pair if found.rows[row].label)
+    return f"{distance:.3f} {' / '.join(labels)}"
 
 
 def _outliers(found: Indexed, wanted: Wanted) -> None:

@@ -350,6 +350,16 @@ def test_a_full_disk_is_said_and_leaves_a_whole_index(
     assert indexing.read(listed, tiny_model, layer="conv2").is_complete
 
 
+def test_a_damaged_shard_is_done_anew(tiny_model: LoadedModel, listed: Listed) -> None:
+    indexing.build(listed, tiny_model, layers=["conv2"])
+    damaged = sorted(indexing.folder_of(listed.collection_id).rglob("shard-*.npz"))[2]
+    damaged.write_bytes(damaged.read_bytes()[:100])
+    assert len(indexing.read(listed, tiny_model, layer="conv2").rows) == NUM_FILES - 4
+    indexing.build(listed, tiny_model, layers=["conv2"])
+    index = indexing.read(listed, tiny_model, layer="conv2")
+    assert sorted(row.path for row in index.rows) == [picture.path for picture in listed.pictures()]
+
+
 def test_a_folder_that_cannot_be_written_is_named(tiny_model: LoadedModel, listed: Listed, tmp_path: Path) -> None:
     (tmp_path / "data").write_text("a file where the folder should be")
     with pytest.raises(store.StorageFailed, match="CNNVIZ_DATA_DIR"):

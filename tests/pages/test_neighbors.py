@@ -74,7 +74,7 @@ def test_a_region_is_searched_place_by_place(open_explore: Open, rectangle_key: 
 def test_lists_of_what_stands_out(open_explore: Open) -> None:
     app = open_explore(PAGE)
     for name, words in (
-        ("near-duplicates", "Each pair takes two places"),
+        ("near-duplicates", "Each tile is a pair"),
         ("outliers", "Farthest from their 5 nearest"),
         ("confusing pairs", "The nearest with different labels"),
     ):

@@ -1,0 +1,111 @@
+// Cells of two pictures that belong together: a line over the gap, or the same number at both ends.
+
+class Lines {
+  constructor(canvas) {
+    this.canvas = canvas;
+    this.drawn = null;
+  }
+
+  /**
+   * @param lines - [picture, row, column, picture, row, column, similarity], strongest first
+   * @param faint - whether something else is looked at
+   * @param pointed - the picture and cell that are pointed at, whose lines stand out
+   */
+  draw(lines, panes, { faint, pointed, font }) {
+    const { canvas } = this;
+    const row = canvas.parentElement;
+    const ratio = devicePixelRatio || 1;
+    const size = [row.clientWidth, row.clientHeight];
+    const ends = lines.map((line) => [line.slice(0, 3), line.slice(3, 6)].map((end) => this.endOf(end, panes)));
+    const standOut = ends.map((pair) => pair.some((end) => end.picture === pointed?.picture && end.cell === pointed.cell));
+    const look = JSON.stringify([lines, ends, faint, standOut, size, ratio, font]);
+    if (look === this.drawn) return;
+    this.drawn = look;
+    canvas.hidden = lines.length === 0;
+    [canvas.width, canvas.height] = lines.length ? size.map((length) => Math.round(length * ratio)) : [0, 0];
+    if (!lines.length) return;
+    const context = canvas.getContext("2d");
+    context.scale(ratio, ratio);
+    context.lineCap = "round";
+    const strengths = strengthsOf(lines.map((line) => line[6]));
+    const order = lines.map((_, i) => i).sort((i, j) => standOut[i] - standOut[j] || j - i); // the strongest on top
+    const apart = [];
+    for (const i of order) {
+      const [start, end] = ends[i];
+      const strength = standOut[i] ? 1 : strengths[i];
+      context.globalAlpha = standOut[i] ? 1 : (faint ? 0.25 : 1) * (0.4 + 0.6 * strength);
+      if (neighbouring(start, end)) drawLine(context, start, end, 0.75 + 1.75 * strength);
+      else apart.push(i);
+    }
+    context.globalAlpha = faint ? 0.4 : 1;
+    drawNumbers(context, apart, ends, font);
+  }
+
+  endOf([picture, row, column], panes) {
+    const pane = panes[picture];
+    const cell = row * pane.info.cells[1] + column;
+    const [x, y] = pane.middleOf(cell);
+    return { picture, cell, x: x + pane.stage.offsetLeft, y: y + pane.stage.offsetTop, top: pane.stage.offsetTop };
+  }
+}
+
+/** Side by side, with nothing between. */
+function neighbouring(start, end) {
+  return Math.abs(start.picture - end.picture) === 1 && Math.abs(start.top - end.top) < 2;
+}
+
+/** From 0 to 1 between the least and the greatest similarity. */
+function strengthsOf(similarities) {
+  const [least, most] = [Math.min(...similarities), Math.max(...similarities)];
+  return similarities.map((value) => (most > least ? (value - least) / (most - least) : 1));
+}
+
+function drawLine(context, start, end, width) {
+  const path = new Path2D();
+  path.moveTo(start.x, start.y);
+  path.lineTo(end.x, end.y);
+  const dots = new Path2D();
+  for (const { x, y } of [start, end]) {
+    dots.moveTo(x, y);
+    dots.arc(x, y, width + 1, 0, 2 * Math.PI);
+  }
+  for (const [ink, more] of [
+    ["#000", 2],
+    ["#fff", 0],
+  ]) {
+    context.strokeStyle = context.fillStyle = ink;
+    context.lineWidth = width + more;
+    context.stroke(path);
+    context.lineWidth = more;
+    if (more) context.stroke(dots);
+    context.fill(dots);
+  }
+}
+
+/** Lines' numbers from 1 at each of their ends; those of one cell together. */
+function drawNumbers(context, chosen, ends, font) {
+  const cells = new Map();
+  for (const i of [...chosen].sort((a, b) => a - b)) {
+    for (const end of ends[i]) {
+      const id = `${end.picture} ${end.cell}`;
+      cells.set(id, { ...end, numbers: [...(cells.get(id)?.numbers ?? []), i + 1] });
+    }
+  }
+  context.font = `600 11px ${font || "sans-serif"}`;
+  context.textAlign = "center";
+  context.textBaseline = "middle";
+  for (const { x, y, numbers } of cells.values()) {
+    const together = numbers.length === 1 || numbers.at(-1) - numbers[0] + 1 === numbers.length;
+    const text = numbers.length === 1 ? `${numbers[0]}` : together ? `${numbers[0]}–${numbers.at(-1)}` : numbers.join(" ");
+    const half = Math.max(8, context.measureText(text).width / 2 + 4);
+    context.beginPath();
+    context.roundRect(x - half, y - 8, 2 * half, 16, 8);
+    context.fillStyle = "#000";
+    context.strokeStyle = "#fff";
+    context.lineWidth = 1.5;
+    context.fill();
+    context.stroke();
+    context.fillStyle = "#fff";
+    context.fillText(text, x, y + 0.5);
+  }
+}
