@@ -96,11 +96,10 @@ class Tops:
 
     def merged(self, other: Tops) -> Tops:
         """The strongest of both; of those that are alike to the last those of the first come first."""
-        values, rows, around = (
-            np.concatenate(both, axis=1)
-            for both in ((self.values, other.values), (self.rows, other.rows), (self.around, other.around))
-        )
+        values = np.concatenate([self.values, other.values], axis=1)
+        rows = np.concatenate([self.rows, other.rows], axis=1)
         cells = np.concatenate([self.cells, other.cells], axis=1)
+        around = np.concatenate([self.around, other.around], axis=1)
         order = np.lexsort((-around, -values), axis=1)[:, :NUM_TOPS]
         return Tops(
             np.take_along_axis(values, order, axis=1),

@@ -15,6 +15,7 @@ from cnnviz_core.models import LoadedModel
 from cnnviz_core.render import Scale
 from cnnviz_core.results import FloatArray, Mask
 from cnnviz_core.ui import pickers, show
+from cnnviz_core.ui.components import heat_view
 from cnnviz_core.ui.components.heat_view import Box
 from cnnviz_core.ui.gallery import Look, MapPicture
 from cnnviz_core.ui.pickers import Selection
@@ -138,6 +139,23 @@ def _inside(one: MapPicture, box: Box) -> None:
         on_click=st.session_state.pop,
         args=(_rectangle_of(one.chosen), None),
     )
+
+
+def draw_rectangle(chosen: Selection, *, key: str, px: int) -> Box | None:
+    """What the network saw, to draw a rectangle on; returns it as shares of the crop, None while there is none."""
+    box = rectangle_box(chosen)
+    heat_view.show(
+        show.crop(chosen),
+        None,
+        key=key,
+        aria="What the network saw; draw a rectangle",
+        drawable=True,
+        boxes={"your rectangle": box} if box else {},
+        max_px=px,
+        on_box=partial(keep_rectangle, chosen),
+    )
+    st.caption("Draw a rectangle: drag, or Shift and the arrow keys, then Enter.")
+    return box
 
 
 def rectangle_box(chosen: Selection) -> Box | None:

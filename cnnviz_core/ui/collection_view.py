@@ -17,7 +17,7 @@ from cnnviz_core.errors import BadImage
 from cnnviz_core.images import InputImage, Pixels
 from cnnviz_core.models import LoadedModel
 from cnnviz_core.results import FloatArray, Step
-from cnnviz_core.ui import compute, frame, pickers, work
+from cnnviz_core.ui import compute, frame, pickers, show, work
 from cnnviz_core.ui.components import tiles
 
 # An index that takes no longer is made without being asked for.
@@ -416,13 +416,9 @@ def wall_of_pairs(
     small = [render.thumbnail(_small(found, row, px), px) for row in pairs.ravel().tolist()]
     tall = np.stack(small).reshape(len(pairs), 2, px, px, 3)
     mosaic = render.rgb_mosaic(np.concatenate([tall[:, 0], tall[:, 1]], axis=2), tile_px=2 * px)
-    tiles.show(
-        mosaic.png,
-        num=mosaic.num,
-        tile_size=mosaic.tile_size,
-        atlas_columns=mosaic.columns,
+    show.mosaic_wall(
+        mosaic,
         key=key,
-        selected=None,
         labels=labels,
         hints=[" and ".join(found.name(row) for row in pair) for pair in pairs.tolist()],
         tile_px=2 * tile_px,

@@ -12,7 +12,6 @@ from cnnviz_core import render
 from cnnviz_core.render import Scale
 from cnnviz_core.results import FloatArray, Run
 from cnnviz_core.ui import pickers, show
-from cnnviz_core.ui.components import tiles
 from cnnviz_core.ui.pickers import Selection
 
 _TILE_PX = 128
@@ -162,11 +161,8 @@ def grid(maps: Sequence[MapPicture], look: Look, *, what: str) -> tuple[MapPictu
         st.session_state["map"] = names[index]
 
     mosaic = render.rgb_mosaic(_tiles(maps, scales, look))
-    tiles.show(
-        mosaic.png,
-        num=mosaic.num,
-        tile_size=mosaic.tile_size,
-        atlas_columns=mosaic.columns,
+    show.mosaic_wall(
+        mosaic,
         key="maps_wall",
         selected=names.index(chosen),
         labels=names,

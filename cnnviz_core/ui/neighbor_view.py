@@ -20,10 +20,10 @@ from cnnviz_core.methods.neighbors import RegionMatch
 from cnnviz_core.results import FloatArray, Mask, Neighbors, Step
 from cnnviz_core.ui import closeup, collection_view, compute, frame, pickers, show, work
 from cnnviz_core.ui.collection_view import Indexed
-from cnnviz_core.ui.components import heat_view, tiles
 from cnnviz_core.ui.pickers import Selection
 
 _QUERY_PX = 300
+_REGION_PX = 360
 _TILE_PX = 96
 _REGION_TILE_PX = 128
 _BARS = 40
@@ -217,19 +217,8 @@ def region(query: Query, found: Indexed, wanted: Wanted) -> None:
     layer = wanted.layer if wanted.layer in spatial else found.model.layers.stages[-1].representative
     of_query = Selection(found.model, query.image, query.image.digest, None)
     left, right = st.columns([2, 3], gap="medium")
-    box = closeup.rectangle_box(of_query)
     with left:
-        heat_view.show(
-            show.crop(of_query),
-            None,
-            key="region_view",
-            aria="The query; draw a rectangle",
-            drawable=True,
-            boxes={"your rectangle": box} if box else {},
-            max_px=_QUERY_PX + 60,
-            on_box=partial(closeup.keep_rectangle, of_query),
-        )
-        st.caption("Draw a rectangle round a part: drag, or Shift and the arrow keys, then Enter.")
+        box = closeup.draw_rectangle(of_query, key="region_view", px=_REGION_PX)
     if box is None:
         return
     with right:
@@ -278,13 +267,9 @@ def _matches(found: Indexed, rows: Sequence[int], matches: Sequence[RegionMatch]
         return
     pictures = [_with_box(found, rows[match.image], match) for match in matches]
     mosaic = render.rgb_mosaic(np.stack(pictures), tile_px=max(pictures[0].shape))
-    tiles.show(
-        mosaic.png,
-        num=mosaic.num,
-        tile_size=mosaic.tile_size,
-        atlas_columns=mosaic.columns,
+    show.mosaic_wall(
+        mosaic,
         key="regions_wall",
-        selected=None,
         labels=[f"{match.similarity:.3f}" for match in matches],
         hints=[found.name(rows[match.image]) for match in matches],
         tile_px=_REGION_TILE_PX,

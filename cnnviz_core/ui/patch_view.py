@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Mapping, Sequence
-from functools import partial
 
 import numpy as np
 import streamlit as st
@@ -21,7 +20,7 @@ from cnnviz_core.models import LoadedModel
 from cnnviz_core.results import TopPatches
 from cnnviz_core.ui import closeup, compute, frame, pickers, show
 from cnnviz_core.ui.collection_view import Indexed
-from cnnviz_core.ui.components import heat_view, tiles
+from cnnviz_core.ui.components import heat_view
 from cnnviz_core.ui.pickers import Selection
 
 _ON_WALL = 4  # patches of a channel on the wall
@@ -174,13 +173,9 @@ def channel(chosen: Selection, found: Indexed, patches: TopPatches, number: int)
 
 def _row(pictures: NDArray[np.uint8], key: str, what: str, hints: list[str], labels: list[str] | None = None) -> None:
     mosaic = render.rgb_mosaic(pictures, tile_px=_PATCH_PX)
-    tiles.show(
-        mosaic.png,
-        num=mosaic.num,
-        tile_size=mosaic.tile_size,
-        atlas_columns=mosaic.columns,
+    show.mosaic_wall(
+        mosaic,
         key=key,
-        selected=None,
         labels=labels,
         hints=hints,
         tile_px=_TILE_PX,
@@ -275,19 +270,8 @@ def like(chosen: Selection, found: Indexed, patches: TopPatches) -> None:
     """A rectangle on the current picture, and the channels that it excites most."""
     st.subheader("Which channels like this part?", anchor=False)
     left, right = st.columns([2, 3], gap="medium")
-    box = closeup.rectangle_box(chosen)
     with left:
-        heat_view.show(
-            show.crop(chosen),
-            None,
-            key="like_view",
-            aria="What the network sees; draw a rectangle",
-            drawable=True,
-            boxes={"your rectangle": box} if box else {},
-            max_px=_PHOTO_PX,
-            on_box=partial(closeup.keep_rectangle, chosen),
-        )
-        st.caption("Draw a rectangle: drag, or Shift and the arrow keys, then Enter.")
+        box = closeup.draw_rectangle(chosen, key="like_view", px=_PHOTO_PX)
     with right:
         answers = top_patches.channels_like(
             chosen.model, chosen.image, index=found.indexes[patches.layer], box=_in_photo(chosen, box), k=_NUM_LIKE
@@ -297,13 +281,9 @@ def like(chosen: Selection, found: Indexed, patches: TopPatches) -> None:
             return
         ids = answers.channels.tolist()
         mosaic = _channel_tiles(found, patches.layer, ids)
-        tiles.show(
-            mosaic.png,
-            num=mosaic.num,
-            tile_size=mosaic.tile_size,
-            atlas_columns=mosaic.columns,
+        show.mosaic_wall(
+            mosaic,
             key="like_wall",
-            selected=None,
             labels=[f"{number}: {share:.0%}" for number, share in zip(ids, answers.share, strict=True)],
             tile_px=_WALL_TILE_PX,
             smooth=True,

@@ -53,11 +53,8 @@ def wall(
     places = np.flatnonzero(np.asarray(ids) == selected)
     if mosaic.shrink > 1:
         st.caption(f"A pixel of a tile is the mean of {mosaic.shrink} × {mosaic.shrink} cells.")
-    tiles.show(
-        mosaic.png,
-        num=mosaic.num,
-        tile_size=mosaic.tile_size,
-        atlas_columns=mosaic.columns,
+    mosaic_wall(
+        mosaic,
         key=f"{key}_wall",
         selected=int(places[0]) if len(places) else None,
         aria=what,
@@ -65,6 +62,18 @@ def wall(
         tile_px=tile_px,
         max_height=max_height,
         on_select=choose,
+    )
+
+
+def mosaic_wall(mosaic: render.Mosaic, *, selected: int | None = None, **wall: Any) -> None:
+    """Tiles to click; further arguments are those of :func:`tiles.show`."""
+    tiles.show(
+        mosaic.png,
+        num=mosaic.num,
+        tile_size=mosaic.tile_size,
+        atlas_columns=mosaic.columns,
+        selected=selected,
+        **wall,
     )
 
 

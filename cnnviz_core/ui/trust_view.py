@@ -15,8 +15,7 @@ from cnnviz_core.jobs import OnStep
 from cnnviz_core.methods import cam, occlusion, saliency, segmentation, trust
 from cnnviz_core.models import LoadedModel
 from cnnviz_core.results import Agreement, ContextEdit, ContextTest, Curves, FloatArray, Mask, Randomization, Run, Step
-from cnnviz_core.ui import closeup, frame, pickers, work
-from cnnviz_core.ui.components import tiles
+from cnnviz_core.ui import closeup, frame, pickers, show, work
 from cnnviz_core.ui.components.heat_view import Box
 from cnnviz_core.ui.gallery import MapPicture, told_apart
 
@@ -148,13 +147,9 @@ def _draw_randomization(found: Randomization) -> None:
     mosaic = render.mosaic(
         magnitudes, scale=render.scale_of(magnitudes, mode="channel", low=0.0, clip_percent=1), tile_px=_TILE_PX
     )
-    tiles.show(
-        mosaic.png,
-        num=mosaic.num,
-        tile_size=mosaic.tile_size,
-        atlas_columns=mosaic.columns,
+    show.mosaic_wall(
+        mosaic,
         key="randomized_maps",
-        selected=None,
         labels=["as trained", *names],
         tile_px=_TILE_PX,
         aria="The map as the network is destroyed",
@@ -205,16 +200,16 @@ def _cheating(one: MapPicture, _all_maps: Sequence[MapPicture]) -> None:
     edits = (found.whole, *found.edits)
     pixels = render.rgb_mosaic(np.stack([edit.pixels for edit in edits]))
     labels = [_edit_label(edit) for edit in edits]
-    tiles.show(
-        pixels.png, num=pixels.num, tile_size=pixels.tile_size, atlas_columns=pixels.columns, key="edits",
-        selected=None, labels=labels, hints=[_edit_hint(edit) for edit in edits], tile_px=_TILE_PX, smooth=True,
+    show.mosaic_wall(
+        pixels, key="edits",
+        labels=labels, hints=[_edit_hint(edit) for edit in edits], tile_px=_TILE_PX, smooth=True,
         aria="Edited pictures", max_height=None,
     )  # fmt: skip
     maps = np.stack([edit.map for edit in edits])
     mosaic = render.mosaic(maps, scale=render.scale_of(maps, mode="channel"), tile_px=_TILE_PX)
-    tiles.show(
-        mosaic.png, num=mosaic.num, tile_size=mosaic.tile_size, atlas_columns=mosaic.columns, key="edited_maps",
-        selected=None, labels=labels, tile_px=_TILE_PX, smooth=True, aria="Maps of the edited pictures",
+    show.mosaic_wall(
+        mosaic, key="edited_maps",
+        labels=labels, tile_px=_TILE_PX, smooth=True, aria="Maps of the edited pictures",
         max_height=None,
     )  # fmt: skip
     st.caption(

@@ -26,7 +26,7 @@ class SimilarityView {
     this.hint = find(".hint");
     this.live = find(".live");
     this.panes = [];
-    this.held = new Map(); // token -> pictures and vectors that are in use, ready
+    this.held = new Map(); // token -> vectors and exact maps that are in use
     this.header = null; // what is on screen
     this.pinned = null; // an Origin
     this.pointed = null; // likewise, of one cell
@@ -64,7 +64,10 @@ class SimilarityView {
     on("pointerleave", (event) => event.pointerType !== "touch" && this.left());
     on("click", (event) => this.clicked(number, event));
     on("keydown", (event) => this.keyPressed(number, event));
-    on("blur", () => this.left());
+    on("blur", () => {
+      this.draw(null);
+      this.left();
+    });
   }
 
   close() {
@@ -89,14 +92,16 @@ class SimilarityView {
   async load(header) {
     const start = performance.now();
     const held = new Map();
+    const bitmaps = new Map(); // of the pictures that are not on screen
     const take = async (token, prepare) => {
       if (!held.has(token)) held.set(token, this.held.get(token) ?? prepare(await parts.get(token)));
       return held.get(token);
     };
-    let exact = [];
+    const exact = [];
     try {
-      for (const { picture, type, vectors, cells, bits } of header.pictures) {
-        await (await take(picture, (bytes) => this.decode(bytes, type)));
+      for (const [at, { picture, type, vectors, cells, bits }] of header.pictures.entries()) {
+        const shown = this.panes[at]?.info.picture === picture || bitmaps.has(picture);
+        if (!shown) bitmaps.set(picture, await decode(await parts.get(picture), type));
         await take(vectors, (bytes) => toVectors(bytes, cells[0] * cells[1], bits));
       }
       for (const [at, token] of Object.entries(header.exact)) exact[at] = await take(token, toFloats);
@@ -104,16 +109,12 @@ class SimilarityView {
       if (this.wanted === header) this.fail();
       return;
     }
-    if (this.wanted !== header) return;
-    const bitmaps = await Promise.all(header.pictures.map(({ picture }) => held.get(picture)));
-    this.held = held;
-    this.accept(header, bitmaps, exact);
-    this.root.dataset.loadMs = (performance.now() - start).toFixed(1);
-  }
-
-  decode(bytes, type) {
-    this.counts.decodes += 1;
-    return decode(bytes, type);
+    if (this.wanted === header) {
+      this.held = held;
+      this.accept(header, bitmaps, exact);
+      this.root.dataset.loadMs = (performance.now() - start).toFixed(1);
+    }
+    bitmaps.forEach((bitmap) => bitmap.close());
   }
 
   fail() {
@@ -124,10 +125,12 @@ class SimilarityView {
   accept(header, bitmaps, exact) {
     const before = this.header;
     this.header = header;
+    this.counts.decodes += bitmaps.size;
     while (this.panes.length < header.pictures.length) this.addPane();
     while (this.panes.length > header.pictures.length) this.panes.pop().close();
     this.panes.forEach((pane, at) => {
-      if (pane.info?.picture !== header.pictures[at].picture) pane.drawPicture(bitmaps[at]);
+      const bitmap = bitmaps.get(header.pictures[at].picture);
+      if (bitmap) pane.drawPicture(bitmap);
       pane.accept(header.pictures[at], header.aria);
     });
     const look = ({ pictures, join }) => JSON.stringify([pictures.map(({ vectors, cells }) => [vectors, cells]), join]);
@@ -167,7 +170,9 @@ class SimilarityView {
     const shown = this.panes.map((pane) => pane.share * header.maxPx);
     const scale = scaleFor(shown, width, header.maxPx);
     this.panes.forEach((pane, at) => pane.place(Math.floor(shown[at] * scale)));
-    this.panes.forEach((pane) => pane.sizeMarks(devicePixelRatio || 1));
+    const ratio = devicePixelRatio || 1;
+    this.panes.forEach((pane) => pane.sizeMarks(ratio));
+    this.lines.size([this.row.clientWidth, this.row.clientHeight], ratio);
     this.request();
   }
 
@@ -318,7 +323,6 @@ class SimilarityView {
     this.lines.draw(this.header.lines, this.panes, {
       faint: Boolean(drawn ?? previews),
       pointed: pointed && !drawn ? { picture: pointed.picture, cell: pointed.cells[0] } : null,
-      font: getComputedStyle(this.root).getPropertyValue("--st-font"),
     });
   }
 
@@ -331,7 +335,7 @@ class SimilarityView {
     const act = brush
       ? "Drag over the cells of one picture, Shift adds to those that are pinned."
       : "Point at a cell to see what is alike, click to pin it; Shift adds cells to the pin.";
-    const about = this.header.error > 0 ? ` What follows the pointer is right to ±${roundedUp(this.header.error)}.` : "";
+    const about = this.header.error > 0 ? ` Values that follow the pointer are within ±${roundedUp(this.header.error)}.` : "";
     this.hint.textContent = act + about;
   }
 

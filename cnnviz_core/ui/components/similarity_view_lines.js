@@ -6,23 +6,27 @@ class Lines {
     this.drawn = null;
   }
 
+  size([width, height], ratio) {
+    this.wide = [width, height].map((length) => Math.round(length * ratio));
+    this.ratio = ratio;
+    this.drawn = null;
+  }
+
   /**
    * @param lines - [picture, row, column, picture, row, column, similarity], strongest first
    * @param faint - whether something else is looked at
    * @param pointed - the picture and cell that are pointed at, whose lines stand out
    */
-  draw(lines, panes, { faint, pointed, font }) {
-    const { canvas } = this;
-    const row = canvas.parentElement;
-    const ratio = devicePixelRatio || 1;
-    const size = [row.clientWidth, row.clientHeight];
+  draw(lines, panes, { faint, pointed }) {
+    const { canvas, ratio } = this;
+    if (!this.wide) return;
     const ends = lines.map((line) => [line.slice(0, 3), line.slice(3, 6)].map((end) => this.endOf(end, panes)));
     const standOut = ends.map((pair) => pair.some((end) => end.picture === pointed?.picture && end.cell === pointed.cell));
-    const look = JSON.stringify([lines, ends, faint, standOut, size, ratio, font]);
+    const look = JSON.stringify([lines, ends, faint, standOut]);
     if (look === this.drawn) return;
     this.drawn = look;
     canvas.hidden = lines.length === 0;
-    [canvas.width, canvas.height] = lines.length ? size.map((length) => Math.round(length * ratio)) : [0, 0];
+    [canvas.width, canvas.height] = lines.length ? this.wide : [0, 0];
     if (!lines.length) return;
     const context = canvas.getContext("2d");
     context.scale(ratio, ratio);
@@ -38,14 +42,14 @@ class Lines {
       else apart.push(i);
     }
     context.globalAlpha = faint ? 0.4 : 1;
-    drawNumbers(context, apart, ends, font);
+    drawNumbers(context, apart, ends, getComputedStyle(canvas).fontFamily);
   }
 
   endOf([picture, row, column], panes) {
     const pane = panes[picture];
     const cell = row * pane.info.cells[1] + column;
     const [x, y] = pane.middleOf(cell);
-    return { picture, cell, x: x + pane.stage.offsetLeft, y: y + pane.stage.offsetTop, top: pane.stage.offsetTop };
+    return { picture, cell, x: x + pane.left, y: y + pane.top, top: pane.top };
   }
 }
 
@@ -91,7 +95,7 @@ function drawNumbers(context, chosen, ends, font) {
       cells.set(id, { ...end, numbers: [...(cells.get(id)?.numbers ?? []), i + 1] });
     }
   }
-  context.font = `600 11px ${font || "sans-serif"}`;
+  context.font = `600 11px ${font}`;
   context.textAlign = "center";
   context.textBaseline = "middle";
   for (const { x, y, numbers } of cells.values()) {

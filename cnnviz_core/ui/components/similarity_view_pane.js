@@ -73,6 +73,7 @@ class Pane {
     this.ratio = ratio;
     this.width = this.stage.clientWidth;
     this.height = this.stage.clientHeight;
+    [this.left, this.top] = [this.stage.offsetLeft, this.stage.offsetTop]; // within the row
     this.marks.width = Math.round((this.width + 2 * MARGIN) * ratio);
     this.marks.height = Math.round((this.height + 2 * MARGIN) * ratio);
     this.marked = null;
@@ -96,6 +97,15 @@ class Pane {
     const [rows, columns] = this.info.cells;
     const [row, column] = this.placeOf(cell);
     return [((column + 0.5) * this.width) / columns, ((row + 0.5) * this.height) / rows];
+  }
+
+  /** The cells on the way from one to another, without the first. */
+  between(from, to) {
+    const [[row, column], [toRow, toColumn]] = [from, to].map((cell) => this.placeOf(cell));
+    const num = Math.max(Math.abs(toRow - row), Math.abs(toColumn - column));
+    const on = (start, end, step) => Math.round(start + ((end - start) * step) / num);
+    const columns = this.info.cells[1];
+    return Array.from({ length: num }, (_, i) => on(row, toRow, i + 1) * columns + on(column, toColumn, i + 1));
   }
 
   words(cell) {
