@@ -440,7 +440,9 @@ class TopPatches:
         col: (n, k) its column.
         value: (n, k) the activation, raw; not a number where there are fewer than k.
         box: (n, k, 4) left, top, right, bottom of the unit's receptive field in pixels of the picture; it may reach
-            beyond the picture, where the unit saw padding.
+            beyond the picture, where the unit saw padding. Not a number where there are fewer than k.
+        is_exact: Whether the boxes are receptive fields. Where these are not known or cover the whole input, a box is
+            a third of the input's sides instead, around the place of the activation and inside what the network saw.
     """
 
     layer: str
@@ -451,3 +453,215 @@ class TopPatches:
     col: NDArray[np.int64]
     value: FloatArray
     box: FloatArray
+    is_exact: bool
+
+
+@dataclass(frozen=True)
+class PictureMaps:
+    """What layers put out for a whole picture at a working size.
+
+    Attributes:
+        values: For each layer's dotted name its raw maps, (C, h, w).
+        picture_px: (H, W) of the picture; the maps cover all of it.
+        seen_px: (H, W) of the picture as the network saw it.
+        size_px: The working size that was asked for.
+        dilate_last: Whether the last stage lost its stride.
+        digest: Of the picture.
+        notices: What is not as was asked for, in sentences.
+    """
+
+    values: Mapping[str, FloatArray]
+    picture_px: tuple[int, int]
+    seen_px: tuple[int, int]
+    size_px: int
+    dilate_last: bool
+    digest: str
+    notices: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Features:
+    """A vector of length one for each cell of a picture; where a network is silent, a vector of zeros.
+
+    Attributes:
+        values: (D, h, w).
+        layers: Dotted names of the layers that were joined.
+        picture_px: (H, W) of the picture; the cells cover all of it.
+        seen_px: (H, W) of the picture as the network saw it.
+        notices: What is not as was asked for, in sentences.
+    """
+
+    values: FloatArray
+    layers: tuple[str, ...]
+    picture_px: tuple[int, int]
+    seen_px: tuple[int, int]
+    notices: tuple[str, ...]
+
+    @property
+    def cells(self) -> tuple[int, int]:
+        """(h, w) of the grid."""
+        return (self.values.shape[1], self.values.shape[2])
+
+    @property
+    def vectors(self) -> FloatArray:
+        """(h w, D), row by row."""
+        return self.values.reshape(len(self.values), -1).T
+
+    def cell_at(self, row_px: float, column_px: float) -> tuple[int, int]:
+        """(row, col) of the cell at a place of the picture, in its pixels; places outside count as the nearest edge."""
+        places = zip((row_px, column_px), self.cells, self.picture_px, strict=True)
+        row, col = (min(max(int(at * num / side), 0), num - 1) for at, num, side in places)
+        return row, col
+
+
+@dataclass(frozen=True)
+class Matches:
+    """The cells of a picture most like a cell of another, most alike first.
+
+    Attributes:
+        cells: (k, 2) row and column in the other picture's grid.
+        similarities: (k,) cosine, -1..1.
+        is_mutual: (k,) whether among all cells of the first picture the given one is the most alike to that cell, too.
+    """
+
+    cells: NDArray[np.int64]
+    similarities: FloatArray
+    is_mutual: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Correspondences:
+    """Pairs of cells of two pictures, most alike first.
+
+    Attributes:
+        cells_a: (n, 2) row and column in the first picture's grid.
+        cells_b: (n, 2) row and column of the cell of the second that is most alike.
+        similarities: (n,) cosine, -1..1.
+    """
+
+    cells_a: NDArray[np.int64]
+    cells_b: NDArray[np.int64]
+    similarities: FloatArray
+
+
+@dataclass(frozen=True)
+class Packed:
+    """The vectors of a picture's cells in whole numbers, for a program that takes many dot products.
+
+    The cosine of cells i and j is ``scales[i] * scales[j] * sum(values[i] * values[j])``.
+
+    Attributes:
+        values: (h w, D) int8 or int16, row by row.
+        scales: (h w,) float32.
+        cells: (h, w) of the grid.
+        error: Largest difference from the exact cosine over the pairs of cells that were tried, of all pictures that
+            were packed together.
+        num_pairs: How many were tried.
+    """
+
+    values: NDArray[np.int8] | NDArray[np.int16]
+    scales: FloatArray
+    cells: tuple[int, int]
+    error: float
+    num_pairs: int
+
+
+@dataclass(frozen=True)
+class SelfSimilarity:
+    """How much more alike the places of an object are to each other than to what surrounds it, layer by layer.
+
+    Attributes:
+        layers: Dotted names, L of them.
+        cells: (h, w) of each layer's grid.
+        within: (L,) mean cosine of two different places on the object.
+        across: (L,) mean cosine of a place on the object and one beside it.
+        aucs: (L,) how often a pair within is more alike than a pair across, 0..1; 0.5 says nothing.
+        notices: What is not as was asked for, in sentences.
+        run: How it was made.
+    """
+
+    layers: tuple[str, ...]
+    cells: tuple[tuple[int, int], ...]
+    within: FloatArray
+    across: FloatArray
+    aucs: FloatArray
+    notices: tuple[str, ...]
+    run: Run
+
+    @property
+    def contrasts(self) -> FloatArray:
+        """Within less across, (L,); 0 where the layer does not tell the object from the rest."""
+        return self.within - self.across
+
+
+@dataclass(frozen=True)
+class IouCurve:
+    """How well a score map agrees with a true mask, threshold by threshold.
+
+    Attributes:
+        thresholds: (T,) ascending; the mask is where the score reaches the threshold.
+        ious: (T,) intersection over union, 0..1.
+    """
+
+    thresholds: FloatArray
+    ious: FloatArray
+
+    @property
+    def best_threshold(self) -> float:
+        """Where the agreement is best; found with the truth in hand, so an oracle and no result."""
+        return float(self.thresholds[self.ious.argmax()])
+
+    @property
+    def best_iou(self) -> float:
+        """The agreement there."""
+        return float(self.ious.max())
+
+
+@dataclass(frozen=True)
+class FewShot:
+    """What of a picture is alike to the objects in a few others.
+
+    Attributes:
+        scores: (h, w) one for each cell.
+        score_map: (H, W) the same for each pixel of the picture, bilinearly.
+        mask: Where the score reaches the threshold.
+        threshold: As given, or the one that serves the supports best.
+        support_iou: Mean IoU of the supports' masks at that threshold, each found from the others (a single support's
+            from its own other cells); not a number where the threshold was given.
+        layers: Dotted names of the layers that were joined.
+        notices: What is not as was asked for, in sentences.
+        run: How it was made.
+    """
+
+    scores: FloatArray
+    score_map: FloatArray
+    mask: Mask
+    threshold: float
+    support_iou: float
+    layers: tuple[str, ...]
+    notices: tuple[str, ...]
+    run: Run
+
+    @property
+    def map(self) -> FloatArray:
+        """The scores of the cells, (h, w)."""
+        return self.scores
+
+
+@dataclass(frozen=True)
+class Segmented:
+    """One picture of a collection that was segmented, in a line.
+
+    Attributes:
+        name: Of the picture.
+        digest: Of the picture.
+        threshold: That was used.
+        area: Share of the picture inside the mask, 0..1.
+        iou: With the true mask; None where there is none.
+    """
+
+    name: str
+    digest: str
+    threshold: float
+    area: float
+    iou: float | None
