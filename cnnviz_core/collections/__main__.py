@@ -56,14 +56,16 @@ def _index(asked: argparse.Namespace) -> None:
         weights=Path(asked.weights) if is_file else asked.weights,
         device=asked.device,
     )
-    progress = _Progress()
+    layers = asked.layers or embedding.standard_layers(model)
+    embedding.check(model, layers, asked.pooling)
     folder = Path(asked.collection)
     collection = collections.open_collection(folder if folder.is_dir() else asked.collection)
-    collection.scan(on_step=progress)
+    collection.scan(on_step=_Progress("files"))
     pictures = collection.pictures()
     print(f"{collection.title}: {len(pictures):,} pictures; {len(collection.problems()):,} files cannot be used.")
-    layers = asked.layers or embedding.standard_layers(model)
-    indexing.build(collection, model, layers=layers, pooling=asked.pooling, on_step=progress)
+    missed = indexing.build(collection, model, layers=layers, pooling=asked.pooling, on_step=_Progress("pictures"))
+    for reason in missed:
+        print(f"missed this time: {reason}")
     for layer in layers:
         index = indexing.read(collection, model, layer=layer, pooling=asked.pooling)
         print(f"{layer}: {len(index.rows):,} vectors of {index.vectors.shape[1]:,} values.")
@@ -76,7 +78,8 @@ def _index(asked: argparse.Namespace) -> None:
 class _Progress:
     """A line that tells how far the work has come: written over on a terminal, one a minute elsewhere."""
 
-    def __init__(self) -> None:
+    def __init__(self, things: str) -> None:
+        self._things = things
         self._start = time.monotonic()
         self._told = 0.0
         self._is_terminal = sys.stderr.isatty()
@@ -88,7 +91,7 @@ class _Progress:
         self._told = now
         rate = step.done / max(1e-9, now - self._start)
         left = f", {(step.total - step.done) / rate:,.0f} s left" if rate else ""
-        line = f"{step.done:,} of {step.total:,} pictures, {rate:,.1f} a second{left}"
+        line = f"{step.done:,} of {step.total:,} {self._things}, {rate:,.1f} a second{left}"
         print(f"\r{line:70}" if self._is_terminal else line, end="" if self._is_terminal else "\n", file=sys.stderr)
         if self._is_terminal and step.done >= step.total:
             print(file=sys.stderr)

@@ -64,7 +64,7 @@ class Collection:
 
     def why_empty(self) -> str:
         """A sentence where there is no picture to show, else nothing."""
-        if self.pictures():
+        if scan.num_pictures(self.database):
             return ""
         if problems := self.problems():
             return (
@@ -131,9 +131,9 @@ class Collection:
         indexing.build(self, model, layers=[name], pooling=pooling, on_step=on_step)
         return indexing.read(self, model, layer=name, pooling=pooling)
 
-    def note_problem(self, path: str, reason: str) -> None:
+    def note_problem(self, picture: Picture, reason: str) -> None:
         """Takes a file out of the pictures until it changes: its header was right, but it does not decode whole."""
-        scan.note_problem(self.database, path, reason)
+        scan.note_problem(self.database, picture.path, picture.digest, reason)
 
     def _read(self, read: Callable[[Path], T]) -> T:
         """Reads the listing; a damaged one is made anew from the folder first."""
@@ -194,7 +194,8 @@ def available() -> list[Available]:
     """
     titles = {collection_id: bundled.title for collection_id, bundled in sources.BUNDLED.items()}
     titles |= {card.collection_id: card.title for card in sources.added()}
-    titles |= {sources.folder_id(folder): folder.name for folder in sources.offered_folders()}
+    folders = [*sources.offered_folders(), *sources.opened_folders()]
+    titles |= {sources.folder_id(folder): folder.name for folder in folders}
     return [Available(collection_id, title, _num_pictures(collection_id)) for collection_id, title in titles.items()]
 
 

@@ -7,7 +7,6 @@ of several megapixels are decoded at a lower resolution (see :func:`cnnviz_core.
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import threading
 import time
@@ -25,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cnnviz_core import folding, images, probe
+from cnnviz_core.collections.scan import digest_of
 from cnnviz_core.errors import BadImage, BadSetting
 from cnnviz_core.images import InputImage
 from cnnviz_core.layers import LayerInfo
@@ -64,11 +64,15 @@ class File:
 
     Attributes:
         path: Where it lies.
-        digest: :func:`file_digest` of the bytes that it should hold; empty takes whatever it holds.
+        digest: :func:`scan.digest_of` the bytes that it should hold; empty takes whatever it holds.
     """
 
     path: Path
     digest: str = ""
+
+
+class NotThere(BadImage):
+    """A file that cannot be read just now, or does not hold what it should any more; that may pass."""
 
 
 @dataclass(frozen=True)
@@ -115,13 +119,15 @@ class Shard:
 
     Attributes:
         read: (n,) positions in the list of the files that could be read.
-        problems: For the others the reason, by position.
+        problems: For files that hold no whole picture the reason, by position.
+        missed: For files that could not be read just now, or hold something else by now, the reason, by position.
         vectors: For each layer (n, D) float32.
         tops: For each layer with channels the strongest answers; ``rows`` counts the n pictures.
     """
 
     read: tuple[int, ...]
     problems: Mapping[int, str]
+    missed: Mapping[int, str]
     vectors: Mapping[str, FloatArray]
     tops: Mapping[str, Tops]
 
@@ -154,8 +160,9 @@ def embed(
     tops = {name: Tops.empty(model.layers[name].num_channels) for name in layers if name not in PSEUDO_LAYERS}
     read: list[int] = []
     problems: dict[int, str] = {}
+    missed: dict[int, str] = {}
     batch_size = _BATCH.get(model.device.type, _BATCH_ON_DEVICES)
-    for places in _in_batches(_crops(files, model.preprocessing, problems), batch_size):
+    for places in _in_batches(_crops(files, model.preprocessing, problems, missed), batch_size):
         crops = np.stack([crop for _, crop in places])
         x = model.preprocessing.normalise(crops).to(model.device)
         for name, raw in sources(x, crops).items():
@@ -169,6 +176,7 @@ def embed(
     return Shard(
         read=tuple(read),
         problems=problems,
+        missed=missed,
         vectors={
             name: np.concatenate(parts) if parts else np.empty((0, dimension(model, name, pooling)), np.float32)
             for name, parts in vectors.items()
@@ -249,16 +257,12 @@ def standard_layers(model: LoadedModel) -> tuple[str, ...]:
     return tuple(dict.fromkeys([PIXELS, *stages, default_layer(model), *scores]))
 
 
-def file_digest(content: bytes) -> str:
-    """Names the bytes of a file, 32 hexadecimal digits."""
-    return hashlib.blake2b(content, digest_size=16).hexdigest()
-
-
 def read_crop(file: File, preprocessing: Preprocessing) -> NDArray[np.uint8]:
     """(H, W, 3) pixels of what the network sees of a file.
 
     Raises:
-        BadImage: It is gone, is no whole picture, or does not hold what it should.
+        NotThere: It is gone, or does not hold what it should.
+        BadImage: It is no whole picture.
     """
     return preprocessing.quick_crop(_open(file, preprocessing.resized))
 
@@ -276,18 +280,20 @@ def _open(file: File, size: Callable[[int, int], tuple[int, int]]) -> Image.Imag
     try:
         content = file.path.read_bytes()
     except OSError as error:
-        raise BadImage(f"{file.path.name} cannot be read ({error.strerror or error}).") from error
-    if file.digest and file_digest(content) != file.digest:
-        raise BadImage(f"{file.path.name} has changed since the collection was looked through; look through it again.")
+        raise NotThere(f"{file.path.name} cannot be read ({error.strerror or error}).") from error
+    if file.digest and digest_of(content) != file.digest:
+        raise NotThere(f"{file.path.name} has changed since the collection was looked through; look through it again.")
     return images.open_reduced(content, name=file.path.name, size=size)
 
 
 def _crops(
-    files: Sequence[File], preprocessing: Preprocessing, problems: dict[int, str]
+    files: Sequence[File], preprocessing: Preprocessing, problems: dict[int, str], missed: dict[int, str]
 ) -> Iterator[tuple[int, NDArray[np.uint8]]]:
     for place, file in enumerate(files):
         try:
             yield place, read_crop(file, preprocessing)
+        except NotThere as error:
+            missed[place] = str(error)
         except BadImage as error:
             problems[place] = str(error)
 

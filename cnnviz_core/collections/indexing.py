@@ -19,7 +19,7 @@ import shutil
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
@@ -37,19 +37,26 @@ from cnnviz_core.collections import embedding
 from cnnviz_core.collections.embedding import File, Shard, Tops
 from cnnviz_core.collections.scan import Picture
 from cnnviz_core.collections.search import Searcher
+from cnnviz_core.errors import CnnvizError
 from cnnviz_core.models import LoadedModel
 from cnnviz_core.results import FloatArray, Step
 
 SHARD = 128
 
-_FORMAT = 2  # of what is written; another number makes older indexes unknown
+_FORMAT = 3  # of what is written; another number makes older indexes unknown
 _VECTORS = "vectors.f32"
 _ABOUT = "index.json"
 _BYTES = 4
+_COPIED_BYTES = 2**24
+_TEXTS = ("paths", "digests", "bad_paths", "bad_digests", "bad_reasons")
 _MAX_WORKERS_PER_ACCELERATOR = 4
 _POLL_SECONDS = 0.2
 
 OnStep = Callable[[Step], None]
+
+
+class Busy(CnnvizError):
+    """Somebody else writes to an index."""
 
 
 class Pictures(Protocol):
@@ -69,8 +76,8 @@ class Pictures(Protocol):
         """Its pictures, sorted by path."""
         ...
 
-    def note_problem(self, path: str, reason: str) -> None:
-        """Takes note of a file that could not be read."""
+    def note_problem(self, picture: Picture, reason: str) -> None:
+        """Takes note of a file that holds no whole picture."""
         ...
 
 
@@ -134,8 +141,9 @@ def build(
     *,
     layers: Sequence[str],
     pooling: str = "mean",
+    waits: bool = True,
     on_step: OnStep | None = None,
-) -> None:
+) -> tuple[str, ...]:
     """Brings the indexes of some layers up to date, in one pass over the pictures that they lack.
 
     Of two that ask at the same time, in this process or another, the second waits and finds it done.
@@ -145,20 +153,29 @@ def build(
         model: Any network.
         layers: As in :func:`embedding.embed`.
         pooling: Likewise.
+        waits: Whether to wait where somebody else writes to one of these indexes.
         on_step: Called several times a second with the pictures done; what it raises ends the work, and what is
             committed by then stays.
 
+    Returns:
+        For files that could not be read just now the reasons; they are tried again the next time.
+
     Raises:
+        Busy: Somebody else writes, and it is not to wait.
         StorageFailed: The data folder cannot be written.
         UnknownLayer, BadSetting, NotApplicable: As :func:`embedding.check`.
     """
     embedding.check(model, layers, pooling)
     folders = [_Folder(collection.collection_id, model, layer, pooling) for layer in dict.fromkeys(layers)]
     report = on_step or (lambda _: None)
-    with _locked(folders, report):
+    missed: list[str] = []
+    with _locked(folders, report, waits=waits):
         pictures = collection.pictures()
         for folder in folders:
             folder.settle(pictures)
+            for picture in pictures:
+                if reason := folder.bad.get((picture.path, picture.digest)):
+                    collection.note_problem(picture, reason)
         tasks = _tasks(folders, pictures)
         watch = _Watch(sum(len(task.pictures) for task in tasks), report)
 
@@ -167,11 +184,13 @@ def build(
             names = [folder.layer for folder in task.folders]
             return embedding.embed(model, files, layers=names, pooling=pooling, on_batch=watch.count)
 
-        for task, shard in _in_order(tasks, work, watch, _num_workers(model)):
+        for task, shard in _in_order(tasks, work, watch, num_workers(model)):
             for folder in task.folders:
                 folder.commit(task.pictures, shard)
             for place, reason in shard.problems.items():
-                collection.note_problem(task.pictures[place].path, reason)
+                collection.note_problem(task.pictures[place], reason)
+            missed += shard.missed.values()
+    return tuple(missed)
 
 
 def read(collection: Pictures, model: LoadedModel, *, layer: str, pooling: str = "mean") -> Index:
@@ -205,9 +224,9 @@ def stamp(collection: Pictures, model: LoadedModel, *, layer: str, pooling: str 
     return len(times), max(times, default=0)
 
 
-def estimate_seconds(model: LoadedModel, *, num_pictures: int) -> float:
+def estimate_seconds(model: LoadedModel, num_pictures: int, seconds_per_picture: float) -> float:
     """About how long :func:`build` takes for pictures of usual size on a machine that has nothing else to do."""
-    return num_pictures * embedding.seconds_per_picture(model) / _num_workers(model)
+    return num_pictures * seconds_per_picture / num_workers(model)
 
 
 def forget(collection_id: str) -> None:
@@ -234,24 +253,23 @@ class _Record:
         first_row: Of its vectors, in the file of all.
         paths: The pictures, one for each vector.
         digests: Of their files.
-        bad: Path and digest of files that could not be read.
+        bad: For path and digest of files that hold no whole picture the reason.
     """
 
     path: Path
     first_row: int
     paths: tuple[str, ...]
     digests: tuple[str, ...]
-    bad: frozenset[tuple[str, str]]
+    bad: Mapping[tuple[str, str], str]
 
     @staticmethod
     def read(path: Path) -> _Record | None:
         """The shard of a record; None where the file is damaged."""
         try:
             with path.open("rb") as file, np.load(file) as stored:
-                texts = {
-                    name: tuple(stored[name].tolist()) for name in ("paths", "digests", "bad_paths", "bad_digests")
-                }
-                bad = frozenset(zip(texts["bad_paths"], texts["bad_digests"], strict=True))
+                texts = {name: tuple(stored[name].tolist()) for name in _TEXTS}
+                bad_files = zip(texts["bad_paths"], texts["bad_digests"], strict=True)
+                bad = dict(zip(bad_files, texts["bad_reasons"], strict=True))
                 return _Record(path, int(stored["first_row"]), texts["paths"], texts["digests"], bad)
         except (OSError, ValueError, KeyError, EOFError, BadZipFile):
             return None
@@ -284,13 +302,19 @@ class _Folder:
         self.path = folder_of(collection_id) / self.key
         self.dimension = embedding.dimension(model, layer, pooling)
         self.done: set[tuple[str, str]] = set()
+        self.bad: dict[tuple[str, str], str] = {}
         self.end = self.next_number = 0
 
     def valid_records(self, pictures: Iterable[Picture]) -> list[_Record]:
         """The whole records all of whose files are still what they were, in order."""
         present = {(picture.path, picture.digest) for picture in pictures}
         records = [_Record.read(path) for path in sorted(self.path.glob("shard-*.npz"))]
-        return [record for record in records if record is not None and record.files <= present]
+        end = self._num_stored()
+        return [one for one in records if one is not None and one.files <= present and one.end <= end]
+
+    def _num_stored(self) -> int:
+        path = self.path / _VECTORS
+        return path.stat().st_size // (self.dimension * _BYTES) if path.exists() else 0
 
     def settle(self, pictures: Iterable[Picture]) -> None:
         """Drops what is out of date, and finds out where to go on."""
@@ -301,8 +325,11 @@ class _Folder:
                 path.unlink()
         except OSError as error:
             raise store.storage_failed("An outdated part of an index could not be removed from", error) from error
-        self.done = {file for record in records for file in record.files | record.bad}
+        self.done = {file for record in records for file in record.files | record.bad.keys()}
+        self.bad = {file: reason for record in records for file, reason in record.bad.items()}
         self.end = max((record.end for record in records), default=0)
+        if self._num_stored() > self.end:
+            self._cut()
         self.next_number = max((_number(path) for path in kept), default=-1) + 1
 
     def commit(self, pictures: Sequence[Picture], shard: Shard) -> None:
@@ -324,6 +351,7 @@ class _Folder:
                 digests=_texts(picture.digest for picture in read),
                 bad_paths=_texts(picture.path for picture in bad),
                 bad_digests=_texts(picture.digest for picture in bad),
+                bad_reasons=_texts(shard.problems.values()),
                 top_values=tops.values,
                 top_rows=tops.rows,
                 top_cells=tops.cells,
@@ -331,6 +359,14 @@ class _Folder:
             )
         self.end += len(read)
         self.next_number += 1
+
+    def _cut(self) -> None:
+        """Drops vectors that do not count. Others may have the file mapped, so theirs stays and a new one follows."""
+        left = self.end * self.dimension * _BYTES
+        path = self.path / _VECTORS
+        with store.written_aside(path) as aside, aside.open("wb") as new, path.open("rb") as old:
+            while left and (block := old.read(min(left, _COPIED_BYTES))):
+                left -= new.write(block)
 
     def _describe(self) -> None:
         if not (self.path / _ABOUT).exists():
@@ -340,9 +376,8 @@ class _Folder:
     def _append(self, vectors: FloatArray) -> None:
         path = self.path / _VECTORS
         try:
-            with path.open("r+b" if path.exists() else "w+b") as stream:
-                stream.seek(self.end * self.dimension * _BYTES)
-                stream.truncate()
+            with path.open("ab") as stream:
+                stream.truncate(self.end * self.dimension * _BYTES)  # what a write that failed half-way left
                 stream.write(np.ascontiguousarray(vectors, dtype="<f4").data)
                 stream.flush()
                 os.fsync(stream.fileno())
@@ -376,8 +411,8 @@ def _digest(key: str, records: Iterable[_Record]) -> str:
 
 
 @contextmanager
-def _locked(folders: Iterable[_Folder], report: OnStep) -> Iterator[None]:
-    """Keeps others from writing to these indexes; waits while somebody else does."""
+def _locked(folders: Iterable[_Folder], report: OnStep, *, waits: bool) -> Iterator[None]:
+    """Keeps others from writing to these indexes."""
     with ExitStack() as locks:
         for folder in sorted(folders, key=lambda folder: folder.path):
             try:
@@ -386,7 +421,12 @@ def _locked(folders: Iterable[_Folder], report: OnStep) -> Iterator[None]:
                 raise store.storage_failed("An index could not be started in", error) from error
             lock = FileLock(folder.path / ".lock")
             while not _acquired(lock):
-                report(Step(0, 1))
+                if not waits:
+                    raise Busy(
+                        "This collection is being indexed by another program, perhaps in a terminal. What it has done "
+                        "so far is used; come back later for the rest."
+                    )
+                report(Step(0, 0))
                 time.sleep(_POLL_SECONDS)
             locks.callback(lock.release)
         yield
@@ -397,6 +437,8 @@ def _acquired(lock: FileLock) -> bool:
         lock.acquire(timeout=0)
     except Timeout:
         return False
+    except OSError as error:
+        raise store.storage_failed("An index could not be locked in", error) from error
     return True
 
 
@@ -481,7 +523,7 @@ def _in_order(
                 future.cancel()
 
 
-def _num_workers(model: LoadedModel) -> int:
+def num_workers(model: LoadedModel) -> int:
     """Threads, each with its own pictures: as many as there are cores to compute, a few to feed an accelerator."""
     num_cores = os.cpu_count() or 1
     if model.device.type != "cpu":

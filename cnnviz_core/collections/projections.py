@@ -42,6 +42,7 @@ def save(
     *,
     name: str,
     layer: str,
+    network: str,
 ) -> None:
     """Keeps a projection; the oldest go where there are many.
 
@@ -52,6 +53,7 @@ def save(
         projection: As it was made.
         name: What to call it on screen.
         layer: Of which layer.
+        network: Of which network.
 
     Raises:
         StorageFailed: The data folder cannot be written.
@@ -60,6 +62,7 @@ def save(
     about = {
         "name": name,
         "layer": layer,
+        "network": network,
         "method": projection.method,
         "divergence": projection.divergence,
         "asked": dict(settings),
@@ -85,14 +88,16 @@ def find(collection_id: str, vectors_key: str, settings: Mapping[str, object]) -
         return None
 
 
-def kept(collection_id: str) -> list[Kept]:
-    """The maps of a collection, the latest first."""
+def kept(collection_id: str, *, network: str) -> list[Kept]:
+    """The maps of a collection that were made with a network, the latest first."""
     found: dict[str, Kept] = {}
     for path in _newest_first(_folder(collection_id)):
         try:
             with path.open("rb") as file, np.load(file) as stored:
                 about = json.loads(str(stored["about"]))
         except _UNREADABLE:
+            continue
+        if about.get("network") != network:
             continue
         found.setdefault(about["name"], Kept(about["name"], about["layer"], about["asked"]))
     return list(found.values())

@@ -173,14 +173,14 @@ def problems(database: Path) -> tuple[Problem, ...]:
         return tuple(Problem(path, reason) for path, reason in rows)
 
 
-def note_problem(database: Path, path: str, reason: str) -> None:
-    """Takes a file out of the pictures until it changes.
+def note_problem(database: Path, path: str, digest: str, reason: str) -> None:
+    """Takes a file out of the pictures until it changes, if it still holds what it did.
 
     Raises:
         StorageFailed: The listing cannot be written.
     """
     with _listing(database) as listing:
-        listing.execute("UPDATE files SET problem = ? WHERE path = ?", (reason, path))
+        listing.execute("UPDATE files SET problem = ? WHERE path = ? AND digest = ?", (reason, path, digest))
 
 
 def num_pictures(database: Path) -> int | None:
@@ -245,7 +245,9 @@ def _walk(root: Path) -> _Found:
         prefix = waiting.pop()
         try:
             with os.scandir(root / prefix) as entries:
-                waiting += [path for entry in entries if (path := _note(root, prefix, entry, found))]
+                for entry in entries:
+                    with contextlib.suppress(FileNotFoundError):  # it went while the folder was read
+                        waiting += filter(None, [_note(root, prefix, entry, found)])
         except OSError:
             found.unreadable.append(prefix)
     return found
@@ -461,7 +463,8 @@ def _scan(root: Path, found: _Found, database: Path, on_step: OnStep | None) -> 
     with _listing(database) as listing:
         known = _known(listing)
         fresh = {path for path in masks if path in known and known[path][0] == found.files[path]}
-        gone = [path for path in known if path not in masks]
+        # What lies in a folder that cannot be read just now need not be gone.
+        gone = [path for path in known if path not in masks and not path.startswith(tuple(found.unreadable))]
         with _transaction(listing):
             listing.executemany("DELETE FROM files WHERE path = ?", ((path,) for path in gone))
             listing.executemany(

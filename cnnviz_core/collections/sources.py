@@ -330,6 +330,15 @@ def offered_folders() -> list[Path]:
     )
 
 
+def opened_folders() -> list[Path]:
+    """Folders that were opened by their path on this server and lie below the roots, however deep."""
+    cards = (settings.current().data_dir / "collections").glob(f"folder-*/{_CARD}")
+    ids = [path.parent.name.replace("-", "/", 1) for path in cards]
+    kept = [folder for collection_id in sorted(ids) if (folder := _kept_folder(collection_id)) is not None]
+    roots = _roots()
+    return [folder for folder in kept if _is_below(folder, roots) and folder.is_dir()]
+
+
 def keep_folder(folder: Path) -> tuple[str, Path]:
     """Takes note of a folder of the server, wherever it lies.
 
@@ -618,6 +627,8 @@ _REFUSED: tuple[tuple[Callable[[zipfile.ZipInfo, str, _Parts], bool], str], ...]
         "that are no pictures by their names",
     ),
     (lambda _, __, parts: len(parts) > _MAX_DEPTH, "in folders too deep"),
+    # Python unpacks other kinds all at once, however large they get.
+    (lambda entry, *_: entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED), "packed in a rare way"),
     (lambda entry, *_: entry.file_size > _max_picture_bytes(), "too large for a picture that can be opened"),
 )
 

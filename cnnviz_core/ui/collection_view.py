@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -46,6 +47,7 @@ class Indexed:
         indexes: Where they come from.
         orders: For each layer the place of each of ``rows`` in its index.
         pooling: How a map became a vector.
+        revision: Another one for other rows, labels, columns, or another order.
     """
 
     collection: Collection
@@ -55,6 +57,7 @@ class Indexed:
     indexes: Mapping[str, Index]
     orders: Mapping[str, NDArray[np.intp]]
     pooling: str
+    revision: str
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -62,8 +65,8 @@ class Indexed:
         return tuple(row.label for row in self.rows)
 
     def key(self, layer: str) -> str:
-        """Names the vectors of a layer, their order and their number included."""
-        return f"{self.indexes[layer].digest} {len(self.rows)} {' '.join(self.vectors)}"
+        """Names the vectors of a layer, with what is known of their pictures."""
+        return f"{self.indexes[layer].digest} {self.revision} {self.model.class_names[:1]}{len(self.model.class_names)}"
 
     def name(self, row: int) -> str:
         """What to call a picture: its path and label."""
@@ -83,7 +86,7 @@ def choose(*, default: str = "bundled/tiles") -> Collection | None:
     """Asks for the collection. Returns None where there is none to show, with the reason on the page."""
     if wanted := st.session_state.pop("next_collection", None):
         st.session_state["collection"] = wanted
-    offered = collections.available()
+    offered = _available()
     names = {one.collection_id: _name(one) for one in offered}
     if st.session_state.get("collection", default) not in names:
         frame.notice(f"The collection {st.session_state['collection']} is no longer on this server.")
@@ -111,6 +114,11 @@ def choose(*, default: str = "bundled/tiles") -> Collection | None:
         st.info(frame.plain(reason), icon=":material/folder_off:")
         return None
     return collection
+
+
+@st.cache_data(ttl=10, show_spinner=False)
+def _available() -> list[Available]:
+    return collections.available()
 
 
 def _name(one: Available) -> str:
@@ -155,13 +163,19 @@ def _bring() -> None:
         removed = st.selectbox(
             "Remove from this server", mine, index=None, format_func=lambda one: one.title, key="collection_to_remove"
         )
+        is_sure = st.checkbox("It is gone for everyone on this server", key="sure_to_remove")
         st.button(
-            "Remove it for everyone",
+            "Remove it",
             key="remove_collection",
-            disabled=removed is None,
-            on_click=frame.guarded(sources.delete),
+            disabled=removed is None or not is_sure,
+            on_click=frame.guarded(_remove),
             args=(removed.collection_id if removed else "",),
         )
+
+
+def _remove(collection_id: str) -> None:
+    sources.delete(collection_id)
+    _available.clear()
 
 
 def _bring_zip() -> None:
@@ -219,6 +233,7 @@ def _take(make: Callable[[Callable[[Step], None]], sources.Added]) -> None:
 
 
 def _go_to(collection_id: str) -> None:
+    _available.clear()
     st.session_state["next_collection"] = collection_id
     st.rerun()
 
@@ -245,10 +260,13 @@ def indexed(
     num_missing = max(index.num_pictures - len(index.rows) for index in found.values())
     if num_missing:
         _keep_choices()
-        seconds = compute.run(indexing.estimate_seconds, model, num_pictures=num_missing)
-        state = [index.digest for index in found.values()], found[wanted[0]].num_pictures
-        work.until_done(
-            lambda on_step: indexing.build(collection, model, layers=wanted, pooling=pooling, on_step=on_step),
+        one = compute.run(embedding.seconds_per_picture, model)
+        seconds = indexing.estimate_seconds(model, num_missing, one)
+        state = [index.digest for index in found.values()], _stamp(collection)
+        missed = work.until_done(
+            lambda on_step: indexing.build(
+                collection, model, layers=wanted, pooling=pooling, waits=False, on_step=on_step
+            ),
             key=repr(
                 ("index", collection.collection_id, compute.key(indexing.build, model, None), wanted, pooling, state)
             ),
@@ -257,9 +275,15 @@ def indexed(
             cost=f"{num_missing:,} pictures go through the network once: about {render.format_value(seconds)} s. "
             "What is indexed is kept for everybody and need not be done again.",
             at_once=seconds <= _AT_ONCE_SECONDS,
+            line="indexing",
         )
-    found_by = repr([collection.collection_id, *((layer, index.digest) for layer, index in found.items())])
-    together = _together(found_by, pooling, collection, model, found)
+        if missed:
+            st.warning(frame.plain(f"{len(missed)} files could not be read just now. The first: {missed[0]}"))
+    digests = {layer: index.digest for layer, index in found.items()}
+    stamp = _stamp(collection)
+    rows, orders, revision = _together(repr((collection.collection_id, stamp, digests)), found)
+    vectors = {layer: _in_order(index, orders[layer]) for layer, index in found.items()}
+    together = Indexed(collection, model, rows, vectors, found, orders, pooling, revision)
     if len(together.rows) < _FEWEST:
         if not num_missing:
             st.info(f"{frame.plain(collection.title)} has {len(together.rows)} pictures; bring {_FEWEST} or more.")
@@ -280,7 +304,7 @@ def _stamp(collection: Collection) -> tuple[tuple[int, int], ...]:
     """Another one after every change of the listing."""
     files = (collection.database, collection.database.with_name(f"{collection.database.name}-wal"))
     found = [path.stat() for path in files if path.exists()]
-    return tuple((status.st_mtime_ns, status.st_size) for status in found)
+    return tuple((status.st_mtime_ns, status.st_size) for status in found if status.st_size)
 
 
 def _index(collection: Collection, model: LoadedModel, layer: str, pooling: str) -> Index:
@@ -300,29 +324,27 @@ def _read(
     return indexing.read(_collection, _model, layer=layer, pooling=pooling)
 
 
+Orders = Mapping[str, NDArray[np.intp]]
+
+
 @st.cache_resource(max_entries=8, show_spinner=False)
 def _together(
     found_by: str,  # noqa: ARG001 - the cache's key
-    pooling: str,
-    _collection: Collection,
-    _model: LoadedModel,
     _found: Mapping[str, Index],
-) -> Indexed:
-    """Vectors of all layers in one order: that of the first index, where each picture has its row in all of them."""
+) -> tuple[tuple[Picture, ...], Orders, str]:
+    """The pictures that have their row at all layers, where in each, and a name for just these in this order."""
     places = {layer: {row.path: place for place, row in enumerate(index.rows)} for layer, index in _found.items()}
     common = set.intersection(*(set(found) for found in places.values()))
     first = next(iter(_found.values()))
     rows = tuple(row for row in first.rows if row.path in common)
     orders = {layer: np.array([found[row.path] for row in rows], np.intp) for layer, found in places.items()}
-    vectors = {
-        layer: index.vectors if _is_whole(orders[layer], index) else index.vectors[orders[layer]]
-        for layer, index in _found.items()
-    }
-    return Indexed(_collection, _model, rows, vectors, _found, orders, pooling)
+    known = repr([(row.path, row.digest, row.label, sorted(row.columns.items())) for row in rows])
+    return rows, orders, hashlib.blake2b(known.encode(), digest_size=8).hexdigest()
 
 
-def _is_whole(order: NDArray[np.intp], index: Index) -> bool:
-    return len(order) == len(index.rows) and bool((order == np.arange(len(order))).all())
+def _in_order(index: Index, order: NDArray[np.intp]) -> FloatArray:
+    is_whole = len(order) == len(index.rows) and bool((order == np.arange(len(order))).all())
+    return index.vectors if is_whole else index.vectors[order]
 
 
 # ---- pictures of pictures -------------------------------------------------------------------------------------------

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import streamlit as st
+from numpy.typing import NDArray
 
 from cnnviz_core import render
 from cnnviz_core.collections import embedding, projections
+from cnnviz_core.errors import CnnvizError
 from cnnviz_core.methods import embeddings
 from cnnviz_core.models import LoadedModel
-from cnnviz_core.results import Projection, Step
-from cnnviz_core.ui import pickers, work
+from cnnviz_core.results import FloatArray, Projection, Step
+from cnnviz_core.store import StorageFailed
+from cnnviz_core.ui import frame, pickers, work
 from cnnviz_core.ui.collection_view import Indexed
 from cnnviz_core.ui.components import picture_map
 
@@ -21,6 +26,7 @@ _PCA_AXES = 10
 _AT_ONCE_SECONDS = 30
 _SHORT_SECONDS = 2
 _SO_FAR_PX = 360
+_MOST_COMPARED = 2000
 
 
 @dataclass(frozen=True)
@@ -85,7 +91,7 @@ def wanted(found: Indexed, layer: str) -> Wanted:
 
 
 def _reopen(found: Indexed) -> None:
-    earlier = projections.kept(found.collection.collection_id)
+    earlier = projections.kept(found.collection.collection_id, network=_network(found))
     if not earlier:
         return
 
@@ -195,7 +201,8 @@ def project(found: Indexed, wanted: Wanted) -> Projection | None:
 
     def make(on_step: Callable[[Step], None]) -> Projection:
         made = embeddings.project(vectors, **settings, on_step=on_step)
-        projections.save(home, key, settings, made, name=wanted.name, layer=wanted.layer)
+        with contextlib.suppress(StorageFailed):  # a full disk takes no map away
+            projections.save(home, key, settings, made, name=wanted.name, layer=wanted.layer, network=_network(found))
         return made
 
     seconds = embeddings.METHODS[wanted.method].seconds(*vectors.shape)
@@ -214,6 +221,10 @@ def project(found: Indexed, wanted: Wanted) -> Projection | None:
     return made
 
 
+def _network(found: Indexed) -> str:
+    return f"{found.model.spec.model_id} {found.model.spec.weights_hash}"
+
+
 def _so_far(partial: Projection) -> None:
     picture_map.show(partial.values, key="map_so_far", aria="The map so far", height=_SO_FAR_PX)
 
@@ -228,7 +239,13 @@ def separation(found: Indexed) -> None:
         st.caption("This needs pictures of at least two labels: put them into a folder for each, or bring a CSV.")
         return
     layers = [layer for layer in found.vectors if layer != embedding.SCORES]
-    made = [_separation(found.key(layer), layer, found) for layer in layers]
+    chosen = _sample(found)
+    labels = tuple(found.labels[row] for row in chosen)
+    try:
+        made = [_separation(found.key(layer), found.vectors[layer], chosen, labels) for layer in layers]
+    except CnnvizError as error:
+        st.caption(frame.plain(str(error)))
+        return
     k = made[0].k
     st.plotly_chart(
         render.depth_profile(
@@ -244,9 +261,10 @@ def separation(found: Indexed) -> None:
         key="separation",
         width="stretch",
     )
+    sampled = "a sample of " if len(chosen) < len(found.rows) else ""
     st.caption(
-        f"By cosine, over {made[0].num_rows:,} pictures with {made[0].num_labels:,} labels. Purity: of each picture’s "
-        f"{k} nearest, the share with its label. Silhouette, -1 to 1: how much closer a picture is to its own label "
+        f"By cosine, over {sampled}{made[0].num_rows:,} pictures with {made[0].num_labels:,} labels. Purity: of each "
+        f"picture’s {k} nearest, the share with its label. Silhouette, -1 to 1: how much closer a picture is to its own label "
         "than to the nearest other one. The first place is the pixels themselves; what a layer adds lies above it."
     )
     worst = sorted(made[-1].purity_by_label.items(), key=lambda item: item[1])
@@ -257,7 +275,19 @@ def separation(found: Indexed) -> None:
         )
 
 
-@st.cache_data(max_entries=64, show_spinner=False)
-def _separation(found_by: str, layer: str, _found: Indexed) -> embeddings.Separation:  # noqa: ARG001 - the cache's key
-    fewest = sum(map(bool, _found.labels)) - 1
-    return embeddings.separation(_found.vectors[layer], _found.labels, k=min(5, fewest))
+def _sample(found: Indexed) -> NDArray[np.intp]:
+    """Pictures that are compared with each other; the time grows with the square of their number."""
+    num = len(found.rows)
+    draw = np.random.default_rng(0)
+    return np.arange(num) if num <= _MOST_COMPARED else np.sort(draw.choice(num, _MOST_COMPARED, replace=False))
+
+
+@st.cache_data(max_entries=64, show_spinner="Comparing the layers")
+def _separation(
+    found_by: str,  # noqa: ARG001 - the cache's key
+    _vectors: FloatArray,
+    _chosen: NDArray[np.intp],
+    _labels: Sequence[str],
+) -> embeddings.Separation:
+    fewest = sum(map(bool, _labels)) - 1
+    return embeddings.separation(_vectors[_chosen], _labels, k=min(5, fewest))

@@ -31,6 +31,7 @@ _LONGEST_TRAIL = 12
 _REGION_CANDIDATES = 200
 _PAIRS = 24
 _LONG_LIST_ROWS = 20_000  # beyond, all pairs take minutes
+_PAIR_SECONDS = 5e-8  # of two pictures
 _OWN = "the chosen picture"
 _METRICS = {"cosine": "cosine", "euclidean": "Euclidean"}
 
@@ -93,8 +94,7 @@ def wanted(layer: str) -> Wanted:
 
 def query(chosen: Selection, found: Indexed) -> Query:
     """What is searched for: the sidebar's picture, or one of the collection that was clicked; with the way back."""
-    of = f"{found.collection.collection_id} {len(found.rows)}"
-    pickers.start_again("trail", of, [])
+    pickers.start_again("trail", f"{found.collection.collection_id} {found.revision}", [])
     trail: list[int] = st.session_state.setdefault("trail", [])
     if trail:
         _way_back(found, trail)
@@ -246,7 +246,7 @@ def _regions(query: Query, found: Indexed, wanted: Wanted, part: Mask) -> None:
 
     matches = work.until_done(
         search,
-        key=repr(("regions", found.key(layer), query.image.digest, np.flatnonzero(mask)[[0, -1]].tolist(), wanted)),
+        key=repr(("regions", found.key(layer), query.image.digest, rows, mask.tobytes(), wanted)),
         name="regions",
         title="Search this part",
         cost=f"The {len(rows)} pictures whose mean is nearest are searched place by place: about "
@@ -315,7 +315,8 @@ def _made(found: Indexed, wanted: Wanted, name: str, title: str, make: Work) -> 
         key=repr((name, found.key(wanted.layer), wanted.metric)),
         name=name,
         title=title,
-        cost=f"All pairs of {len(found.rows):,} pictures are looked at.",
+        cost=f"All pairs of {len(found.rows):,} pictures are looked at: "
+        f"about {render.format_value(_PAIR_SECONDS * len(found.rows) ** 2)} s.",
         at_once=len(found.rows) <= _LONG_LIST_ROWS,
     )
 

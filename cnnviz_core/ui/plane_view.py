@@ -178,7 +178,7 @@ def draw(chosen: Selection, found: Indexed, wanted: Wanted, projection: Projecti
 
 def _forget_other_pictures(found: Indexed) -> None:
     """Rows have another meaning in another collection."""
-    of = f"{found.collection.collection_id} {len(found.rows)}"
+    of = f"{found.collection.collection_id} {found.revision}"
     pickers.start_again("selected_rows", of, ())
     pickers.start_again("lit_row", of, None)
 
@@ -214,6 +214,9 @@ def _map(chosen: Selection, found: Indexed, wanted: Wanted, projection: Projecti
         )
     if len(axes) == 3:
         _space(projection, axes, view)
+        return
+    if len(found.rows) > picture_map.MOST_POINTS:
+        st.info(f"A map shows up to {picture_map.MOST_POINTS:,} pictures; choose a smaller collection.")
         return
     means_something = len(projection.explained) > 0
     picture_map.show(
@@ -275,10 +278,16 @@ def _own(
     chosen: Selection, found: Indexed, wanted: Wanted, projection: Projection, axes: Sequence[int]
 ) -> picture_map.Extra:
     vector = compute.run(_vector_of, chosen.model, chosen.image, layer=wanted.layer, pooling=found.pooling)
-    with st.spinner("Placing the picture"):
-        place = embeddings.place(projection, found.vectors[wanted.layer], vector[None])[0]
+    found_by = repr((found.key(wanted.layer), sorted(wanted.settings.items()), chosen.image.digest))
+    place = _place(found_by, projection, found.vectors[wanted.layer], vector)
     small = render.thumbnail_atlas([chosen.image.pixels], px=96)
     return picture_map.Extra(float(place[axes[0]]), float(place[axes[1]]), chosen.image.name, small)
+
+
+@st.cache_data(max_entries=64, show_spinner="Placing the picture")
+def _place(found_by: str, _projection: Projection, _vectors: FloatArray, _vector: FloatArray) -> FloatArray:  # noqa: ARG001
+    place: FloatArray = embeddings.place(_projection, _vectors, _vector[None])[0]
+    return place
 
 
 def _vector_of(model: LoadedModel, image: InputImage, *, layer: str, pooling: str) -> FloatArray:

@@ -18,7 +18,9 @@ _POLL_SECONDS = 0.5
 
 
 @st.cache_resource(show_spinner=False)
-def _queue() -> Queue:
+def _queue(line: str = "methods") -> Queue:
+    """The jobs of one line; a line of its own keeps hours of indexing from holding up everybody’s seconds."""
+    del line
     return Queue()
 
 
@@ -64,6 +66,7 @@ def until_done(
     cost: str,
     show: Callable[[Any], None] | None = None,
     at_once: bool = False,
+    line: str = "methods",
 ) -> Any | None:
     """Draws long work until it is done: a button to start it, then its progress.
 
@@ -75,11 +78,12 @@ def until_done(
         cost: What it takes, said before it is started.
         show: Draws what is there so far, while it runs; None for nothing to show.
         at_once: Whether it starts by itself when it was never asked for; for what takes seconds and the page needs.
+        line: Jobs of one line wait for each other.
 
     Returns:
         The result; after a cancel what was there by then, if anything; None until it is there.
     """
-    queue, me = _queue(), _session()
+    queue, me = _queue(line), _session()
     job = queue.find(key)
     if job is not None and job.state is State.DONE:
         return job.result
@@ -88,7 +92,7 @@ def until_done(
     is_live = job is not None and job.is_live and job.can_be_joined
     if key not in given_up and (is_live or (at_once and mine is None)):
         queue.submit(key, title, _released(work), owner=me)
-        _live(key, name, show)
+        _live(key, name, show, line)
         return None
     found = None if mine is None else _broken_off(mine)
     if st.button(f"Run: {title}", key=f"{name}_run", type="primary", icon=":material/play_arrow:", help=cost):
@@ -121,9 +125,9 @@ def _is_here(session: str) -> bool:
 
 
 @st.fragment(run_every=_POLL_SECONDS)
-def _live(key: str, name: str, show: Callable[[Any], None] | None) -> None:
+def _live(key: str, name: str, show: Callable[[Any], None] | None, line: str) -> None:
     """Progress of a job, told twice a second; the page runs again when it has ended."""
-    queue = _queue()
+    queue = _queue(line)
     job = queue.find(key)
     if job is None or not job.is_live:
         st.rerun()

@@ -237,7 +237,7 @@ class TestPictures:
         cat = collection.pictures()[0]
         with pytest.raises(BadImage, match="cut short") as error:
             collection.open(cat)
-        collection.note_problem(cat.path, str(error.value))
+        collection.note_problem(cat, str(error.value))
         assert [picture.path for picture in collection.pictures()] == ["dog/b.png"]
         assert collection.scan().num_broken == 2
 
@@ -339,3 +339,15 @@ def test_fifty_broken_among_five_hundred(folder: Path) -> None:
 def test_a_collection_is_made_of_plain_values(folder: Path) -> None:
     assert isinstance(collections.open_collection(folder), Collection)
     assert collections.__all__ == sorted(collections.__all__)
+
+
+def test_a_folder_opened_deep_below_a_root_is_on_offer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    deep = tmp_path / "root" / "a" / "b" / "c"
+    deep.mkdir(parents=True)
+    (tmp_path / "elsewhere").mkdir()
+    settings_now = Settings(data_dir=tmp_path / "data", collection_roots=(tmp_path / "root",))
+    monkeypatch.setattr(settings, "current", lambda: settings_now)
+    opened = [collections.open_collection(folder).collection_id for folder in (deep, tmp_path / "elsewhere")]
+    offered = [one.collection_id for one in collections.available()]
+    assert opened[0] in offered
+    assert opened[1] not in offered

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import nn
 
 from cnnviz_core import images, models, photos, probe
-from cnnviz_core.collections import embedding
+from cnnviz_core.collections import embedding, scan
 from cnnviz_core.collections.embedding import NUM_TOPS, File, Tops
 from cnnviz_core.errors import BadImage, BadSetting, NotApplicable, UnknownLayer
 from cnnviz_core.images import InputImage
@@ -169,7 +169,7 @@ def test_what_cannot_be_read_is_left_out_with_the_reason(
 ) -> None:
     (tmp_path / "cut.png").write_bytes(files[0].path.read_bytes()[:100])
     (tmp_path / "text.png").write_text("not a picture")
-    changed = File(files[1].path, embedding.file_digest(b"something else"))
+    changed = File(files[1].path, scan.digest_of(b"something else"))
     mixed = [
         files[0],
         File(tmp_path / "cut.png"),
@@ -180,11 +180,12 @@ def test_what_cannot_be_read_is_left_out_with_the_reason(
     ]
     found = embedding.embed(tiny_model, mixed, layers=["conv2"])
     assert found.read == (0, 5)
-    assert sorted(found.problems) == [1, 2, 3, 4]
+    assert sorted(found.problems) == [1, 2]
+    assert sorted(found.missed) == [3, 4]
     assert "cut.png cannot be decoded whole" in found.problems[1]
     assert "text.png is not a picture" in found.problems[2]
-    assert "gone.png cannot be read" in found.problems[3]
-    assert "01.png has changed" in found.problems[4]
+    assert "gone.png cannot be read" in found.missed[3]
+    assert "01.png has changed" in found.missed[4]
     alone = embedding.embed(tiny_model, [files[0], files[2]], layers=["conv2"])
     np.testing.assert_array_equal(found.vectors["conv2"], alone.vectors["conv2"])
 
@@ -198,7 +199,7 @@ def test_nothing_readable_gives_no_rows(tiny_model: LoadedModel, tmp_path: Path)
 
 
 def test_the_right_digest_is_taken(tiny_model: LoadedModel, files: Sequence[File]) -> None:
-    file = File(files[0].path, embedding.file_digest(files[0].path.read_bytes()))
+    file = File(files[0].path, scan.digest_of(files[0].path.read_bytes()))
     assert embedding.embed(tiny_model, [file], layers=["conv1"]).read == (0,)
 
 

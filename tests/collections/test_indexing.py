@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from cnnviz_core import models, settings, store
-from cnnviz_core.collections import embedding, indexing
+from cnnviz_core.collections import embedding, indexing, scan
 from cnnviz_core.collections.scan import Picture
 from cnnviz_core.errors import BadSetting
 from cnnviz_core.models import LoadedModel
@@ -36,11 +36,11 @@ class Listed:
         return tuple(self.picture(name) for name in names if name not in self.problems)
 
     def picture(self, name: str) -> Picture:
-        digest = embedding.file_digest((self.folder / name).read_bytes())
+        digest = scan.digest_of((self.folder / name).read_bytes())
         return Picture(path=name, label="", digest=digest, width=16, height=16, mask="", columns={})
 
-    def note_problem(self, path: str, reason: str) -> None:
-        self.problems[path] = reason
+    def note_problem(self, picture: Picture, reason: str) -> None:
+        self.problems[picture.path] = reason
 
 
 def draw(path: Path, seed: int) -> None:
@@ -358,6 +358,79 @@ def test_a_damaged_shard_is_done_anew(tiny_model: LoadedModel, listed: Listed) -
     indexing.build(listed, tiny_model, layers=["conv2"])
     index = indexing.read(listed, tiny_model, layer="conv2")
     assert sorted(row.path for row in index.rows) == [picture.path for picture in listed.pictures()]
+
+
+def test_who_reads_an_index_keeps_what_it_read(tiny_model: LoadedModel, listed: Listed) -> None:
+    """The vectors are mapped from disk: a file that gets shorter would end the process that reads it."""
+    indexing.build(listed, tiny_model, layers=["conv2"])
+    index = indexing.read(listed, tiny_model, layer="conv2")
+    before = np.array(index.vectors)
+    draw(listed.folder / "21.png", 300)
+    indexing.build(listed, tiny_model, layers=["conv2"])
+    (listed.folder / "20.png").unlink()
+    (listed.folder / "21.png").unlink()
+    indexing.build(listed, tiny_model, layers=["conv2"])
+    np.testing.assert_array_equal(index.vectors, before)
+    assert len(indexing.read(listed, tiny_model, layer="conv2").vectors) == NUM_FILES - 2
+
+
+def test_a_file_that_cannot_be_read_just_now_is_tried_again(
+    tiny_model: LoadedModel, listed: Listed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pictures = listed.pictures()
+    (listed.folder / "03.png").rename(listed.folder / "away")
+    draw(listed.folder / "07.png", 400)
+    monkeypatch.setattr(Listed, "pictures", lambda _: pictures)
+    missed = indexing.build(listed, tiny_model, layers=["conv2"])
+    assert [reason.split()[0] for reason in missed] == ["03.png", "07.png"]
+    assert not listed.problems
+    assert len(indexing.read(listed, tiny_model, layer="conv2").rows) == NUM_FILES - 2
+    (listed.folder / "away").rename(listed.folder / "03.png")
+    now = tuple(listed.picture(picture.path) for picture in pictures)
+    monkeypatch.setattr(Listed, "pictures", lambda _: now)
+    assert indexing.build(listed, tiny_model, layers=["conv2"]) == ()
+    assert indexing.read(listed, tiny_model, layer="conv2").is_complete
+
+
+def test_a_problem_that_was_forgotten_is_noted_again(tiny_model: LoadedModel, listed: Listed) -> None:
+    (listed.folder / "05.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
+    indexing.build(listed, tiny_model, layers=["conv2"])
+    reason = listed.problems.pop("05.png")
+    assert not indexing.read(listed, tiny_model, layer="conv2").is_complete
+    indexing.build(listed, tiny_model, layers=["conv2"])
+    assert listed.problems == {"05.png": reason}
+    assert indexing.read(listed, tiny_model, layer="conv2").is_complete
+
+
+def test_vectors_that_were_lost_are_made_anew(tiny_model: LoadedModel, listed: Listed) -> None:
+    indexing.build(listed, tiny_model, layers=["conv2"])
+    (path,) = indexing.folder_of(listed.collection_id).rglob("vectors.f32")
+    path.write_bytes(path.read_bytes()[: 10 * 6 * 4])
+    assert len(indexing.read(listed, tiny_model, layer="conv2").rows) == 8
+    indexing.build(listed, tiny_model, layers=["conv2"])
+    index = indexing.read(listed, tiny_model, layer="conv2")
+    assert index.is_complete
+    np.testing.assert_allclose(index.vectors, alone(tiny_model, listed, "conv2"), rtol=1e-5, atol=1e-5)
+
+
+def test_who_does_not_wait_is_told(tiny_model: LoadedModel, listed: Listed) -> None:
+    inside, go_on = threading.Event(), threading.Event()
+
+    def hold(_: Step) -> None:
+        inside.set()
+        go_on.wait(20)
+
+    slow = threading.Thread(
+        target=indexing.build, args=(listed, tiny_model), kwargs={"layers": ["conv2"], "on_step": hold}
+    )
+    slow.start()
+    inside.wait(20)
+    try:
+        with pytest.raises(indexing.Busy, match="another program"):
+            indexing.build(listed, tiny_model, layers=["conv2"], waits=False)
+    finally:
+        go_on.set()
+        slow.join()
 
 
 def test_a_folder_that_cannot_be_written_is_named(tiny_model: LoadedModel, listed: Listed, tmp_path: Path) -> None:

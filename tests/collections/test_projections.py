@@ -24,7 +24,7 @@ def data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def keep(name: str, **asked: object) -> Projection:
     made = embeddings.project(VECTORS, **asked)
-    projections.save(HOME, "vectors", asked, made, name=name, layer="conv2")
+    projections.save(HOME, "vectors", asked, made, name=name, layer="conv2", network="net")
     return made
 
 
@@ -55,18 +55,23 @@ def test_other_vectors_and_settings_are_other_maps() -> None:
 def test_maps_are_listed_by_name_the_latest_first() -> None:
     keep("one", method="pca")
     keep("two", method="pca", num_axes=3)
-    assert [(one.name, one.layer, dict(one.settings)) for one in projections.kept(HOME)] == [
+    assert [(one.name, one.layer, dict(one.settings)) for one in projections.kept(HOME, network="net")] == [
         ("two", "conv2", {"method": "pca", "num_axes": 3}),
         ("one", "conv2", {"method": "pca"}),
     ]
-    assert projections.kept("folder/else") == []
+    assert projections.kept("folder/else", network="net") == []
+
+
+def test_maps_of_other_networks_are_not_listed() -> None:
+    keep("one", method="pca")
+    assert projections.kept(HOME, network="another") == []
 
 
 def test_the_oldest_go(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(projections, "_MOST_KEPT", 2)
     for seed in range(4):
         keep(f"map {seed}", method="pca", seed=seed)
-    assert [one.name for one in projections.kept(HOME)] == ["map 3", "map 2"]
+    assert [one.name for one in projections.kept(HOME, network="net")] == ["map 3", "map 2"]
 
 
 def test_a_damaged_file_counts_as_none(data_folder: Path) -> None:
@@ -74,7 +79,7 @@ def test_a_damaged_file_counts_as_none(data_folder: Path) -> None:
     (path,) = data_folder.glob("*.npz")
     path.write_bytes(path.read_bytes()[:50])
     assert projections.find(HOME, "vectors", {"method": "pca"}) is None
-    assert projections.kept(HOME) == []
+    assert projections.kept(HOME, network="net") == []
     keep("one", method="pca")
     assert projections.find(HOME, "vectors", {"method": "pca"}) is not None
 
@@ -82,4 +87,4 @@ def test_a_damaged_file_counts_as_none(data_folder: Path) -> None:
 def test_forgetting_the_indexes_forgets_the_maps() -> None:
     keep("one", method="pca")
     indexing.forget(HOME)
-    assert projections.kept(HOME) == []
+    assert projections.kept(HOME, network="net") == []

@@ -180,7 +180,7 @@ class TestListing:
             scan.scan(folder, database)
             (odd,) = (picture for picture in scan.pictures(database) if picture.path != "plain.png")
             assert (odd.path, odd.label) == (f"{name[:20]}/{name}", name[:20])
-        scan.note_problem(database, odd.path, "broken")
+        scan.note_problem(database, odd.path, odd.digest, "broken")
         assert paths(database) == ["plain.png"]
 
     def test_a_name_that_is_not_utf8_is_a_problem(self, folder: Path, database: Path) -> None:
@@ -272,8 +272,8 @@ class TestProblems:
     def test_noted_later_it_stays_until_the_file_changes(self, folder: Path, database: Path) -> None:
         file = put(folder, "a.png")
         scan.scan(folder, database)
-        scan.note_problem(database, "a.png", "It cannot be decoded whole.")
-        scan.note_problem(database, "unknown.png", "not listed")
+        scan.note_problem(database, "a.png", scan.pictures(database)[0].digest, "It cannot be decoded whole.")
+        scan.note_problem(database, "unknown.png", "", "not listed")
         assert scan.scan(folder, database).num_broken == 1
         assert [tuple(vars(problem).values()) for problem in scan.problems(database)] == [
             ("a.png", "It cannot be decoded whole.")
@@ -662,3 +662,43 @@ class TestMasks:
         scan.scan(folder, database)
         assert scan.pictures(database)[0].mask == ""
         assert read == ["1.jpg"]
+
+
+def test_a_file_that_goes_during_the_scan_takes_no_other_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, database = tmp_path / "pictures", tmp_path / "listing.sqlite"
+    folder.mkdir()
+    for number in range(6):
+        Image.new("RGB", (4, 4), (number, 0, 0)).save(folder / f"{number}.png")
+    scan.scan(folder, database)
+    note = scan._note
+
+    def vanish(root: Path, prefix: str, entry: os.DirEntry[str], found: scan._Found) -> str:
+        if entry.name == "2.png":
+            raise FileNotFoundError(entry.name)
+        return note(root, prefix, entry, found)
+
+    monkeypatch.setattr(scan, "_note", vanish)
+    scan.scan(folder, database)
+    assert [picture.path for picture in scan.pictures(database)] == [f"{number}.png" for number in (0, 1, 3, 4, 5)]
+
+
+def test_a_folder_that_cannot_be_read_for_a_moment_keeps_its_pictures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, database = tmp_path / "pictures", tmp_path / "listing.sqlite"
+    for name in ("a", "b"):
+        (folder / name).mkdir(parents=True)
+        Image.new("RGB", (4, 4)).save(folder / name / "1.png")
+    scan.scan(folder, database)
+    scandir = os.scandir
+
+    def hiccup(path: Path) -> object:
+        if Path(path).name == "b":
+            raise OSError(5, "Input/output error")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", hiccup)
+    scan.scan(folder, database)
+    assert [picture.path for picture in scan.pictures(database)] == ["a/1.png", "b/1.png"]

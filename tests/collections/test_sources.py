@@ -682,3 +682,14 @@ class TestPublished:
             "assert not {'torch', 'torchvision', 'sklearn'} & set(sys.modules)"
         )
         subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
+
+
+def test_kinds_of_packing_that_cannot_be_bounded_are_left_out(data: Path) -> None:
+    """bzip2 and LZMA are unpacked all at once, whatever size the entry claims."""
+    stream = packed([("a.png", png())])
+    with zipfile.ZipFile(stream, "a") as archive:
+        archive.writestr("b.png", png(1), compress_type=zipfile.ZIP_BZIP2)
+        archive.writestr("c.png", png(2), compress_type=zipfile.ZIP_LZMA)
+    added = sources.unpack_zip(stream, name="a.zip")
+    assert added.num_pictures == 1
+    assert any("packed in a rare way" in note and "2 files" in note for note in added.notes)

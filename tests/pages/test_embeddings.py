@@ -9,10 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 from streamlit.testing.v1 import AppTest
 
-from cnnviz_core import collections
+from cnnviz_core import collections, settings
 from cnnviz_core.collections import sources
 
 Open = Callable[..., AppTest]
@@ -138,10 +139,17 @@ def test_a_zip_becomes_a_collection_with_its_broken_files_listed(open_page: Open
     assert "1 file is left out" in [e.label for e in app.expander]
 
 
-def test_a_collection_without_pictures_says_so(open_page: Open, data_dir: Path, monkeypatch) -> None:
+def test_a_collection_without_pictures_says_so(
+    open_page: Open, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (data_dir / "roots" / "empty").mkdir(parents=True)
-    collection = collections.open_collection(data_dir / "roots" / "empty")
-    assert "holds no picture files" in collection.why_empty()
+    monkeypatch.setenv("CNNVIZ_COLLECTION_ROOTS", str(data_dir / "roots"))
+    settings.current.cache_clear()
+    empty = collections.open_collection(data_dir / "roots" / "empty")
+    app = open_page(PAGE)
+    app.session_state["next_collection"] = empty.collection_id
+    app.run()
+    assert "holds no picture files" in " ".join(i.value for i in app.info)
 
 
 def test_two_pictures_are_too_few(open_page: Open) -> None:

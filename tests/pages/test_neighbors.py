@@ -8,7 +8,6 @@ from collections.abc import Callable
 from streamlit.testing.v1 import AppTest
 
 from cnnviz_core import collections
-from cnnviz_core.models import LoadedModel
 
 Open = Callable[..., AppTest]
 PAGE = "explore/neighbors"
@@ -85,13 +84,3 @@ def test_lists_of_what_stands_out(open_explore: Open) -> None:
             time.sleep(0.3)
             app.run()
             assert not app.exception
-
-
-def test_a_network_without_a_classifier_has_neighbours_too(open_page: Open, lite0: LoadedModel) -> None:
-    app = open_page(
-        PAGE,
-        collection="Photos of scikit-image and scikit-learn",
-        model="timm/convnext_tiny.dinov3_lvd1689m",
-        weights="untrained",
-    )
-    assert not app.exception
