@@ -18,14 +18,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     asked = _parser().parse_args(arguments)
     startup.prepare(threads=1)  # as many workers as cores, each on one
     try:
-        _index(asked)
+        return _index(asked)
     except CnnvizError as error:
         print(f"cnnviz: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\nInterrupted. What is indexed so far is kept; the same command goes on from there.", file=sys.stderr)
         return 130
-    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -45,7 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _index(asked: argparse.Namespace) -> None:
+def _index(asked: argparse.Namespace) -> int:
     # Torch and the networks are imported late, so that --help answers at once.
     from cnnviz_core import collections, models
     from cnnviz_core.collections import embedding, indexing
@@ -63,6 +62,9 @@ def _index(asked: argparse.Namespace) -> None:
     collection.scan(on_step=_Progress("files"))
     pictures = collection.pictures()
     print(f"{collection.title}: {len(pictures):,} pictures; {len(collection.problems()):,} files cannot be used.")
+    if reason := collection.why_empty():
+        print(f"cnnviz: {reason}", file=sys.stderr)
+        return 1
     missed = indexing.build(collection, model, layers=layers, pooling=asked.pooling, on_step=_Progress("pictures"))
     for reason in missed:
         print(f"missed this time: {reason}")
@@ -73,6 +75,7 @@ def _index(asked: argparse.Namespace) -> None:
         print(f"left out: {problem.path}: {problem.reason}")
     if collection.collection_id.startswith("folder/"):
         print("The app offers this folder where CNNVIZ_COLLECTION_ROOTS names it or a folder above it.")
+    return 0
 
 
 class _Progress:

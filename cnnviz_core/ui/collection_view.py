@@ -86,11 +86,12 @@ def choose(*, default: str = "bundled/tiles") -> Collection | None:
     """Asks for the collection. Returns None where there is none to show, with the reason on the page."""
     if wanted := st.session_state.pop("next_collection", None):
         st.session_state["collection"] = wanted
-    offered = _available()
+    home = settings.current().data_dir / "collections"
+    offered = _available(str(home), home.stat().st_mtime_ns if home.exists() else 0)
     names = {one.collection_id: _name(one) for one in offered}
     if st.session_state.get("collection", default) not in names:
         frame.notice(f"The collection {st.session_state['collection']} is no longer on this server.")
-        del st.session_state["collection"]
+        st.session_state["collection"] = default
     with frame.row():
         chosen = pickers.choose(
             "Collection",
@@ -117,7 +118,7 @@ def choose(*, default: str = "bundled/tiles") -> Collection | None:
 
 
 @st.cache_data(ttl=10, show_spinner=False)
-def _available() -> list[Available]:
+def _available(folder: str, changed: int) -> list[Available]:  # noqa: ARG001 - the cache's key
     return collections.available()
 
 
@@ -168,14 +169,9 @@ def _bring() -> None:
             "Remove it",
             key="remove_collection",
             disabled=removed is None or not is_sure,
-            on_click=frame.guarded(_remove),
+            on_click=frame.guarded(sources.delete),
             args=(removed.collection_id if removed else "",),
         )
-
-
-def _remove(collection_id: str) -> None:
-    sources.delete(collection_id)
-    _available.clear()
 
 
 def _bring_zip() -> None:
@@ -233,7 +229,6 @@ def _take(make: Callable[[Callable[[Step], None]], sources.Added]) -> None:
 
 
 def _go_to(collection_id: str) -> None:
-    _available.clear()
     st.session_state["next_collection"] = collection_id
     st.rerun()
 

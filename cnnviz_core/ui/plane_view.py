@@ -70,7 +70,11 @@ def _facts(found_by: str, _found: Indexed) -> Facts:  # noqa: ARG001 - the cache
     by_name = {_plain_name(name): index for index, name in enumerate(names)}
     truths = [by_name.get(_plain_name(label), -1) for label in _found.labels]
     verdicts = zip(truths, best, strict=True)
-    is_right = ["" if truth < 0 else "right" if truth == index else "wrong" for truth, index in verdicts]
+    unknown = ["not one of the network’s classes" if label else "" for label in _found.labels]
+    is_right = [
+        unknown[at] if truth < 0 else "right" if truth == index else "wrong"
+        for at, (truth, index) in enumerate(verdicts)
+    ]
     return Facts(answers, confidences, is_right)
 
 
@@ -89,7 +93,7 @@ def colouring(found: Indexed, known: Facts) -> picture_map.Colouring | None:
         offered["confidence"] = lambda: picture_map.by_value(
             known.confidences, title="Confidence", unit="probability of the answer", low=0, high=1
         )
-    if any(known.is_right):
+    if {"right", "wrong"} & set(known.is_right):
         offered["right or wrong"] = lambda: picture_map.by_label(
             known.is_right, title="Answer and label", order=("right", "wrong")
         )

@@ -100,3 +100,9 @@ def test_help_is_quick_and_names_the_command() -> None:
         [sys.executable, "-m", "cnnviz_core.collections", "index", "--help"], capture_output=True, text=True, check=True
     )
     assert "--layer" in done.stdout
+
+
+def test_an_empty_folder_is_said(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    (tmp_path / "empty").mkdir()
+    assert run(tmp_path / "empty") == 1
+    assert "empty holds no picture files" in capsys.readouterr().err
