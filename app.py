@@ -43,6 +43,10 @@ PAGES = (
         "Which real pictures, and which places in them, excite a channel most?", "auto_awesome_mosaic", "feature_maps",
     ),
     PageLink(
+        "compare", "pages/compare/similarity.py", "Similarity",
+        "Which places of two pictures are alike to the network? Point and see.", "compare", "feature_maps",
+    ),
+    PageLink(
         "manage", "pages/manage/networks.py", "Networks",
         "Which networks are there, and how do I add mine?", "hub",
         needs_network=False,

@@ -265,7 +265,8 @@ def separation(found: Indexed) -> None:
     st.caption(
         f"By cosine, over {sampled}{made[0].num_rows:,} pictures with {made[0].num_labels:,} labels. Purity: of each "
         f"picture’s {k} nearest, the share with its label. Silhouette, -1 to 1: how much closer a picture is to its "
-        "own label than to the nearest other one. The first place is the pixels themselves; what a layer adds lies above it."
+        "own label than to the nearest other one. The first place is the pixels themselves; what a layer adds lies "
+        "above it, and a layer below it does worse than the pixels."
     )
     worst = sorted(made[-1].purity_by_label.items(), key=lambda item: item[1])
     with st.expander("By label, at the last layer"):

@@ -36,7 +36,7 @@ def motorcycle(model: LoadedModel) -> None:
     support, query = (features.record(model, image, layers=stages) for image in (left, right))
     print("Motorcycle, left to right: honest / oracle IoU, with the background's score subtracted | without")
     print(f"{'layers':45} " + " ".join(f"{name:>29}" for name in mask_transfer.SCORES))
-    for layers in (*((name,) for name in stages), stages[-2:], stages[-3:], stages):
+    for layers in (*((name,) for name in stages), stages[-2:], stages[-3:]):
         cells = []
         for score in mask_transfer.SCORES:
             found = [
@@ -67,11 +67,13 @@ def aeroplanes(model: LoadedModel, *, size_px: int | None = None, dilate_last: b
     return examples
 
 
-def mean_iou(model: LoadedModel, examples: Sequence[Example], num_supports: int, **settings: object) -> np.ndarray:
+def mean_iou(
+    model: LoadedModel, examples: Sequence[Example], num_supports: int, *, draws: int = NUM_DRAWS, **settings: object
+) -> np.ndarray:
     """(draws, queries, 2) honest and oracle IoU."""
     generator = np.random.default_rng(SEED)
     found = []
-    for _ in range(NUM_DRAWS):
+    for _ in range(draws):
         order = [examples[index] for index in generator.permutation(len(examples))]
         fitted = mask_transfer.fit(order[:num_supports], **settings)  # type: ignore[arg-type]
         queries = order[-NUM_QUERIES:]
@@ -81,27 +83,29 @@ def mean_iou(model: LoadedModel, examples: Sequence[Example], num_supports: int,
 
 def report(title: str, found: Sequence[np.ndarray]) -> None:
     """A line: mean over draws, with the spread of the draws' means."""
-    cells = [
-        f"{f[..., 0].mean():.3f} ± {f[..., 0].mean(1).std():.3f} / {f[..., 1].mean():.3f}" for f in found
-    ]
+    cells = [f"{f[..., 0].mean():.3f} ± {f[..., 0].mean(1).std():.3f} / {f[..., 1].mean():.3f}" for f in found]
     print(f"{title:66} " + " ".join(f"{cell:>24}" for cell in cells), flush=True)
 
 
 def aeroplane_tables(model: LoadedModel) -> None:
     examples = aeroplanes(model)
     *_, middle, last = stages = features.stage_layers(model)[-3:]
-    print(f"\nAeroplanes, {NUM_DRAWS} draws of supports and {NUM_QUERIES} queries, seed {SEED}: honest ± spread / oracle")
+    print(
+        f"\nAeroplanes, {NUM_DRAWS} draws of supports and {NUM_QUERIES} queries, seed {SEED}: honest ± spread / oracle"
+    )
     print(f"{'':66} " + " ".join(f"{f'{n} supports':>24}" for n in (1, 3, 5)))
     shots = (1, 3, 5)
-    for layers in ((last,), (middle,), (stages[0],), (middle, last), tuple(stages)):
-        title = " + ".join(layers)
-        report(title, [mean_iou(model, examples, n, layers=layers) for n in shots])
+    for layers in ((last,), (middle,), (stages[0],), (middle, last)):
+        report(" + ".join(layers), [mean_iou(model, examples, n, layers=layers) for n in shots])
+    report(f"{' + '.join(stages)}, 3 draws", [mean_iou(model, examples, n, draws=3, layers=stages) for n in shots])
     variants: dict[str, dict[str, object]] = {
         "max": {"score": "max"},
         "max, most similar support": {"score": "max", "shots": "max"},
         "mean": {"score": "mean"},
         "prototype": {"score": "prototype"},
-        "centred": {"centre": True},
+        "mean vector not subtracted": {"centre": False},
+        "threshold 0": {"threshold": 0.0},
+        "mean vector not subtracted, threshold 0": {"centre": False, "threshold": 0.0},
         "background not subtracted": {"background": False},
         "max, background not subtracted": {"score": "max", "background": False},
         "mean, background not subtracted": {"score": "mean", "background": False},
@@ -111,19 +115,25 @@ def aeroplane_tables(model: LoadedModel) -> None:
         both = (middle, last)
         report(f"last two stages, {title}", [mean_iou(model, examples, n, layers=both, **settings) for n in shots])
     untrained = models.load(model.spec.model_id, weights="random:0", device="cpu")
-    report("last two stages, untrained", [
-        mean_iou(untrained, examples, n, layers=(middle, last)) for examples in [aeroplanes(untrained)] for n in shots
-    ])
+    report(
+        "last two stages, untrained",
+        [
+            mean_iou(untrained, examples, n, layers=(middle, last))
+            for examples in [aeroplanes(untrained)]
+            for n in shots
+        ],
+    )
 
 
 def aeroplane_sizes(model: LoadedModel) -> None:
-    print("\nAeroplanes, 5 supports, working sizes and the last stage without its stride")
+    print("\nAeroplanes, 5 supports, 5 draws: working sizes, and the last stage without its stride")
     pair = features.stage_layers(model)[-2:]
     for size_px in (256, 384, 512, 768):
-        report(f"last two stages, {size_px} px", [mean_iou(model, aeroplanes(model, size_px=size_px), 5, layers=pair)])
+        examples = aeroplanes(model, size_px=size_px)
+        report(f"last two stages, {size_px} px", [mean_iou(model, examples, 5, draws=5, layers=pair)])
     for size_px in (512, 768):
         examples = aeroplanes(model, size_px=size_px, dilate_last=True)
-        report(f"last stage without stride, {size_px} px", [mean_iou(model, examples, 5)])
+        report(f"last stage without stride, {size_px} px", [mean_iou(model, examples, 5, draws=5)])
 
 
 TABLES: dict[str, Callable[[LoadedModel], None]] = {

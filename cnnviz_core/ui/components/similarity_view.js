@@ -226,10 +226,10 @@ class SimilarityView {
 
   render(now) {
     const start = performance.now();
+    const fades = this.leaving && !this.pointed && !STILL.matches; // not on the way from picture to picture
     const shown = this.panes.map((pane, at) => {
       const origin = this.originFor(at);
       const values = origin && origin.map(this.vectors, at, this.header.join);
-      const fades = this.leaving && !STILL.matches && values !== pane.values;
       pane.show(values, fades ? now : null);
       pane.root.classList.toggle("mapped", Boolean(origin));
       return { pane, at, origin, values, best: values && indexOfMost(values) };
@@ -322,7 +322,8 @@ class SimilarityView {
     const previews = pointed && pinned?.picture === pointed.picture && !pinned.cells.includes(pointed.cells[0]);
     this.lines.draw(this.header.lines, this.panes, {
       faint: Boolean(drawn ?? previews),
-      pointed: pointed && !drawn ? { picture: pointed.picture, cell: pointed.cells[0] } : null,
+      pointed: drawn ? null : pointed,
+      pinned,
     });
   }
 
@@ -335,7 +336,8 @@ class SimilarityView {
     const act = brush
       ? "Drag over the cells of one picture, Shift adds to those that are pinned."
       : "Point at a cell to see what is alike, click to pin it; Shift adds cells to the pin.";
-    const about = this.header.error > 0 ? ` Values that follow the pointer are within ±${roundedUp(this.header.error)}.` : "";
+    const { error } = this.header;
+    const about = error > 0 ? ` Values that follow the pointer are within ±${roundedUp(error)}.` : "";
     this.hint.textContent = act + about;
   }
 

@@ -15,13 +15,16 @@ class Lines {
   /**
    * @param lines - [picture, row, column, picture, row, column, similarity], strongest first
    * @param faint - whether something else is looked at
-   * @param pointed - the picture and cell that are pointed at, whose lines stand out
+   * @param pointed - the origin that is pointed at, whose lines stand out
+   * @param pinned - the origin whose cells are outlined anyway
    */
-  draw(lines, panes, { faint, pointed }) {
+  draw(lines, panes, { faint, pointed, pinned }) {
     const { canvas, ratio } = this;
     if (!this.wide) return;
     const ends = lines.map((line) => [line.slice(0, 3), line.slice(3, 6)].map((end) => this.endOf(end, panes)));
-    const standOut = ends.map((pair) => pair.some((end) => end.picture === pointed?.picture && end.cell === pointed.cell));
+    const of = (origin, end) => end.picture === origin?.picture && origin.cells.includes(end.cell);
+    const standOut = ends.map((pair) => pair.some((end) => of(pointed, end)) && !pair.every((end) => of(pinned, end)));
+    ends.flat().forEach((end) => (end.outlined = of(pinned, end)));
     const look = JSON.stringify([lines, ends, faint, standOut]);
     if (look === this.drawn) return;
     this.drawn = look;
@@ -38,7 +41,7 @@ class Lines {
       const [start, end] = ends[i];
       const strength = standOut[i] ? 1 : strengths[i];
       context.globalAlpha = standOut[i] ? 1 : (faint ? 0.25 : 1) * (0.4 + 0.6 * strength);
-      if (neighbouring(start, end)) drawLine(context, start, end, 0.75 + 1.75 * strength);
+      if (neighbouring(start, end)) drawLine(context, start, end, 1.25 + 1.25 * strength);
       else apart.push(i);
     }
     context.globalAlpha = faint ? 0.4 : 1;
@@ -69,12 +72,12 @@ function drawLine(context, start, end, width) {
   path.moveTo(start.x, start.y);
   path.lineTo(end.x, end.y);
   const dots = new Path2D();
-  for (const { x, y } of [start, end]) {
+  for (const { x, y } of [start, end].filter(({ outlined }) => !outlined)) {
     dots.moveTo(x, y);
     dots.arc(x, y, width + 1, 0, 2 * Math.PI);
   }
   for (const [ink, more] of [
-    ["#000", 2],
+    ["#000", 1.75],
     ["#fff", 0],
   ]) {
     context.strokeStyle = context.fillStyle = ink;
@@ -86,21 +89,25 @@ function drawLine(context, start, end, width) {
   }
 }
 
-/** Lines' numbers from 1 at each of their ends; those of one cell together. */
+/** At both ends the line's number, counted from 1 for each two pictures; those of one cell together. */
 function drawNumbers(context, chosen, ends, font) {
   const cells = new Map();
+  const counts = {};
   for (const i of [...chosen].sort((a, b) => a - b)) {
-    for (const end of ends[i]) {
-      const id = `${end.picture} ${end.cell}`;
-      cells.set(id, { ...end, numbers: [...(cells.get(id)?.numbers ?? []), i + 1] });
+    const [start, end] = ends[i];
+    const pair = `${start.picture} ${end.picture}`;
+    const number = (counts[pair] = (counts[pair] ?? 0) + 1);
+    for (const at of [start, end].filter(({ outlined }) => !outlined)) {
+      const id = `${at.picture} ${at.cell}`;
+      const numbers = cells.get(id)?.numbers ?? [];
+      cells.set(id, { ...at, numbers: numbers.includes(number) ? numbers : [...numbers, number] });
     }
   }
   context.font = `600 11px ${font}`;
   context.textAlign = "center";
   context.textBaseline = "middle";
-  for (const { x, y, numbers } of cells.values()) {
-    const together = numbers.length === 1 || numbers.at(-1) - numbers[0] + 1 === numbers.length;
-    const text = numbers.length === 1 ? `${numbers[0]}` : together ? `${numbers[0]}–${numbers.at(-1)}` : numbers.join(" ");
+  for (const { x, y, numbers } of [...cells.values()].reverse()) {
+    const text = numbers.join(" ");
     const half = Math.max(8, context.measureText(text).width / 2 + 4);
     context.beginPath();
     context.roundRect(x - half, y - 8, 2 * half, 16, 8);

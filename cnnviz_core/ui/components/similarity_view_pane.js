@@ -168,15 +168,16 @@ class Pane {
   glow(context, cell) {
     const [rows, columns] = this.info.cells;
     const [x, y] = this.middleOf(cell);
+    const [left, right] = [Math.max(0, x - GLOW), Math.min(this.width, x + GLOW)];
+    const [top, bottom] = [Math.max(0, y - GLOW), Math.min(this.height, y + GLOW)];
     const lines = new Path2D();
-    const near = (at, middle) => Math.abs(at - middle) < GLOW;
     for (let column = 1; column < columns; column += 1) {
       const at = (column * this.width) / columns;
-      if (near(at, x)) lines.rect(at, Math.max(0, y - GLOW), 0, Math.min(this.height, y + GLOW) - Math.max(0, y - GLOW));
+      if (at > left && at < right) lines.rect(at, top, 0, bottom - top);
     }
     for (let row = 1; row < rows; row += 1) {
       const at = (row * this.height) / rows;
-      if (near(at, y)) lines.rect(Math.max(0, x - GLOW), at, Math.min(this.width, x + GLOW) - Math.max(0, x - GLOW), 0);
+      if (at > top && at < bottom) lines.rect(left, at, right - left, 0);
     }
     for (const [width, rgb, alpha] of [
       [1.5, "0 0 0", 0.25],
@@ -213,8 +214,9 @@ class Pane {
 
   encircle(context, cell) {
     const [rows, columns] = this.info.cells;
+    const radius = Math.max(7, Math.min(this.width / columns, this.height / rows) / 2);
     const ring = new Path2D();
-    ring.arc(...this.middleOf(cell), Math.max(7, Math.min(this.width / columns, this.height / rows) / 2), 0, 2 * Math.PI);
+    ring.arc(...this.middleOf(cell), radius, 0, 2 * Math.PI);
     stroke(context, ring, 4, 2);
   }
 
