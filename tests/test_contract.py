@@ -27,6 +27,7 @@ from cnnviz_core.methods import (
     occlusion,
     saliency,
     segmentation,
+    similarity,
     top_patches,
     trust,
 )
@@ -50,6 +51,8 @@ CONTRACT: dict[Callable[..., Any], tuple[list[str], dict[str, object]]] = {
     top_patches.search: (["model", "collection"], {"layer": None, "channels": None, "k": 9}),
     embeddings.project: (["vectors"], {"method": "pca", "seed": 0}),
     neighbors.search: (["index", "vector"], {"k": 10, "metric": "cosine"}),
+    similarity.compare: (["model", "image_a", "image_b"], {"layer": None, "cell": NONE}),
+    similarity.few_shot: (["model", "supports", "query"], {"layer": None, "threshold": None}),
     collections.Collection.index: (["self", "model"], {"layer": None, "on_step": None}),
 }
 
