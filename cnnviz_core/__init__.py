@@ -4,7 +4,8 @@ Package map, from the outside in::
 
     ui/              the only importer of streamlit: frame, pickers, the door for computing, figures
     methods/         one module per page, same name: feature_maps, filters, cam, saliency, occlusion,
-                     embeddings, neighbors, top_patches; and what their pages share: trust, segmentation
+                     embeddings, neighbors, top_patches, similarity; and what their pages share: trust,
+                     segmentation
     collections/     folders of pictures: what is in them, their index, exact search
     render           results -> uint8 pictures and plotly figures; no torch, no streamlit
     jobs             long work: a queue with progress, partial results and a cancel
@@ -35,9 +36,9 @@ Package map, from the outside in::
     cli              the command ``cnnviz``
     errors           what can go wrong, in words for the person at the screen
 
-Imports go one way, ``pages -> ui -> methods -> collections -> doctor -> models -> {layers, checkpoints, catalogue} -> {probe,
-preprocessing, images, ...} -> torch``; ``render`` sees only results and images; a method never imports another
-page's method. ``tests/test_architecture.py`` holds the arrows.
+Imports go one way, ``pages -> ui -> methods -> collections -> doctor -> models -> {layers, checkpoints,
+catalogue} -> {probe, preprocessing, images, ...} -> torch``; ``render`` sees only results and images; a method never
+imports another page's method. ``tests/test_architecture.py`` holds the arrows.
 
 Axis letters in shapes: N images, C channels, H W input pixels, h w layer cells, K classes, D features,
 O and I output and input channels of a convolution, kh kw its kernel.

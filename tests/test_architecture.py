@@ -17,7 +17,7 @@ PAGES = sorted((ROOT / "pages").rglob("*.py"))
 # else. "methods", "render" and "ui" stand for all modules inside them.
 LEVELS = (
     {"cli", "errors", "torchvision_shim", "receptive_field"},
-    {"settings", "results", "maps", "startup", "catalogue", "checkpoints", "packing", "workers"},
+    {"settings", "results", "maps", "startup", "catalogue", "checkpoints"},
     {"images", "jobs"},
     {"photos", "preprocessing", "store", "render"},
     {"probe", "manifest", "masks", "stereo"},
