@@ -111,8 +111,8 @@ def bench(model_id: str, weights: str, folder: Path) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": str(num_workers)}
     plain = float(subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout)
     print(
-        f"{model.spec.title}: {mine:.0f} pictures a second end to end; bare forward {alone:.0f}, share {mine / alone:.2f}; "
-        f"plain DataLoader {plain:.0f}, {mine / plain:.1f} times as fast",
+        f"{model.spec.title}: {mine:.0f} pictures a second end to end; bare forward {alone:.0f}, share "
+        f"{mine / alone:.2f}; plain DataLoader {plain:.0f}, {mine / plain:.1f} times as fast",
         flush=True,
     )
 
@@ -130,7 +130,8 @@ model = models.from_module(net, input_px=32, mean=(0.5,) * 3, std=(0.5,) * 3, na
 collection = collections.open_collection(Path(sys.argv[1]))
 scanned = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 indexing.build(collection, model, layers=["1"])
-print(f"{len(collection.pictures()):,} files: {scanned} MB after the scan, {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024} MB at most in all")
+most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+print(f"{len(collection.pictures()):,} files: {scanned} MB after the scan, {most} MB at most in all")
 """
 
 
