@@ -28,6 +28,7 @@ def test_first_screen(app) -> None:
 def test_a_click_on_a_thumbnail_changes_picture_and_link(app) -> None:
     page = app.open("/")
     wall(page, "thumbnails")
+    page.locator(".st-key-thumbnails canvas").scroll_into_view_if_needed()  # the menu is long
     box = page.locator(".st-key-thumbnails canvas").bounding_box()
     page.mouse.click(box["x"] + box["width"] / 2, box["y"] + 20)  # the second of three in the first row
     expect(page.get_by_role("heading", name="It says: espresso")).to_be_visible(timeout=20_000)
