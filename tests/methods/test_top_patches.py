@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cnnviz_core import images, models, photos, settings
-from cnnviz_core.collections import embedding, indexing
+from cnnviz_core.collections import embedding, indexing, scan
 from cnnviz_core.collections.scan import Picture
 from cnnviz_core.errors import BadImage, BadSetting, NotApplicable, UnknownLayer
 from cnnviz_core.images import InputImage
@@ -49,13 +49,13 @@ class Listed:
     def _picture(self, name: str) -> Picture:
         content = (self.folder / name).read_bytes()
         width, height = int.from_bytes(content[16:20], "big"), int.from_bytes(content[20:24], "big")
-        return Picture(name, self.labels.get(name, ""), embedding.file_digest(content), width, height)
+        return Picture(name, self.labels.get(name, ""), scan.digest_of(content), width, height)
 
     def open(self, picture: Picture) -> InputImage:
         return images.open_image(self.folder / picture.path)
 
-    def note_problem(self, path: str, reason: str) -> None:
-        self.problems[path] = reason
+    def note_problem(self, picture: Picture, reason: str) -> None:
+        self.problems[picture.path] = reason
 
     def add(self, name: str, pixels: Pixels) -> None:
         self.folder.mkdir(exist_ok=True)
