@@ -25,6 +25,7 @@ Package map, from the outside in::
     preprocessing    pixels <-> normalised input, with the geometry of resize and crop
     store            uploaded pictures and checkpoints in the data folder, found again by digest
     manifest         how to make a result again: settings and lines of Python
+    html_report      a report as one HTML file that opens anywhere: text, tables, pictures, settings
     masks            masks checked, brought to grids, compared with score maps
     maps             one value for each place, brought from one size to another
     images, photos   safe decoding of pictures; the photos that installed packages carry

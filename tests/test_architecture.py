@@ -17,7 +17,7 @@ PAGES = sorted((ROOT / "pages").rglob("*.py"))
 # else. "methods", "render" and "ui" stand for all modules inside them.
 LEVELS = (
     {"cli", "errors", "torchvision_shim", "receptive_field"},
-    {"settings", "results", "maps", "startup", "catalogue", "checkpoints"},
+    {"settings", "results", "maps", "startup", "catalogue", "checkpoints", "html_report"},
     {"images", "jobs"},
     {"photos", "preprocessing", "store", "render"},
     {"probe", "manifest", "masks", "stereo"},

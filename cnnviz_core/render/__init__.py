@@ -12,6 +12,7 @@ Pages import this package and call ``render.mosaic(...)``.
     figure      a picture with title, colour bar and caption, for a slide
     charts      plotly figures
     encoding    pixels -> PNG or JPEG, numbers -> .npy
+    svg         plotly figures -> SVG, for reports
     numerals    numbers as people read them
 
 When it misleads: two pictures can be compared by eye only if their scales are the same. With one scale per map, a map
@@ -48,6 +49,7 @@ from cnnviz_core.render.encoding import jpeg, npy, png
 from cnnviz_core.render.figure import figure_png
 from cnnviz_core.render.numerals import format_value
 from cnnviz_core.render.overlays import framed, overlay, paste_onto, resize_map
+from cnnviz_core.render.svg import svg
 from cnnviz_core.render.tiles import (
     Mosaic,
     atlas_columns,
@@ -96,6 +98,7 @@ __all__ = [
     "rgb_mosaic",
     "scale_of",
     "space_figure",
+    "svg",
     "thumbnail",
     "thumbnail_atlas",
     "thumbnail_px",

@@ -1,0 +1,78 @@
+"""Charts as SVG: every point at its place, and nothing that runs."""
+
+from __future__ import annotations
+
+import re
+from xml.etree import ElementTree
+
+import numpy as np
+import plotly.graph_objects as go
+import pytest
+
+from cnnviz_core import render
+from cnnviz_core.errors import BadSetting
+
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def drawn(figure: go.Figure) -> ElementTree.Element:
+    return ElementTree.fromstring(render.svg(figure))
+
+
+def texts(root: ElementTree.Element) -> list[str]:
+    return [str(node.text) for node in root.iter(f"{SVG}text")]
+
+
+def points(root: ElementTree.Element) -> list[tuple[float, float]]:
+    moves = [node.get("transform") or "" for node in root.iter(f"{SVG}path")]
+    found = [re.fullmatch(r"translate\(([\d.]+) ([\d.]+)\)", move) for move in moves]
+    return [(float(match[1]), float(match[2])) for match in found if match]
+
+
+def test_a_profile_has_its_points_in_proportion_and_a_gap() -> None:
+    root = drawn(render.depth_profile(["a", "b", "c", "d"], {"x": [0.0, 1.0, float("nan"), 2.0]}, unit="cosine"))
+    (x0, y0), (x1, y1), (x3, y3) = points(root)
+    assert x3 - x0 == pytest.approx(3 * (x1 - x0), abs=0.3)
+    assert y0 - y3 == pytest.approx(2 * (y0 - y1), abs=0.3)
+    assert y0 > y1 > y3
+    assert {"a", "b", "c", "d", "cosine"} <= set(texts(root))
+    (line,) = [node.get("d") or "" for node in root.iter(f"{SVG}path") if node.get("stroke-width") == "2"]
+    assert (line.count("M"), line.count("L")) == (2, 1)  # the pen is lifted over the gap
+
+
+def test_a_histogram_has_bars_in_proportion_and_its_mark() -> None:
+    values = np.array([0, 0, 0, 1, 3], np.float32)
+    root = drawn(render.histogram(values, unit="grey score", marks={"the cut": 2.0}, num_bins=3))
+    bars = [float(node.get("height") or 0) for node in list(root.iter(f"{SVG}rect"))[1:]]
+    assert bars[0] == pytest.approx(3 * bars[1], abs=0.3)
+    assert bars[1] == pytest.approx(bars[2], abs=0.11)
+    assert "the cut" in texts(root)
+
+
+def test_boxes_hold_the_quartiles_and_whiskers_end_inside_the_fences() -> None:
+    figure = go.Figure([go.Box(y=[0, 1, 2, 3, 4, 100], x=["a"] * 6), go.Box(y=[5.0, None], x=["b", "b"])])
+    root = drawn(figure)
+    circles = [float(node.get("cy") or 0) for node in root.iter(f"{SVG}circle")]
+    assert len(circles) == 7
+    one = (circles[0] - circles[5]) / 100  # pixels of one unit
+    box = list(root.iter(f"{SVG}rect"))[1]
+    assert float(box.get("height") or 0) == pytest.approx(2.5 * one, abs=0.3)  # quartiles 1.25 and 3.75
+    assert {"a", "b"} <= set(texts(root))
+
+
+def test_names_are_text_and_long_ones_are_cut() -> None:
+    name = "<b>layer</b> & more than twenty-four letters"
+    root = drawn(render.depth_profile([name, "x"], {"one <i>": [1, 2], "two": [2, 1]}, unit="<u>"))
+    assert any(text.startswith("<b>layer</b> &") and text.endswith("…") for text in texts(root))
+    assert {"one <i>", "two", "<u>"} <= set(texts(root))
+
+
+@pytest.mark.parametrize("values", [[], [1.0], [2.0, 2.0], [float("nan")]])
+def test_odd_data_are_drawn(values: list[float]) -> None:
+    root = drawn(render.depth_profile([str(at) for at in range(len(values))], {"x": values}, unit="u"))
+    assert "nan" not in ElementTree.tostring(root, encoding="unicode")
+
+
+def test_a_chart_that_it_cannot_draw_is_refused() -> None:
+    with pytest.raises(BadSetting, match="heatmap"):
+        render.svg(render.matrix_figure(["a"], np.ones((1, 1), np.float32), unit="u"))
