@@ -1,8 +1,9 @@
 """The frame: page settings, the table of pages, the sidebar, then the page."""
 
 import streamlit as st
+from starlette.middleware import Middleware
 
-from cnnviz_core.ui import frame, server
+from cnnviz_core.ui import frame, person, server
 from cnnviz_core.ui.frame import PageLink
 
 PAGES = (
@@ -62,4 +63,4 @@ if __name__ == "__main__":  # one run of one session
     frame.run(PAGES)
 else:  # imported by ``streamlit run`` when the server starts
     server.prepare()
-    app = st.App(__file__, lifespan=server.lifespan)
+    app = st.App(__file__, lifespan=server.lifespan, middleware=[Middleware(person.GivesCookie)])
