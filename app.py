@@ -63,4 +63,9 @@ if __name__ == "__main__":  # one run of one session
     frame.run(PAGES)
 else:  # imported by ``streamlit run`` when the server starts
     server.prepare()
-    app = st.App(__file__, lifespan=server.lifespan, middleware=[Middleware(person.GivesCookie)])
+    app = st.App(
+        __file__,
+        lifespan=server.lifespan,
+        middleware=[Middleware(person.GivesCookie)],
+        on_script_error=frame.bug,
+    )

@@ -32,6 +32,8 @@ Package map, from the outside in::
     stereo           the bundled pair of photos with true masks
     results          frozen result types
     settings         the app's settings, read from CNNVIZ_* variables
+    roles            who may do what on a server that several people use
+    journal          what happens on a server, one line per event; bugs with their ids
     startup          process-wide switches, set once: allocator, threads
     torchvision_shim lets torchvision be imported beside a CPU build of torch
     cli              the command ``cnnviz``

@@ -6,6 +6,9 @@ import os
 import sys
 from pathlib import Path
 
+from cnnviz_core import settings
+from cnnviz_core.errors import BadSetting
+
 _PACKAGE = Path(__file__).parent
 
 
@@ -22,7 +25,15 @@ def app_folder() -> Path:
 
 
 def main() -> None:
-    """Runs ``streamlit run app.py`` with the arguments given, such as ``--server.port 8080``."""
+    """Runs ``streamlit run app.py`` with the arguments given, such as ``--server.port 8080``.
+
+    Raises:
+        SystemExit: Settings are wrong; says which.
+    """
+    try:
+        settings.current()
+    except BadSetting as error:
+        raise SystemExit(f"cnnviz does not start, since its settings are wrong.\n{error}") from None
     folder = app_folder()
     arguments = [sys.executable, "-m", "streamlit", "run", str(folder / "app.py"), *sys.argv[1:]]
     if data_dir := os.environ.get("CNNVIZ_DATA_DIR"):

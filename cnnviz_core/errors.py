@@ -10,6 +10,7 @@
     ├── UnknownModel        no network of that name in the catalogue
     ├── UnknownLayer        no layer of that name in the network
     ├── WeightsUnavailable  the weights are not on this machine and could not be fetched
+    ├── NotAllowed          what this person may not do on this server
     └── NotApplicable       the method is not defined for this network; says what to use instead
 
 Every message names the input and the remedy. The app shows these and nothing else: any other exception is a bug.
@@ -51,6 +52,10 @@ class UnknownLayer(CnnvizError):
 
 class WeightsUnavailable(CnnvizError):
     """The weights are not on this machine and could not be fetched."""
+
+
+class NotAllowed(CnnvizError):
+    """Something that the person at the screen may not do on this server."""
 
 
 class NotApplicable(CnnvizError):

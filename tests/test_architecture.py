@@ -16,9 +16,9 @@ PAGES = sorted((ROOT / "pages").rglob("*.py"))
 # A module imports only from the lines above its own. A new module gets its place here, in the package map and nowhere
 # else. "methods", "render" and "ui" stand for all modules inside them.
 LEVELS = (
-    {"cli", "errors", "torchvision_shim", "receptive_field"},
+    {"errors", "journal", "roles", "torchvision_shim", "receptive_field"},
     {"settings", "results", "maps", "startup", "catalogue", "checkpoints", "html_report"},
-    {"images", "jobs"},
+    {"cli", "images", "jobs"},
     {"photos", "preprocessing", "store", "render"},
     {"probe", "manifest", "masks", "stereo"},
     {"folding", "incremental", "layers"},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ import pytest
 from cnnviz_core import settings
 from cnnviz_core.errors import BadSetting
 from cnnviz_core.settings import Settings
+
+README = Path(__file__).parents[1] / "README.md"
 
 
 def test_without_variables_all_is_default() -> None:
@@ -74,12 +77,63 @@ def test_variables_of_other_programs_are_left_alone() -> None:
         ("CNNVIZ_UPLOADS_MB", "-5"),
         ("CNNVIZ_THREADS", "two"),
         ("CNNVIZ_ALLOW_DOWNLOADS", "maybe"),
+        ("CNNVIZ_DEVICE", "gpu"),
+        ("CNNVIZ_RETENTION_DAYS", "never"),
     ],
 )
 def test_a_bad_value_is_named_with_its_variable(variable: str, raw: str) -> None:
     with pytest.raises(BadSetting) as caught:
         Settings.from_environment({variable: raw})
     assert str(caught.value).startswith(f"{variable} is '{raw}'; write ")
+
+
+def test_all_that_is_wrong_is_said_at_once() -> None:
+    with pytest.raises(BadSetting) as caught:
+        Settings.from_environment({"CNNVIZ_MAX_MODELS": "x", "CNNVIZ_LOG": "xml", "CNNVIZ_MAY_UPLAOD": "admins"})
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 3
+    assert any(line.startswith("CNNVIZ_MAY_UPLAOD is no setting; write CNNVIZ_MAY_UPLOAD") for line in lines)
+
+
+def test_an_unknown_variable_that_is_near_none_is_reported_only() -> None:
+    environment = {"CNNVIZ_FLAVOUR": "mint", "CNNVIZ_CHROMIUM": "/usr/bin/chromium", "CNNVIZ_DEVICE": "cpu"}
+    assert Settings.from_environment(environment) == Settings(device="cpu")
+    assert settings.unknown(environment) == ["CNNVIZ_FLAVOUR"]
+
+
+def test_people_are_words_addresses_and_domains() -> None:
+    read = Settings.from_environment({"CNNVIZ_MAY_TRAIN": "Ann@Lab.org, @firm.com signed-in", "CNNVIZ_ADMINS": "a@b.c"})
+    assert read.may_train == ("ann@lab.org", "@firm.com", "signed-in")
+    assert read.admins == ("a@b.c",)
+
+
+@pytest.mark.parametrize(
+    ("variable", "raw"),
+    [
+        ("CNNVIZ_MAY_DELETE", "admin"),
+        ("CNNVIZ_MAY_DELETE", "ann@"),
+        ("CNNVIZ_ADMINS", "everyone"),
+        ("CNNVIZ_ADMINS", "@b.c"),
+    ],
+)
+def test_a_rule_that_would_fit_nobody_is_refused(variable: str, raw: str) -> None:
+    with pytest.raises(BadSetting, match=f"^{variable} is '{raw}'; '{raw}' is none of"):
+        Settings.from_environment({variable: raw})
+
+
+def test_a_right_of_admins_needs_admins() -> None:
+    with pytest.raises(BadSetting, match="CNNVIZ_MAY_UPLOAD is 'admins', but CNNVIZ_ADMINS names nobody"):
+        Settings.from_environment({"CNNVIZ_MAY_UPLOAD": "admins"})
+    assert Settings.from_environment({"CNNVIZ_MAY_UPLOAD": "admins", "CNNVIZ_ADMINS": "a@b.c"}).may_upload == (
+        "admins",
+    )
+
+
+def test_the_readme_lists_every_setting_with_its_default() -> None:
+    table = re.findall(r"^\| `(CNNVIZ_\w+)` \| (.+?) \| .+ \|$", README.read_text(encoding="utf-8"), re.MULTILINE)
+    assert {name for name, _ in table} == {settings.variable(name) for name in vars(Settings())}
+    written = {name: default.strip("`") for name, default in table if default != "none"}
+    assert Settings.from_environment(written) == Settings()
 
 
 def test_computations_at_the_same_time_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,14 +11,14 @@ import numpy as np
 import streamlit as st
 from numpy.typing import NDArray
 
-from cnnviz_core import collections, render, settings
+from cnnviz_core import collections, journal, render, settings
 from cnnviz_core.collections import Available, Collection, Picture, embedding, indexing, sources
 from cnnviz_core.collections.indexing import Index
 from cnnviz_core.errors import BadImage
 from cnnviz_core.images import InputImage, Pixels
 from cnnviz_core.models import LoadedModel
 from cnnviz_core.results import FloatArray, Step
-from cnnviz_core.ui import compute, frame, pickers, show, work
+from cnnviz_core.ui import access, compute, frame, pickers, show, work
 from cnnviz_core.ui.components import tiles
 
 # An index that takes no longer is made without being asked for.
@@ -159,7 +159,7 @@ def _bring() -> None:
     )
     {"ZIP": _bring_zip, "folder": _bring_folder, "data set": _bring_data_set}[by]()
     mine = sources.added()
-    if mine:
+    if mine and access.may("delete"):
         st.divider()
         removed = st.selectbox(
             "Remove from this server", mine, index=None, format_func=lambda one: one.title, key="collection_to_remove"
@@ -169,12 +169,21 @@ def _bring() -> None:
             "Remove it",
             key="remove_collection",
             disabled=removed is None or not is_sure,
-            on_click=frame.guarded(sources.delete),
+            on_click=frame.guarded(_remove),
             args=(removed.collection_id if removed else "",),
         )
 
 
+def _remove(collection_id: str) -> None:
+    access.require("delete")
+    sources.delete(collection_id)
+    journal.event("removed", kind="collection", digest=collection_id[-16:])
+
+
 def _bring_zip() -> None:
+    if not access.may("upload"):
+        st.caption(access.refusal("upload"))
+        return
     file = st.file_uploader(
         "ZIP of pictures",
         type=["zip"],
@@ -184,7 +193,11 @@ def _bring_zip() -> None:
         "name_mask.png, or in a folder masks.",
     )
     if st.button("Unpack", key="unpack", disabled=file is None, type="primary") and file is not None:
-        _take(lambda tell: sources.unpack_zip(file, name=file.name, on_step=tell))
+        access.require("upload")
+        if added := _take(lambda tell: sources.unpack_zip(file, name=file.name, on_step=tell)):
+            mb = round(file.size / 2**20, 1)
+            journal.event("upload", kind="collection", mb=mb, digest=added.collection_id[-16:])
+            _go_to(added.collection_id)
 
 
 def _bring_folder() -> None:
@@ -203,15 +216,20 @@ def _bring_folder() -> None:
 
 
 def _bring_data_set() -> None:
+    if not access.may("download"):
+        st.caption(access.refusal("download"))
+        return
     name = st.selectbox(
         "Published data set", list(sources.DATASETS), format_func=lambda name: sources.DATASETS[name].title,
         key="data_set", help="Fetched by torchvision when you ask for it; of a large one a sample of 10,000 is kept.",
     )  # fmt: skip
     if st.button("Download", key="download_data_set", type="primary"):
-        _take(lambda tell: sources.download(name, on_step=tell))
+        access.require("download")
+        if added := _take(lambda tell: sources.download(name, on_step=tell)):
+            _go_to(added.collection_id)
 
 
-def _take(make: Callable[[Callable[[Step], None]], sources.Added]) -> None:
+def _take(make: Callable[[Callable[[Step], None]], sources.Added]) -> sources.Added | None:
     """Brings a collection with a progress bar; any other click ends it at its next step."""
     bar = st.progress(0.0, text="Starting")
     cancel = st.empty()
@@ -220,12 +238,13 @@ def _take(make: Callable[[Callable[[Step], None]], sources.Added]) -> None:
     def tell(step: Step) -> None:
         bar.progress(min(1.0, step.done / max(1, step.total)), text=f"{step.done:,} of {step.total:,} files")
 
+    added = None
     with frame.errors():
         added = make(tell)
         st.session_state["collection_notes"] = list(added.notes)
-        _go_to(added.collection_id)
     bar.empty()
     cancel.empty()
+    return added
 
 
 def _go_to(collection_id: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,17 +10,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 import streamlit as st
 from PIL import Image
+from streamlit.runtime.scriptrunner import get_script_run_ctx
 
-from cnnviz_core import render
+from cnnviz_core import journal, render
 from cnnviz_core.errors import CnnvizError
+from cnnviz_core.ui import access
 
 if TYPE_CHECKING:
     from streamlit.delta_generator import DeltaGenerator
     from streamlit.navigation.page import StreamlitPage
 
     from cnnviz_core.ui.pickers import Selection
-
-_log = logging.getLogger("cnnviz")
 
 
 @dataclass(frozen=True)
@@ -36,6 +35,7 @@ class PageLink:
         icon: Name of a Material symbol.
         capability: Key of :data:`cnnviz_core.doctor.CAPABILITIES` that the network must have; empty for none.
         needs_network: Whether the page shows nothing without a loaded network.
+        right: Key of :data:`cnnviz_core.roles.RIGHTS` that the person must have to see it; empty for everyone.
     """
 
     section: str
@@ -45,6 +45,7 @@ class PageLink:
     icon: str
     capability: str = ""
     needs_network: bool = True
+    right: str = ""
 
 
 def icon() -> Image.Image:
@@ -58,7 +59,16 @@ def icon() -> Image.Image:
 
 
 def run(pages: Sequence[PageLink]) -> None:
-    """Draws the menu, the sidebar and the page that was asked for; the first page of the table is the start page."""
+    """Draws the menu, the sidebar and the page that was asked for; the first page of the table is the start page.
+
+    Who may not enter sees neither menu nor pages.
+    """
+    if not access.gate():
+        return
+    _draw([link for link in pages if not link.right or access.may(link.right)])
+
+
+def _draw(pages: Sequence[PageLink]) -> None:
     menu: dict[str, list[StreamlitPage]] = {}
     links: dict[StreamlitPage, PageLink] = {}
     for link in pages:
@@ -122,7 +132,7 @@ def pages() -> Sequence[PageLink]:
 
 @contextmanager
 def errors() -> Iterator[None]:
-    """Shows what a person can act on as a sentence; anything else is a bug and goes on to Streamlit and the log."""
+    """Shows what a person can act on as a sentence; anything else is a bug and goes on to :func:`bug`."""
     try:
         yield
     except CnnvizError as error:
@@ -131,8 +141,31 @@ def errors() -> Iterator[None]:
 
 def problem(error: CnnvizError | str) -> None:
     """A sentence that says what went wrong and what to do; file and class names in it are shown as text."""
-    _log.info("%s: %s", type(error).__name__, error)
+    journal.event("problem", kind=type(error).__name__)
     st.error(plain(str(error)), icon=":material/error:")
+
+
+def bug(error: Exception) -> bool:
+    """Shows the id of an error that nobody had foreseen, by which the log has it; Streamlit calls it for all of them.
+
+    Returns:
+        Whether Streamlit is to show nothing of it; in tests it is asked to tell the traceback, too.
+    """
+    bug_id = journal.bug(error, where=_page())
+    with st.container(key=f"bug_{bug_id}"):
+        st.error(
+            f"Something went wrong that should not have. Please tell whoever hosts this server the number "
+            f"**{bug_id}**; its log says more. Another setting, picture or page may work meanwhile.",
+            icon=":material/bug_report:",
+        )
+    return str(st.get_option("client.showErrorDetails")) not in ("full", "True")
+
+
+def _page() -> str:
+    context = get_script_run_ctx()
+    known = context.pages_manager.get_pages() if context else {}
+    info = known.get(context.page_script_hash) if context else None
+    return str(info["url_pathname"] or "home") if info else "frame"
 
 
 def header(title: str, question: str) -> None:

@@ -6,10 +6,10 @@ from typing import Any
 
 import streamlit as st
 
-from cnnviz_core import catalogue, checkpoints, settings, store
+from cnnviz_core import catalogue, checkpoints, journal, settings, store
 from cnnviz_core.catalogue import Entry, WeightsPlace
 from cnnviz_core.errors import CnnvizError
-from cnnviz_core.ui import compute, frame
+from cnnviz_core.ui import access, compute, frame
 
 _PLACES = {
     WeightsPlace.BUNDLED: "ready (package)",
@@ -83,6 +83,9 @@ def add_checkpoint() -> None:
         "state dict "
         "saved with torch.save(model.state_dict(), ...). The number of classes is read from the last layer."
     )
+    if not access.may("upload"):
+        st.caption(access.refusal("upload"))
+        return
     with st.form("checkpoint", border=True):
         left, right = st.columns(2)
         ids = [entry.model_id for entry in catalogue.entries()]
@@ -113,6 +116,7 @@ def _add(architecture: str | None, weights: Any, names: Any, size: int, mean: st
     card = None
     fits = False
     try:
+        access.require("upload")
         card = store.save_checkpoint(
             weights.getvalue(),
             name=weights.name,
@@ -123,6 +127,7 @@ def _add(architecture: str | None, weights: Any, names: Any, size: int, mean: st
         with st.spinner("Checking that it fits"):
             model = compute.model(card.checkpoint_id)
         fits = True
+        journal.event("upload", kind="weights", mb=round(weights.size / 2**20, 2), digest=card.checkpoint_id[-16:])
     except CnnvizError as error:
         frame.problem(error)
         return
@@ -164,11 +169,19 @@ def kept() -> None:
             f"**{frame.plain(card.name)}**, {frame.plain(card.architecture)}{classes}  \n`{card.checkpoint_id}`"
         )
         use.button("Use it", key=f"use_{card.checkpoint_id}", on_click=_use, args=(card.checkpoint_id,))
+        if not access.may("delete"):
+            continue
         with remove.popover("Remove", key=f"ask_{card.checkpoint_id}"):
             st.write("It is gone for everyone on this server.")
             st.button(
                 "Remove it",
                 key=f"remove_{card.checkpoint_id}",
-                on_click=frame.guarded(store.delete_checkpoint),
+                on_click=frame.guarded(_remove),
                 args=(card.checkpoint_id,),
             )
+
+
+def _remove(checkpoint_id: str) -> None:
+    access.require("delete")
+    store.delete_checkpoint(checkpoint_id)
+    journal.event("removed", kind="weights", digest=checkpoint_id[-16:])

@@ -11,13 +11,13 @@ import numpy as np
 import streamlit as st
 from PIL import ImageOps
 
-from cnnviz_core import catalogue, photos, render, settings, store
+from cnnviz_core import catalogue, journal, photos, render, settings, store
 from cnnviz_core.errors import CnnvizError, NotApplicable, did_you_mean
 from cnnviz_core.images import InputImage, Pixels, open_image
 from cnnviz_core.layers import LayerInfo
 from cnnviz_core.models import LoadedModel
 from cnnviz_core.results import FloatArray, Predictions
-from cnnviz_core.ui import compute, frame
+from cnnviz_core.ui import access, compute, frame
 from cnnviz_core.ui.components import tiles
 
 T = TypeVar("T")
@@ -242,6 +242,9 @@ def _thumbnail_wall(names: dict[str, str], thumbnails: list[Pixels], chosen: str
 
 
 def _upload() -> None:
+    if not access.may("upload"):
+        st.caption(access.refusal("upload"))
+        return
     st.file_uploader(
         "Picture file",
         type=["png", "jpg", "jpeg", "webp", "bmp", "tif", "tiff", "gif"],
@@ -264,11 +267,13 @@ def _take(key: str, name: str) -> None:
     if file is None:
         return
     try:
+        access.require("upload")
         picture = open_image(file.getvalue(), name=name or file.name)
         digest = store.save_picture(picture)
     except CnnvizError as error:
         st.session_state["upload_problem"] = str(error)
         return
+    journal.event("upload", kind="picture", mb=round(file.size / 2**20, 2), digest=digest)
     st.session_state["my_pictures"][digest] = picture.name
     st.session_state["image"] = digest
 

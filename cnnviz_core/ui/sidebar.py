@@ -8,7 +8,7 @@ from cnnviz_core import catalogue, render, settings
 from cnnviz_core.catalogue import WeightsPlace
 from cnnviz_core.errors import CnnvizError
 from cnnviz_core.models import LoadedModel
-from cnnviz_core.ui import compute, frame, pickers
+from cnnviz_core.ui import access, compute, frame, pickers
 from cnnviz_core.ui.pickers import Selection
 
 
@@ -29,6 +29,7 @@ def draw() -> Selection | None:
             st.info("This network has no classifier, so it gives no answer and no class can be explained.")
     with st.sidebar:
         _about(selection.model)
+        access.draw_sign_out()
     return selection
 
 
@@ -73,6 +74,8 @@ def _offer_download(network: str) -> None:
     )
     if not settings.current().allow_downloads:
         st.caption("Downloads are switched off on this server (CNNVIZ_ALLOW_DOWNLOADS).")
+    elif not access.may("download"):
+        st.caption(access.refusal("download"))
     elif st.button(f"Download the weights ({size})", key="download_weights", type="primary"):
         _download(network)
 
@@ -87,6 +90,7 @@ def _download(network: str) -> None:
         bar.progress(share, text=f"{done / 2**20:.0f} MB" + (f" of {total / 2**20:.0f} MB" if total else ""))
 
     try:
+        access.require("download")
         catalogue.download(network, on_step=on_step)
     except CnnvizError as error:
         bar.empty()
