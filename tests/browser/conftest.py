@@ -150,8 +150,8 @@ class Site:
         self.page.wait_for_function(IDLE, timeout=timeout_ms)
 
     def check(self) -> None:
-        """Fails on page errors, console errors, requests to other hosts and exceptions shown on the page."""
-        exceptions = self.page.get_by_test_id("stException").all_inner_texts()
+        """Fails on page errors, console errors, requests to other hosts, and exceptions or notices of bugs shown."""
+        exceptions = self.page.locator("[data-testid=stException], [class*=st-key-bug_]").all_inner_texts()
         assert not (self.faults + exceptions), "\n".join(self.faults + exceptions)
 
     def _heard(self, message: ConsoleMessage) -> None:
