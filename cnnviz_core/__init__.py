@@ -4,12 +4,13 @@ Package map, from the outside in::
 
     ui/              the only importer of streamlit: frame, pickers, the door for computing, figures
     methods/         one module per page, same name: feature_maps, filters, cam, saliency, occlusion,
-                     embeddings, neighbors, top_patches, similarity; and what their pages share: trust,
+                     embeddings, neighbors, top_patches, similarity, deep_dream; and what their pages share: trust,
                      segmentation
     collections/     folders of pictures: what is in them, their index, exact search
     render           results -> uint8 pictures and plotly figures; no torch, no streamlit
     jobs             long work: a queue with progress, partial results and a cancel
     mask_transfer    an object found in a picture from a few pictures with masks
+    picture_gradients  the gradient of layers with respect to a picture of any size, tile by tile
     features         vectors of whole pictures at any size, of one or several layers joined
     doctor           what a network is made of, and which pages and methods fit it
     models           catalogue names and checkpoints -> LoadedModel

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from importlib import metadata
 
 from cnnviz_core.images import InputImage
-from cnnviz_core.photos import PHOTOS
-from cnnviz_core.results import Run
+from cnnviz_core.photos import PHOTOS, open_photo
+from cnnviz_core.results import PictureName, Run
 
 _PACKAGES = ("cnnviz", "torch", "torchvision", "timm", "numpy", "pillow")
 
@@ -40,7 +40,7 @@ def manifest(
             },
             "image": _account(image, photo_id) if image else None,
             "method": run.method,
-            "settings": dict(run.settings),
+            "settings": {name: _written(value) for name, value in run.settings.items()},
             "shown": dict(shown or {}),
             "seed": run.seed,
             "seconds": round(run.seconds, 4),
@@ -71,9 +71,23 @@ def _account(image: InputImage, photo_id: str) -> dict[str, str | None]:
     return {"name": image.name, "digest": image.digest, "bundled": photo_id if photo_id in PHOTOS else None}
 
 
-def _opening(image: InputImage, photo_id: str) -> str:
+def _opening(image: InputImage | PictureName, photo_id: str) -> str:
     """The call that opens the picture; one of the user's own lies in the working folder."""
     return f"photos.open_photo({photo_id!r})" if photo_id in PHOTOS else f"images.open_image(Path({image.name!r}))"
+
+
+def _written(value: object) -> object:
+    """A setting as JSON has it."""
+    return {"name": value.name, "digest": value.digest} if isinstance(value, PictureName) else value
+
+
+def _called(value: object) -> str:
+    """A setting as Python has it."""
+    if not isinstance(value, PictureName):
+        return repr(value)
+    bundled = [photo_id for photo_id, photo in PHOTOS.items() if photo.title == value.name]
+    is_bundled = bool(bundled) and open_photo(bundled[0]).digest == value.digest
+    return _opening(value, bundled[0] if is_bundled else "")
 
 
 def _loading(run: Run) -> str:
@@ -88,7 +102,7 @@ def _loading(run: Run) -> str:
 
 
 def _keywords(settings: Mapping[str, object]) -> list[str]:
-    return [f"{name}={value!r}" for name, value in settings.items()]
+    return [f"{name}={_called(value)}" for name, value in settings.items()]
 
 
 def _version(package: str) -> str | None:

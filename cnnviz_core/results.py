@@ -665,3 +665,65 @@ class Segmented:
     threshold: float
     area: float
     iou: float | None
+
+
+@dataclass(frozen=True)
+class PictureName:
+    """A second picture that took part in a result, for its settings.
+
+    Attributes:
+        name: What it is called on screen.
+        digest: Names its pixels.
+    """
+
+    name: str
+    digest: str
+
+
+@dataclass(frozen=True)
+class Dream:
+    """A photo changed so that layers answer more strongly to it.
+
+    Attributes:
+        values: (H, W, 3) grey levels, 0..255, not rounded.
+        photo: (H, W, 3) uint8, the photo at the same size, which it began with.
+        layers: Dotted names of the layers.
+        channel: The only channel that grew; None for all.
+        objectives: (S, L) for each step and layer the mean over the layer's numbers of the activation times what its
+            gradient was set to, before the step.
+        octave_px: (H, W) of each size worked at, from small to large.
+        frames: Its growing, each (h, w, 3) uint8, the photo first; fewer than the steps, and reduced, where those would
+            be too many or too large.
+        run: How it was made.
+    """
+
+    values: FloatArray
+    photo: NDArray[np.uint8]
+    layers: tuple[str, ...]
+    channel: int | None
+    objectives: FloatArray
+    octave_px: tuple[tuple[int, int], ...]
+    frames: tuple[NDArray[np.uint8], ...]
+    run: Run
+
+    @property
+    def pixels(self) -> NDArray[np.uint8]:
+        """The picture, (H, W, 3)."""
+        return self.values.round().astype(np.uint8)
+
+
+@dataclass(frozen=True)
+class DreamZoom:
+    """A way into a dream: each frame is the one before, enlarged and dreamed on.
+
+    Attributes:
+        frames: Each (H, W, 3) uint8.
+        layers: Dotted names of the layers.
+        channel: The only channel that grew; None for all.
+        run: How it was made.
+    """
+
+    frames: tuple[NDArray[np.uint8], ...]
+    layers: tuple[str, ...]
+    channel: int | None
+    run: Run

@@ -25,7 +25,7 @@ LEVELS = (
     {"anatomy", "dilation"},
     {"models"},
     {"doctor"},
-    {"collections", "features"},
+    {"collections", "features", "picture_gradients"},
     {"mask_transfer"},
     {"methods"},
     {"ui"},

@@ -20,6 +20,7 @@ from cnnviz_core import collections, errors, images, models, results
 from cnnviz_core.images import InputImage
 from cnnviz_core.methods import (
     cam,
+    deep_dream,
     embeddings,
     feature_maps,
     filters,
@@ -53,6 +54,10 @@ CONTRACT: dict[Callable[..., Any], tuple[list[str], dict[str, object]]] = {
     neighbors.search: (["index", "vector"], {"k": 10, "metric": "cosine"}),
     similarity.compare: (["model", "image_a", "image_b"], {"layer": None, "cell": NONE}),
     similarity.few_shot: (["model", "supports", "query"], {"layer": None, "threshold": None}),
+    deep_dream.dream: (
+        ["model", "image"],
+        {"layer": None, "channel": None, "octaves": 4, "steps": 10, "on_step": None},
+    ),
     collections.Collection.index: (["self", "model"], {"layer": None, "on_step": None}),
 }
 

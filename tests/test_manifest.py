@@ -15,7 +15,7 @@ from PIL import Image
 from cnnviz_core import images, manifest, models, photos
 from cnnviz_core.methods import feature_maps, filters
 from cnnviz_core.models import LoadedModel
-from cnnviz_core.results import Run
+from cnnviz_core.results import PictureName, Run
 
 
 def execute(lines: list[str], **names: object) -> dict[str, Any]:
@@ -103,6 +103,20 @@ def test_the_json_without_a_picture_and_of_a_bundled_one(tiny_model: LoadedModel
     assert json.loads(manifest.manifest(run))["image"] is None
     chelsea = photos.open_photo("chelsea")
     assert json.loads(manifest.manifest(run, image=chelsea, photo_id="chelsea"))["image"]["bundled"] == "chelsea"
+
+
+def test_a_second_picture_is_opened_again(tiny_model: LoadedModel) -> None:
+    image, guide = photos.open_photo("camera"), photos.open_photo("coffee")
+    names = (PictureName(guide.name, guide.digest), PictureName("mine.png", "0"), PictureName(guide.name, "0"))
+    of_names = [
+        tiny_model.provenance("deep_dream.dream", 0.1, image=image, layer="conv2", guide=name) for name in names
+    ]
+    calls = [manifest.python_lines(run, image=image, photo_id="camera")[-1] for run in of_names]
+    assert calls[0] == "result = deep_dream.dream(model, image, layer='conv2', guide=photos.open_photo('coffee'))"
+    assert "guide=images.open_image(Path('mine.png'))" in calls[1]
+    assert "guide=images.open_image(Path('A cup of espresso'))" in calls[2]  # of that name, but another
+    account = json.loads(manifest.manifest(of_names[0], image=image, photo_id="camera"))
+    assert account["settings"]["guide"] == {"name": guide.name, "digest": guide.digest}
 
 
 def test_a_package_that_is_not_installed_has_no_version(monkeypatch: pytest.MonkeyPatch) -> None:
