@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,9 +22,19 @@ from cnnviz_core.models import LoadedModel
 # As the app computes: threads that wait for each other on busy cores cost more than they gain.
 torch.set_num_threads(1)
 
+BROWSER = Path(__file__).parent / "browser"
+
 SIDE = 16
 CLASS_NAMES = ("cat", "dog", "bird")
 NUM_CLASSES = len(CLASS_NAMES)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where processes share the tests, a file stays in one of them, and all that need Chromium do."""
+    for item in items:
+        group = BROWSER if BROWSER in item.path.parents else item.path
+        item.add_marker(pytest.mark.xdist_group(str(group)))
 
 
 class Plain(nn.Module):
