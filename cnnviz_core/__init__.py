@@ -11,18 +11,23 @@ Package map, from the outside in::
     jobs             long work: a queue with progress, partial results and a cancel
     mask_transfer    an object found in a picture from a few pictures with masks
     picture_gradients  the gradient of layers with respect to a picture of any size, tile by tile
+    synthesis        pictures of what channels look for, many at once, and which of them failed
     features         vectors of whole pictures at any size, of one or several layers joined
     doctor           what a network is made of, and which pages and methods fit it
+    ascent           gradient ascent on a batch of pictures, each by itself
+    objectives       what a picture is to excite
     models           catalogue names and checkpoints -> LoadedModel
     anatomy          what a network is made of, read off a dry run: head, activations, pooling
     catalogue        the names on offer, what is known of them, whether their weights are here; downloads
     checkpoints      reading .safetensors and state dicts, matching their keys, saying what does not fit
     layers           one dry run -> names, shapes, strides, receptive fields, call counts
     dilation         a copy of a network whose last stage keeps the finer grid of the one before
-    folding          a copy of a network that gives the same scores in less time on a CPU
+    folding          a copy of a network, or of its beginning, that gives the same in less time on a CPU
     incremental      many forwards of one picture with a patch on it, computing anew only what the patch changes
     probe            the only file with hooks or torch modes
     receptive_field  how each tensor operation widens the window of pixels a unit sees
+    parametrization  pictures as spectra with decorrelated colours, or as pixels
+    robustness       random views of a picture
     preprocessing    pixels <-> normalised input, with the geometry of resize and crop
     store            uploaded pictures and checkpoints in the data folder, found again by digest
     manifest         how to make a result again: settings and lines of Python

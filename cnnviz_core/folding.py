@@ -4,14 +4,15 @@ In eval mode a batch normalisation multiplies and adds fixed numbers, which the 
 weights; and with the channels of a place side by side in memory the convolutions need not rearrange what they read.
 Where a picture enters through one convolution alone, that one is affine: the mean of many gradients need go back
 through it only once, and it is the dearest of all going back. Layers inside no longer put out what they did, so such a
-copy is for scores and their gradients, not for looking into. Rounding differs: a ReLU whose input is zero up to
-rounding may open where it was shut.
+copy is for scores and their gradients, not for looking into; :func:`up_to` makes one for a single layer, whose output
+stays. Rounding differs: a ReLU whose input is zero up to rounding may open where it was shut.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from weakref import WeakKeyDictionary
 
@@ -22,6 +23,9 @@ from cnnviz_core import probe
 
 # More than rounding changes, less than any mistake would.
 _ROUNDING = 1e-3
+
+# Layers of one network whose beginnings are kept; each may hold weights of its own.
+_MAX_BEGINNINGS = 3
 
 
 @dataclass(frozen=True)
@@ -78,9 +82,92 @@ def fast_copy(net: nn.Module, x: Tensor) -> FastCopy:
     return copy
 
 
+@dataclass(frozen=True)
+class Beginning:
+    """A network up to one of its layers.
+
+    Attributes:
+        net: A copy with the layer's output unchanged.
+        layer: Dotted name; empty for the whole network.
+        num_calls: How often one forward calls the layer.
+    """
+
+    net: nn.Module
+    layer: str
+    num_calls: int
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """What the layer puts out at its last call for pictures (n, C, H, W), in the layer's own order of axes.
+
+        Nothing after that call is computed. With gradients enabled the output is part of the graph.
+        """
+        if not self.layer:
+            result: Tensor = self.net(x)
+            return result
+        stop = {self.layer: self.num_calls}
+        return probe.record(self.net, x, [self.layer], stop_after=stop).outputs[self.layer][-1]
+
+
+_beginnings: WeakKeyDictionary[nn.Module, OrderedDict[tuple[object, ...], Beginning]] = WeakKeyDictionary()
+
+
+def up_to(net: nn.Module, layer: str, x: Tensor, *, num_calls: int = 1) -> Beginning:
+    """The network up to a layer, in less time than the network itself; made once, and again if weights were written.
+
+    Batch norms go into the convolutions before them unless the layer lies between the two. The copy was checked
+    against the network on noise; where it differs by more than rounding, the network is taken as it is.
+
+    Args:
+        net: A network in eval mode, which takes the same way for every picture. It is not touched.
+        layer: Dotted name of a module that puts out a tensor; empty for the whole network.
+        x: An input of the kind that it takes, (N, C, H, W); only shape and device matter.
+        num_calls: How often one forward calls the layer.
+
+    Raises:
+        UnknownLayer: A name that no module of the network has.
+    """
+    key = (layer, num_calls, x.device, *((id(t), t._version) for t in (*net.parameters(), *net.buffers())))
+    with _lock:
+        known = _beginnings.setdefault(net, OrderedDict())
+        found = known.get(key)
+    if found is None:
+        found = _beginning(net, layer, x, num_calls)
+    with _lock:
+        known[key] = found
+        known.move_to_end(key)
+        while len(known) > _MAX_BEGINNINGS:
+            known.popitem(last=False)
+    return found
+
+
+@torch.no_grad()
+def _beginning(net: nn.Module, layer: str, x: Tensor, num_calls: int) -> Beginning:
+    two = _noise(x)
+    expected = Beginning(net, layer, num_calls)(two)
+    for copy in _candidates(net, layer, two, num_calls):
+        found = Beginning(copy, layer, num_calls)
+        if _same(found(two), expected):
+            return found
+    return Beginning(probe.private_copy(net), layer, num_calls)
+
+
+def _candidates(net: nn.Module, layer: str, x: Tensor, num_calls: int) -> Iterator[nn.Module]:
+    """Copies to be tried, the fastest first."""
+    stop = (layer, num_calls) if layer else None
+    pairs = probe.direct_pairs(net, x, nn.Conv2d, nn.BatchNorm2d, stop_after=stop)
+    # What a layer's own norm does after it is not what it puts out; and a norm's own parts must stay where they are.
+    yield _folded(net, [(conv, norm) for conv, norm in pairs if layer != conv and not layer.startswith(f"{norm}.")])
+    yield _folded(net, [])
+
+
+def _noise(x: Tensor) -> Tensor:
+    """Two pictures like x."""
+    return torch.randn((2, *x.shape[1:]), generator=torch.Generator().manual_seed(0)).to(x.device)
+
+
 @torch.no_grad()
 def _make(net: nn.Module, x: Tensor) -> FastCopy:
-    two = torch.randn((2, *x.shape[1:]), generator=torch.Generator().manual_seed(0))
+    two = _noise(x)
     expected = net(two)
     pairs = probe.direct_pairs(net, two, nn.Conv2d, nn.BatchNorm2d)
     candidates = (_folded(net, pairs), _folded(net, []))

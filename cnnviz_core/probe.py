@@ -9,10 +9,11 @@ thread-local torch mode, which also reaches functional and reused ReLUs that mod
 from __future__ import annotations
 
 import copy
+import itertools
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -129,7 +130,25 @@ def _shares_memory(output: Tensor, others: Sequence[Any]) -> bool:
     return any(isinstance(x, Tensor) and x.untyped_storage().data_ptr() == address for x in others)
 
 
-def direct_pairs(net: nn.Module, x: Tensor, first: type[nn.Module], then: type[nn.Module]) -> list[tuple[str, str]]:
+def _stopping(num_calls: int) -> Callable[..., None]:
+    """A hook that ends the forward at a module's call of that number, counted from 1."""
+    calls = itertools.count(1)
+
+    def hook(_module: nn.Module, _args: object, _output: object) -> None:
+        if next(calls) >= num_calls:
+            raise _Stopped
+
+    return hook
+
+
+def direct_pairs(
+    net: nn.Module,
+    x: Tensor,
+    first: type[nn.Module],
+    then: type[nn.Module],
+    *,
+    stop_after: tuple[str, int] | None = None,
+) -> list[tuple[str, str]]:
     """Names of modules (a, b) where a's output itself is b's input, each called once in a forward.
 
     Whether something else reads a's output, too, is not looked at.
@@ -139,6 +158,7 @@ def direct_pairs(net: nn.Module, x: Tensor, first: type[nn.Module], then: type[n
         x: Input, (N, C, H, W).
         first: Type of a.
         then: Type of b.
+        stop_after: A layer and how often it is called; the forward ends with the last of these calls.
     """
     outputs: list[tuple[Tensor, str]] = []
     pairs: list[tuple[str, str]] = []
@@ -158,7 +178,10 @@ def direct_pairs(net: nn.Module, x: Tensor, first: type[nn.Module], then: type[n
         for name, module in mine.named_modules():
             if isinstance(module, (first, then)):
                 hooks.callback(module.register_forward_hook(note(name)).remove)
-        mine(x)
+        if stop_after is not None:
+            hooks.callback(mine.get_submodule(stop_after[0]).register_forward_hook(_stopping(stop_after[1])).remove)
+        with suppress(_Stopped):
+            mine(x)
     return [pair for pair in pairs if all(num_calls[name] == 1 for name in pair)]
 
 
@@ -189,7 +212,59 @@ _RULES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
-class relu_rule(TorchFunctionMode):  # noqa: N801 - used as a function: ``with relu_rule("guided") as rule``
+class _RedirectedRelu(torch.autograd.Function):
+    """Clamps to [low, high] going forward; going back, a picture that would learn nothing is let through."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, low: float, high: float, mode: redirected_relu) -> Tensor:
+        ctx.mode = mode
+        ctx.save_for_backward(x <= low, x >= high)  # not x itself: code in place overwrites it
+        return x.clamp(low, high)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+        is_below, is_above = ctx.saved_tensors
+        passed = gradient.masked_fill(is_below | is_above, 0.0)
+        if len(gradient) != len(ctx.mode.may_help):  # not one entry per picture
+            return passed, None, None, None
+        is_dead = ctx.mode.may_help & ~passed.flatten(1).any(dim=1) & gradient.flatten(1).any(dim=1)
+        if not is_dead.any():
+            return passed, None, None, None
+        ctx.mode.was_helped |= is_dead
+        leads_away = (is_below & (gradient < 0)) | (is_above & (gradient > 0))
+        is_dead = is_dead.view(-1, *[1] * (gradient.ndim - 1))
+        return torch.where(is_dead, gradient.masked_fill(leads_away, 0.0), passed), None, None, None
+
+
+class _ReluMode(TorchFunctionMode):
+    """Answers every ReLU-like call of the forwards made under it, in this thread only; lets all others through.
+
+    Attributes:
+        num_answered: ReLU calls answered so far.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_answered = 0
+
+    def _answer(self, x: Tensor, low: float, high: float) -> Tensor:
+        raise NotImplementedError
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        limits = _relu_limits(func, args, kwargs)
+        if limits is None:
+            return func(*args, **kwargs)
+        self.num_answered += 1
+        x = args[0] if args else kwargs["input"]
+        y = self._answer(x, *limits)
+        in_place = func in _IN_PLACE or kwargs.get("inplace")  # functions in Python pass it on by name
+        return x.copy_(y) if in_place else y
+
+
+class relu_rule(_ReluMode):  # noqa: N801 - used as a function: ``with relu_rule("guided") as rule``
     """Changes what passes back through every ReLU of the forwards made under it, in this thread only.
 
     With R the gradient arriving from above and f = ReLU(x): backprop gives (x > 0) R, deconvnet (R > 0) R, guided
@@ -207,21 +282,35 @@ class relu_rule(TorchFunctionMode):  # noqa: N801 - used as a function: ``with r
         if rule not in _RULES:
             raise ValueError(f"rule is {rule!r}, not one of {', '.join(_RULES)}")
         self.rule = rule
-        self.num_answered = 0
 
-    def __torch_function__(
-        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        """Answers ReLU-like calls; lets all others through."""
-        kwargs = kwargs or {}
-        limits = _relu_limits(func, args, kwargs)
-        if limits is None:
-            return func(*args, **kwargs)
-        self.num_answered += 1
-        x = args[0] if args else kwargs["input"]
-        y = _ReluRule.apply(x, *limits, self.rule)  # type: ignore[no-untyped-call]
-        in_place = func in _IN_PLACE or kwargs.get("inplace")  # functions in Python pass it on by name
-        return x.copy_(y) if in_place else y
+    def _answer(self, x: Tensor, low: float, high: float) -> Tensor:
+        return _ReluRule.apply(x, low, high, self.rule)  # type: ignore[no-untyped-call, no-any-return]
+
+
+class redirected_relu(_ReluMode):  # noqa: N801 - used as a function, as relu_rule
+    """Lets a picture that excites nothing find a way: for the gradient of something that is to grow.
+
+    Where no gradient at all passes a ReLU for one picture of the batch (the first dimension), the gradient passes as
+    if the ReLU were not there, unless it drives a value that is below the lower limit further down, or one above the
+    upper limit of a ReLU6 further up. The other pictures of the batch are not touched.
+
+    Args:
+        may_help: (n,) bool, which pictures of the batch are let through.
+
+    Attributes:
+        num_answered: ReLU calls answered so far.
+        was_helped: (n,) bool, which pictures were let through so far, by gradients taken.
+
+    Source: Lucid, misc/redirected_relu_grad.py.
+    """
+
+    def __init__(self, may_help: Tensor) -> None:
+        super().__init__()
+        self.may_help = may_help
+        self.was_helped = torch.zeros_like(may_help)
+
+    def _answer(self, x: Tensor, low: float, high: float) -> Tensor:
+        return _RedirectedRelu.apply(x, low, high, self)  # type: ignore[no-untyped-call, no-any-return]
 
 
 def _relu_limits(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[float, float] | None:

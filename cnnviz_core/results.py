@@ -727,3 +727,40 @@ class DreamZoom:
     layers: tuple[str, ...]
     channel: int | None
     run: Run
+
+
+@dataclass(frozen=True)
+class Synthesis:
+    """Pictures made to excite something in a network; one entry per picture in every field but the last three.
+
+    Attributes:
+        images: (n, H, W, 3) raw, 0..1; a grey network's are grey.
+        names: What each is of: "channel 12".
+        scores: (n,) the objective of the picture, seen straight: for a channel its mean activation.
+        start_scores: (n,) that of the picture it began as.
+        peaks: (n,) the largest activation of the channel at any place of the picture; the score where the objective
+            is no channel's.
+        alphas: (n, H, W) 0..1, how much the objective ever depended on each pixel.
+        histories: (n, S) the objective of the view that each step went up from; not a number for steps to come.
+        grey_scores: (n,) how far each picture is from grey: root mean square, pixels 0..1.
+        grey_cut: Below it a picture has failed; 0 where none has.
+        layer: The layer's dotted name; empty for class scores.
+        run: How it was made.
+    """
+
+    images: FloatArray
+    names: tuple[str, ...]
+    scores: FloatArray
+    start_scores: FloatArray
+    peaks: FloatArray
+    alphas: FloatArray
+    histories: FloatArray
+    grey_scores: FloatArray
+    grey_cut: float
+    layer: str
+    run: Run
+
+    @property
+    def has_failed(self) -> NDArray[np.bool_]:
+        """Which pictures stayed grey, (n,)."""
+        return self.grey_scores < self.grey_cut

@@ -16,16 +16,16 @@ PAGES = sorted((ROOT / "pages").rglob("*.py"))
 # A module imports only from the lines above its own. A new module gets its place here, in the package map and nowhere
 # else. "methods", "render" and "ui" stand for all modules inside them.
 LEVELS = (
-    {"errors", "journal", "roles", "torchvision_shim", "receptive_field"},
+    {"errors", "journal", "parametrization", "robustness", "roles", "torchvision_shim", "receptive_field"},
     {"settings", "results", "maps", "startup", "catalogue", "checkpoints", "html_report"},
     {"cli", "images", "jobs"},
     {"photos", "preprocessing", "store", "render"},
     {"probe", "manifest", "masks", "stereo"},
     {"folding", "incremental", "layers"},
-    {"anatomy", "dilation"},
+    {"anatomy", "dilation", "objectives"},
     {"models"},
-    {"doctor"},
-    {"collections", "features", "picture_gradients"},
+    {"ascent", "doctor"},
+    {"collections", "features", "picture_gradients", "synthesis"},
     {"mask_transfer"},
     {"methods"},
     {"ui"},

@@ -23,6 +23,7 @@ from cnnviz_core.methods import (
     deep_dream,
     embeddings,
     feature_maps,
+    feature_visualization,
     filters,
     neighbors,
     occlusion,
@@ -57,6 +58,10 @@ CONTRACT: dict[Callable[..., Any], tuple[list[str], dict[str, object]]] = {
     deep_dream.dream: (
         ["model", "image"],
         {"layer": None, "channel": None, "octaves": 4, "steps": 10, "on_step": None},
+    ),
+    feature_visualization.synthesize: (
+        ["model", "image"],
+        {"layer": NONE, "channels": NONE, "seed": 0, "on_step": None},
     ),
     collections.Collection.index: (["self", "model"], {"layer": None, "on_step": None}),
 }

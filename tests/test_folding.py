@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrizations
 
 from cnnviz_core import folding, probe
+from cnnviz_core.errors import UnknownLayer
 from cnnviz_core.models import LoadedModel
 
 SmallNet = Callable[[str], nn.Module]
@@ -299,3 +300,90 @@ def test_many_threads_get_the_same_answer(small_net: SmallNet) -> None:
     assert len(found) == 20
     assert all(torch.equal(one, found[0]) for one in found)
     torch.testing.assert_close(found[0], expected)
+
+
+# ---- the network up to a layer --------------------------------------------------------------------------------------
+
+
+def check_beginning(net: nn.Module, layer: str, x: Tensor, *, num_calls: int = 1) -> folding.Beginning:
+    """The beginning, after what it puts out and its gradient were compared with the network's."""
+
+    def plainly(pictures: Tensor) -> Tensor:
+        return probe.record(net, pictures, [layer]).outputs[layer][-1]
+
+    found = folding.up_to(net, layer, x, num_calls=num_calls)
+    with torch.no_grad():
+        expected = plainly(x)
+        torch.testing.assert_close(found(x), expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
+    slopes = gradients(plainly, x)
+    torch.testing.assert_close(gradients(found, x), slopes, rtol=0, atol=1e-4 * float(slopes.abs().max()))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("name", "layer", "num_folded"),
+    [
+        ("plain", "conv2", 0),
+        ("residual", "conv1", 0),  # its own norm stays outside
+        ("residual", "bn1", 1),
+        ("residual", "bn2", 2),  # overwritten further on
+        ("functional", "norm", 0),
+        ("in_place", "conv1", 0),
+        ("gelu", "act", 0),
+        ("depth_wise", "project", 0),
+        ("plain", "fc", 0),
+    ],
+)
+def test_a_layers_output_stays(name: str, layer: str, num_folded: int, small_net: SmallNet) -> None:
+    net = small_net(name).requires_grad_(requires_grad=False)
+    calls = 2 if (name, layer) == ("gelu", "act") else 1
+    assert norms(net) - norms(check_beginning(net, layer, pictures(), num_calls=calls).net) == num_folded
+
+
+@pytest.mark.parametrize(
+    ("model_id", "layer", "num_folded"),
+    [
+        ("torchvision/resnet18", "layer2.0.conv2", 6),  # of the stem, of four in layer1, of conv1
+        ("torchvision/resnet18", "layer2.1", 10),  # and of conv2, the shortcut, and two more
+        ("timm/mobilenetv2_100", "blocks.1.0.conv_dw", 4),
+        ("timm/mobilenetv2_100", "blocks.1.0.bn1", 4),
+        ("timm/mobilenetv2_100", "blocks.1.0.bn1.act", 3),  # inside the norm: that one stays
+    ],
+)
+def test_layers_of_real_architectures(
+    model_id: str, layer: str, num_folded: int, zoo: Callable[[str], LoadedModel]
+) -> None:
+    net = zoo(model_id).net
+    assert norms(net) - norms(check_beginning(net, layer, pictures(2, side=64)).net) == num_folded
+
+
+def test_nothing_after_the_layer_runs(small_net: SmallNet) -> None:
+    net = small_net("plain").requires_grad_(requires_grad=False)
+    net.fc = nn.Linear(5, 5)  # would fail
+    assert folding.Beginning(net, "relu2", 1)(pictures()).shape == (3, 6, 8, 8)
+
+
+def test_a_beginning_is_made_once_and_again_for_new_weights(small_net: SmallNet) -> None:
+    net, x = small_net("residual").requires_grad_(requires_grad=False), pictures()
+    first = folding.up_to(net, "bn2", x)
+    assert folding.up_to(net, "bn2", x) is first
+    with torch.no_grad():
+        net.stem.weight.mul_(2)
+    check_beginning(net, "bn2", x)
+    assert folding.up_to(net, "bn2", x) is not first
+
+
+def test_an_unknown_layer_has_no_beginning(small_net: SmallNet) -> None:
+    with pytest.raises(UnknownLayer, match="conv2"):
+        folding.up_to(small_net("plain"), "conv3", pictures())
+
+
+def test_few_beginnings_are_kept_and_go_with_the_network(small_net: SmallNet) -> None:
+    net, x = small_net("plain").requires_grad_(requires_grad=False), pictures()
+    for layer in ("conv1", "relu1", "pool", "conv2", "relu2"):
+        folding.up_to(net, layer, x)
+    assert len(folding._beginnings[net]) == folding._MAX_BEGINNINGS
+    gone = weakref.ref(net)
+    del net
+    gc.collect()
+    assert gone() is None

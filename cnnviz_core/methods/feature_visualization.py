@@ -1,0 +1,22 @@
+"""Feature visualisation: pictures made to excite a channel, which show what it looks for.
+
+From faint noise, gradient ascent raises the mean activation of a channel (or one unit, a direction, the difference of
+two channels). Left to itself it ends in high-frequency noise that excites the network and means nothing. Three things
+make pictures that can be read, and each can be switched off to see what it does: the picture is a spectrum, scaled as
+in photos; its colours are along axes that vary independently in photos; and at each step the network sees it a little
+shifted, scaled and turned.
+
+When it misleads: the picture is one way to excite the channel, from one start; others may look different, which is what
+variants are for. It shows an extreme that no photo reaches, and a channel that answers to several things shows a
+mixture or only one of them: look at the strongest real patches, too. A grey picture tells of a start that excited
+nothing rather than of the channel. And what looks like a dog’s head was called so by you.
+
+Source: Erhan et al. (2009); Simonyan, Vedaldi and Zisserman (2014); Olah, Mordvintsev and Schubert, Feature
+Visualization (2017).
+"""
+
+from __future__ import annotations
+
+from cnnviz_core import synthesis
+
+synthesize = synthesis.synthesize
