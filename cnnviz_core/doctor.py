@@ -94,6 +94,14 @@ def _class_scores(model: LoadedModel) -> Verdict:
     return Verdict(Status.NOT, "it has no classifier, so there is no class to explain.", "Explain a unit of a layer.")
 
 
+def _answer_to_change(model: LoadedModel) -> Verdict:
+    if model.num_classes:
+        return Verdict(Status.WORKS, f"its answer is one of {model.num_classes} classes.")
+    return Verdict(
+        Status.NOT, "it has no classifier, so there is no answer to change.", "Use a network with class scores."
+    )
+
+
 def _class_and_maps(model: LoadedModel) -> Verdict:
     scores, maps = _class_scores(model), _maps(model)
     if not maps.usable:
@@ -168,6 +176,7 @@ CAPABILITIES: Mapping[str, Capability] = {
     "guided_backprop": Capability("Guided backprop, deconvnet", "Saliency", _relu_rule),
     "guided_grad_cam": Capability("Guided Grad-CAM", "Saliency", _guided_grad_cam),
     "occlusion": Capability("Occlusion", "Occlusion", _class_scores),
+    "adversarial": Capability("Fooling images", "Fooling images", _answer_to_change),
 }
 
 _HEADS = {

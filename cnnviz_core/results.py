@@ -764,3 +764,134 @@ class Synthesis:
     def has_failed(self) -> NDArray[np.bool_]:
         """Which pictures stayed grey, (n,)."""
         return self.grey_scores < self.grey_cut
+
+
+@dataclass(frozen=True)
+class AdversarialExample:
+    """A picture altered so that a network answers something else, and the way there.
+
+    Every number is of the picture in 8 bits, read by the network as any other picture file.
+
+    Attributes:
+        original: (H, W, 3) uint8, what the network saw before.
+        altered: (H, W, 3) uint8, what it sees afterwards; a file of exactly these pixels reaches it unchanged.
+        delta: (C, H, W) altered less original over the network's own channels, white being 1.
+        source: The answer before.
+        source_label: Its name.
+        target: The class to reach; None where any other than the answer before would do.
+        target_label: Its name; empty where there is none.
+        before: The first answers before.
+        after: The first answers afterwards.
+        probabilities: (S + 1, K) of every class, at the start and after each step.
+        pictures: (F, H, W, 3) uint8 pictures on the way, the last of them ``altered``.
+        picture_steps: (F,) after how many steps each was.
+        method: Key in the method's table: ``pgd``.
+        norm: How the difference is measured: ``linf`` or ``l2``.
+        epsilon: Bound on that norm, in 255ths; None where there was none.
+        name: What to call the altered picture.
+        run: How it was made.
+    """
+
+    original: NDArray[np.uint8]
+    altered: NDArray[np.uint8]
+    delta: FloatArray
+    source: int
+    source_label: str
+    target: int | None
+    target_label: str
+    before: Predictions
+    after: Predictions
+    probabilities: FloatArray
+    pictures: NDArray[np.uint8]
+    picture_steps: NDArray[np.int64]
+    method: str
+    norm: str
+    epsilon: float | None
+    name: str
+    run: Run
+
+    @property
+    def fools(self) -> bool:
+        """Whether the target is the first answer; without one, whether the answer is another than before."""
+        answer = self.after.indices[0]
+        return answer != self.source if self.target is None else answer == self.target
+
+    @property
+    def num_steps(self) -> int:
+        """Steps taken."""
+        return len(self.probabilities) - 1
+
+    @property
+    def linf(self) -> float:
+        """Largest change of a value, in 255ths: a whole number."""
+        return float(np.rint(np.abs(self.delta).max() * 255))
+
+    @property
+    def l2(self) -> float:
+        """Length of the whole difference, white being 1."""
+        return float(np.linalg.norm(self.delta.astype(np.float64)))
+
+
+@dataclass(frozen=True)
+class EpsilonSearch:
+    """The smallest bound at which an attack was found to succeed.
+
+    Attributes:
+        epsilon: In 255ths; 0 where the answer already is what was wanted, None where no bound that was tried sufficed.
+        epsilons: (T,) the bounds that were tried, in that order.
+        fools: (T,) whether the attack succeeded.
+        best: The altered picture at that bound; where none sufficed, at the largest.
+        run: How it was made.
+    """
+
+    epsilon: int | None
+    epsilons: NDArray[np.int64]
+    fools: NDArray[np.bool_]
+    best: AdversarialExample
+    run: Run
+
+
+@dataclass(frozen=True)
+class Drift:
+    """How far a network's view of two pictures grows apart from layer to layer.
+
+    Attributes:
+        layers: Dotted names, L of them, in the order in which they answer.
+        cosines: (L,) cosine between all that the layer puts out for the one and for the other picture.
+        shuffled: (L,) the same where the difference's pixels are strewn over the picture at random: what a difference
+            of that size does without the attack's aim.
+        run: How it was made.
+    """
+
+    layers: tuple[str, ...]
+    cosines: FloatArray
+    shuffled: FloatArray
+    run: Run
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """What another network makes of a picture and of its altered copy.
+
+    Attributes:
+        model_title: The network.
+        before: Its first answers for the picture.
+        after: Its first answers for the altered one.
+        target_before: Probability of the class of the target's name before; None without a target or such a class.
+        target_after: The same afterwards.
+        is_resized: Whether the pictures had to be resized or cropped for it, which takes part of the difference away.
+        run: How it was made.
+    """
+
+    model_title: str
+    before: Predictions
+    after: Predictions
+    target_before: float | None
+    target_after: float | None
+    is_resized: bool
+    run: Run
+
+    @property
+    def is_fooled(self) -> bool:
+        """Whether its first answer changed."""
+        return self.before.indices[0] != self.after.indices[0]

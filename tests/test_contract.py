@@ -19,6 +19,7 @@ from PIL import Image
 from cnnviz_core import collections, errors, images, models, results
 from cnnviz_core.images import InputImage
 from cnnviz_core.methods import (
+    adversarial,
     cam,
     deep_dream,
     embeddings,
@@ -63,6 +64,10 @@ CONTRACT: dict[Callable[..., Any], tuple[list[str], dict[str, object]]] = {
         ["model", "image"],
         {"layer": NONE, "channels": NONE, "seed": 0, "on_step": None},
     ),
+    adversarial.attack: (
+        ["model", "image"],
+        {"method": "pgd", "target": None, "epsilon": None, "norm": "linf", "steps": None, "seed": 0, "on_step": None},
+    ),
     collections.Collection.index: (["self", "model"], {"layer": None, "on_step": None}),
 }
 
@@ -78,12 +83,26 @@ def test_signatures(function: Callable[..., Any]) -> None:
     assert all(found[name].default is not NONE for name in added), "what was added must be optional"
 
 
-@pytest.mark.parametrize("module", [cam, feature_maps, filters, occlusion, saliency, segmentation, trust])
+@pytest.mark.parametrize("module", [adversarial, cam, feature_maps, filters, occlusion, saliency, segmentation, trust])
 def test_all_arguments_of_methods_after_model_and_image_are_keyword_only(module: Any) -> None:
     for name, function in inspect.getmembers(module, inspect.isfunction):
         if name.startswith("_") or function.__module__ != module.__name__:
             continue
-        first = {"model", "image", "images", "maps", "kernels", "heatmap", "heatmaps", "mask", "box", "shape", "a", "b"}
+        first = {
+            "model",
+            "image",
+            "images",
+            "maps",
+            "kernels",
+            "heatmap",
+            "heatmaps",
+            "mask",
+            "box",
+            "shape",
+            "a",
+            "b",
+            "example",
+        }
         positional = [p.name for p in inspect.signature(function).parameters.values() if p.kind is not p.KEYWORD_ONLY]
         assert set(positional) <= first, name
 

@@ -45,6 +45,7 @@ TABLE: dict[str, dict[str, Status]] = {
         "gradient": A,
         "guided_grad_cam": N,
         "occlusion": N,
+        "adversarial": N,
     },
     "no_maps": {
         "feature_maps": N,
