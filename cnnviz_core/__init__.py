@@ -14,6 +14,7 @@ Package map, from the outside in::
     synthesis        pictures of what channels look for, many at once, and which of them failed
     features         vectors of whole pictures at any size, of one or several layers joined
     doctor           what a network is made of, and which pages and methods fit it
+    model_shelf      the networks of a server, loaded once and few enough in memory at a time
     ascent           gradient ascent on a batch of pictures, each by itself
     objectives       what a picture is to excite
     models           catalogue names and checkpoints -> LoadedModel

@@ -165,6 +165,16 @@ def _noise(x: Tensor) -> Tensor:
     return torch.randn((2, *x.shape[1:]), generator=torch.Generator().manual_seed(0)).to(x.device)
 
 
+def kept_bytes(net: nn.Module) -> int:
+    """Memory that a network's copies take beside the network."""
+    with _lock:
+        found = [_copies[net][1].net] if net in _copies else []
+        found += [beginning.net for beginning in _beginnings.get(net, {}).values()]
+    mine = {id(tensor) for tensor in (*net.parameters(), *net.buffers())}
+    tensors = {id(tensor): tensor for copy in found for tensor in (*copy.parameters(), *copy.buffers())}
+    return sum(tensor.numel() * tensor.element_size() for key, tensor in tensors.items() if key not in mine)
+
+
 @torch.no_grad()
 def _make(net: nn.Module, x: Tensor) -> FastCopy:
     two = _noise(x)

@@ -54,7 +54,11 @@ def tune_allocator() -> bool:
 
 
 def release_memory() -> None:
-    """Gives memory that no result needs any more back to the system; a few milliseconds."""
+    """Gives memory that no result needs any more back to the system and the accelerator; a few milliseconds."""
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+    if torch.backends.mps.is_available():
+        torch.mps.empty_cache()
     trim = _glibc_function("malloc_trim")
     if trim is not None:
         trim(0)

@@ -24,7 +24,7 @@ LEVELS = (
     {"folding", "incremental", "layers"},
     {"anatomy", "dilation", "objectives"},
     {"models"},
-    {"ascent", "doctor"},
+    {"ascent", "doctor", "model_shelf"},
     {"collections", "features", "picture_gradients", "synthesis"},
     {"mask_transfer"},
     {"methods"},

@@ -12,8 +12,9 @@ from typing import Any, TypeVar
 
 import streamlit as st
 
-from cnnviz_core import models, photos, settings, startup, store
+from cnnviz_core import models, photos, settings, store
 from cnnviz_core.images import InputImage
+from cnnviz_core.model_shelf import Shelf
 from cnnviz_core.models import LoadedModel
 
 T = TypeVar("T")
@@ -22,17 +23,20 @@ _SETTINGS = settings.current()
 _turns = threading.BoundedSemaphore(max(1, _SETTINGS.parallel_runs))
 
 
-@st.cache_resource(
-    max_entries=_SETTINGS.max_models, show_spinner=False, on_release=lambda _model: startup.release_memory()
-)
-def _model(network: str, weights: str) -> LoadedModel:
-    with _turns:
-        return _load(network, weights)
+@st.cache_resource(show_spinner=False)
+def shelf() -> Shelf:
+    """The networks in memory, one shelf for the whole server."""
+    return Shelf(max_models=_SETTINGS.max_models, max_mb=_SETTINGS.models_mb)
 
 
 def model(network: str, weights: str = "default") -> LoadedModel:
     """The network of that catalogue or checkpoint id, shared by all sessions; errors as in :func:`models.load`."""
-    return _model(network, weights)  # the cache tells arguments that are given and left out apart
+    return shelf().get((network, weights), lambda: _load(network, weights))
+
+
+def forget(network: str) -> None:
+    """Drops a checkpoint that was removed from memory."""
+    shelf().forget((network, "default"))
 
 
 def _load(network: str, weights: str) -> LoadedModel:
@@ -91,5 +95,5 @@ def _run(
     _model: LoadedModel,
     _image: InputImage | None,
 ) -> Any:
-    with _turns:
+    with _turns, shelf().keeping():
         return _function(_model, _image, **settings) if _image else _function(_model, **settings)

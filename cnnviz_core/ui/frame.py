@@ -89,7 +89,7 @@ def _draw(pages: Sequence[PageLink]) -> None:
 def _run_page(page: StreamlitPage, link: PageLink) -> None:
     # The frame is on screen before torch is imported.
     from cnnviz_core import doctor, settings, startup
-    from cnnviz_core.ui import sidebar
+    from cnnviz_core.ui import compute, sidebar
 
     startup.prepare(settings.current().threads_per_run)
     selection = None
@@ -104,7 +104,8 @@ def _run_page(page: StreamlitPage, link: PageLink) -> None:
                 words = f"This page does not fit {selection.model.spec.title}: {verdict.reason} {verdict.instead}"
                 st.info(plain(words))
                 return
-    page.run()
+    with compute.shelf().keeping():
+        page.run()
 
 
 def notice(text: str) -> None:

@@ -184,4 +184,5 @@ def kept() -> None:
 def _remove(checkpoint_id: str) -> None:
     access.require("delete")
     store.delete_checkpoint(checkpoint_id)
+    compute.forget(checkpoint_id)
     journal.event("removed", kind="weights", digest=checkpoint_id[-16:])

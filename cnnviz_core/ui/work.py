@@ -108,7 +108,8 @@ def _released(work: jobs.Work) -> jobs.Work:
 
     def do(on_step: jobs.OnStep) -> object:
         try:
-            return work(on_step)
+            with compute.shelf().keeping():
+                return work(on_step)
         finally:
             startup.release_memory()  # long work leaves hundreds of MB behind
 
