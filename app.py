@@ -48,6 +48,11 @@ PAGES = (
         "Which places of two pictures are alike to the network? Point and see.", "compare", "feature_maps",
     ),
     PageLink(
+        "compare", "pages/compare/few_shot.py", "Few-shot segmentation",
+        "Can the network find an object again from a few pictures in which it is marked?", "format_paint",
+        "feature_maps",
+    ),
+    PageLink(
         "manage", "pages/manage/networks.py", "Networks",
         "Which networks are there, and how do I add mine?", "hub",
         needs_network=False,

@@ -20,6 +20,7 @@ def manifest(
     photo_id: str = "",
     selection: str = "",
     shown: Mapping[str, object] | None = None,
+    inputs: Mapping[str, str] | None = None,
 ) -> str:
     """Everything that led to a result, as JSON.
 
@@ -29,6 +30,8 @@ def manifest(
         photo_id: Its id if it is a bundled photo.
         selection: Python that picks what was shown out of ``result``, for instance ``result.values[3]``.
         shown: How the numbers were drawn: order, colours, limits.
+        inputs: The function's arguments after the model by name, each with the Python that makes it; None for the
+            picture alone.
     """
     return json.dumps(
         {
@@ -45,23 +48,38 @@ def manifest(
             "seed": run.seed,
             "seconds": round(run.seconds, 4),
             "versions": {name: _version(name) for name in _PACKAGES},
-            "python": python_lines(run, image=image, photo_id=photo_id, selection=selection),
+            "python": python_lines(run, image=image, photo_id=photo_id, selection=selection, inputs=inputs),
         },
         indent=2,
         ensure_ascii=False,
     )
 
 
-def python_lines(run: Run, *, image: InputImage | None = None, photo_id: str = "", selection: str = "") -> list[str]:
+def python_lines(
+    run: Run,
+    *,
+    image: InputImage | None = None,
+    photo_id: str = "",
+    selection: str = "",
+    inputs: Mapping[str, str] | None = None,
+) -> list[str]:
     """Lines of Python that make the result again; arguments as in :func:`manifest`."""
     module, _, function = run.method.rpartition(".")
-    arguments = ["model", *(["image"] if image else []), *_keywords(run.settings)]
+    if inputs is None:
+        inputs = {"image": opening(image, photo_id)} if image else {}
+    arguments = ["model", *inputs, *_keywords(run.settings)]
+    packages = [
+        "images",
+        "models",
+        "photos",
+        *(["stereo"] if any("stereo." in made for made in inputs.values()) else []),
+    ]
     return [
         "from pathlib import Path",
-        "from cnnviz_core import images, models, photos",
+        f"from cnnviz_core import {', '.join(packages)}",
         f"from cnnviz_core.methods import {module}",
         f"model = {_loading(run)}",
-        *([f"image = {_opening(image, photo_id)}"] if image else []),
+        *(f"{name} = {made}" for name, made in inputs.items()),
         f"result = {module}.{function}({', '.join(arguments)})",
         *([selection] if selection else []),
     ]
@@ -71,7 +89,7 @@ def _account(image: InputImage, photo_id: str) -> dict[str, str | None]:
     return {"name": image.name, "digest": image.digest, "bundled": photo_id if photo_id in PHOTOS else None}
 
 
-def _opening(image: InputImage | PictureName, photo_id: str) -> str:
+def opening(image: InputImage | PictureName, photo_id: str) -> str:
     """The call that opens the picture; one of the user's own lies in the working folder."""
     return f"photos.open_photo({photo_id!r})" if photo_id in PHOTOS else f"images.open_image(Path({image.name!r}))"
 
@@ -87,7 +105,7 @@ def _called(value: object) -> str:
         return repr(value)
     bundled = [photo_id for photo_id, photo in PHOTOS.items() if photo.title == value.name]
     is_bundled = bool(bundled) and open_photo(bundled[0]).digest == value.digest
-    return _opening(value, bundled[0] if is_bundled else "")
+    return opening(value, bundled[0] if is_bundled else "")
 
 
 def _loading(run: Run) -> str:

@@ -1,36 +1,12 @@
-"""Few-shot segmentation: an object found in a picture from a few pictures in which it is marked.
+"""Masks carried from a few pictures to others: cells scored by their likeness to marked ones, and a threshold.
 
-Nobody trains anything. In each support picture the mask says which cells of a layer's grid lie on the object. A cell of
-the query is scored by how alike its feature vector is to those (by the cosine), less how alike it is to the cells
-beside the object. Where the score reaches a threshold is the new mask. That this works at all is a sign that the
-network has learned something meaningful: it puts the same part of the same kind of thing, in another photo and light,
-into the same direction. How much of it was learned, the same network untrained shows: on photos of aeroplanes it comes
-to an overlap of 0.52 by colour and texture alone, and to 0.78 with what it learned.
-
-The layer decides. The last stage knows best what a thing is, but is too coarse for an outline: a cell of 32 pixels is
-wider than a wing. The stage before it is twice as fine and leans on texture and colour: a white aeroplane looks to it
-like a white cloud. Joined they do better than either, and the background's score taken off helps most: what is common
-to all cells of such photos, object or not, cancels out. To subtract the mean vector first helps where there is only one
-support.
-
-The threshold is honest when it was found without the query: each support's mask is found from the other supports, and
-the threshold that serves them best on average is taken. (A single support is cut into sixteen blocks, each of which is
-found from the others.) The best point of the curve over all thresholds is an *oracle*: it was chosen with the truth in
-hand and says what is possible, not what one gets.
-
-When it misleads: a mask is drawn for any picture, also for one without the object; look at the scores themselves. Parts
-that no support shows are missed, and parts that objects share with the background (wheels and the road, a wing and
-the sky) are torn. A good overlap with the truth speaks for the features, not for any saliency map of the same network:
-some of those hardly depend on the weights at all (Adebayo et al. 2018).
-
-Source: Tian et al., Prior Guided Feature Enrichment Network (2020), for the maximum over cells; Wang et al., PANet
-(2019), for the masked average; Adebayo et al., Sanity Checks for Saliency Maps (2018).
+:mod:`cnnviz_core.methods.few_shot` tells what this is for and when it misleads.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -43,7 +19,7 @@ from cnnviz_core.errors import BadSetting
 from cnnviz_core.images import InputImage
 from cnnviz_core.masks import Bools, MaskLike
 from cnnviz_core.models import LoadedModel
-from cnnviz_core.results import Features, FewShot, FloatArray, Mask, PictureMaps, Segmented, Step
+from cnnviz_core.results import Features, FewShot, FloatArray, Mask, PictureMaps
 
 _MOST_SUPPORTS = 32
 _NUM_NEAREST = 5
@@ -166,12 +142,14 @@ class Fitted:
         threshold: As given, or the one that serves the supports best.
         support_iou: Mean IoU of the supports at it, each found from the others; not a number where it was given.
         settings: Keyword arguments of :func:`few_shot`, defaults filled in.
+        digests: Of the support pictures.
         notices: What is not as was asked for, in sentences.
     """
 
     threshold: float
     support_iou: float
     settings: Mapping[str, Any]
+    digests: tuple[str, ...]
     notices: tuple[str, ...]
     _supports: tuple[_Support, ...]
     _options: _Options
@@ -241,44 +219,6 @@ def few_shot(
     return replace(result, run=replace(result.run, seconds=time.perf_counter() - start))
 
 
-def segment_many(
-    model: LoadedModel,
-    fitted: Fitted,
-    queries: Iterable[tuple[InputImage, MaskLike | None]],
-    *,
-    total: int,
-    on_step: Callable[[Step], None] | None = None,
-) -> list[Segmented]:
-    """Segments one picture after another with the same supports.
-
-    Args:
-        model: The network that the supports were recorded with.
-        fitted: From :func:`fit`.
-        queries: Pictures with their true masks, or None where there is none. Taken one at a time.
-        total: How many there are, for the progress.
-        on_step: Called after each picture with the :class:`FewShot` as its partial result, the place to store the
-            mask; what it raises ends the work.
-
-    Returns:
-        A line for each picture, in their order.
-
-    Raises:
-        BadSetting: A true mask that does not fit.
-    """
-    found = []
-    for done, (image, truth) in enumerate(queries, start=1):
-        result = apply(model, fitted, _record_alike(model, fitted, image))
-        values = result.mask.values
-        overlap = None
-        if truth is not None:
-            checked, _ = masks.check(truth, values.shape, name=f"the true mask of {image.name}")
-            overlap = masks.iou(values, checked)
-        found.append(Segmented(image.name, image.digest, result.threshold, float(values.mean()), overlap))
-        if on_step:
-            on_step(Step(done, total, result))
-    return found
-
-
 def fit(
     supports: Sequence[tuple[PictureMaps, MaskLike]],
     *,
@@ -336,7 +276,8 @@ def fit(
         "dilate_last": recorded[0].dilate_last,
     }
     unique = tuple(dict.fromkeys(notices))
-    return Fitted(float(chosen), float(support_iou), settings, unique, tuple(ready), options, means)
+    digests = tuple(maps.digest for maps in recorded)
+    return Fitted(float(chosen), float(support_iou), settings, digests, unique, tuple(ready), options, means)
 
 
 def apply(model: LoadedModel, fitted: Fitted, query: PictureMaps) -> FewShot:
@@ -370,7 +311,8 @@ def _check_number(supports: Sequence[object]) -> None:
         raise BadSetting(f"There are {len(supports)} support pictures; give 1 to {_MOST_SUPPORTS}, each with a mask.")
 
 
-def _record_alike(model: LoadedModel, fitted: Fitted, image: InputImage) -> PictureMaps:
+def record_alike(model: LoadedModel, fitted: Fitted, image: InputImage) -> PictureMaps:
+    """A picture as the supports were recorded, for :func:`apply`; errors as in :func:`features.record`."""
     asked = fitted.settings
     return features.record(
         model, image, layers=asked["layer"], size_px=asked["size_px"], dilate_last=asked["dilate_last"]

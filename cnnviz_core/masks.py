@@ -103,6 +103,16 @@ def iou_curve(scores: FloatArray, truth: Bools, *, thresholds: FloatArray | None
     return IouCurve(thresholds, ious.astype(np.float32))
 
 
+def outline(mask: Bools) -> Bools:
+    """The pixels of a mask that touch one outside it; the picture's border is none. (H, W)."""
+    inner = np.ones_like(mask)
+    inner[1:] &= mask[:-1]
+    inner[:-1] &= mask[1:]
+    inner[:, 1:] &= mask[:, :-1]
+    inner[:, :-1] &= mask[:, 1:]
+    return mask & ~inner
+
+
 def _capital(name: str) -> str:
     return name[:1].upper() + name[1:]
 

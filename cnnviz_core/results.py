@@ -649,22 +649,84 @@ class FewShot:
 
 
 @dataclass(frozen=True)
+class LayerTrial:
+    """How well one choice of layers finds an object from a few masks.
+
+    Attributes:
+        layers: Dotted names of the layers that were joined.
+        cells: (h, w) of the query's grid.
+        threshold: The one that serves the supports best.
+        support_iou: Mean IoU of the supports' masks at it, each found from the others.
+        iou: Of the query's mask at it with the true one; None where there is none.
+        oracle_iou: At the best threshold for the query, chosen with its truth in hand.
+        problem: Why these layers cannot be used, as a sentence; empty otherwise.
+    """
+
+    layers: tuple[str, ...]
+    cells: tuple[int, int]
+    threshold: float
+    support_iou: float
+    iou: float | None
+    oracle_iou: float | None
+    problem: str
+
+
+@dataclass(frozen=True)
 class Segmented:
     """One picture of a collection that was segmented, in a line.
 
     Attributes:
-        name: Of the picture.
+        path: Of the picture in its collection.
         digest: Of the picture.
+        file: Of the mask in the archive.
         threshold: That was used.
         area: Share of the picture inside the mask, 0..1.
         iou: With the true mask; None where there is none.
+        oracle_iou: At the best threshold for this picture, chosen with its truth in hand; None likewise.
+        is_support: Whether it is one of the pictures that the masks were learned from, so that its IoU says nothing.
     """
 
-    name: str
+    path: str
     digest: str
+    file: str
     threshold: float
     area: float
     iou: float | None
+    oracle_iou: float | None
+    is_support: bool
+
+
+@dataclass(frozen=True)
+class SegmentedCollection:
+    """The pictures of a collection that were segmented.
+
+    Attributes:
+        pictures: In the collection's order.
+        failed: Path and reason of those that were left out.
+        run: How it was made.
+    """
+
+    pictures: tuple[Segmented, ...]
+    failed: tuple[tuple[str, str], ...]
+    run: Run
+
+    @property
+    def measured(self) -> tuple[Segmented, ...]:
+        """Those with a true mask, supports left out, the worst first."""
+        known = [picture for picture in self.pictures if picture.iou is not None and not picture.is_support]
+        return tuple(sorted(known, key=lambda picture: picture.iou or 0.0))
+
+    @property
+    def mean_iou(self) -> float | None:
+        """Over the measured ones; None where there is none."""
+        ious = [picture.iou or 0.0 for picture in self.measured]
+        return sum(ious) / len(ious) if ious else None
+
+    @property
+    def mean_oracle_iou(self) -> float | None:
+        """What the best threshold for each picture would give; an oracle and no result."""
+        ious = [picture.oracle_iou or 0.0 for picture in self.measured]
+        return sum(ious) / len(ious) if ious else None
 
 
 @dataclass(frozen=True)

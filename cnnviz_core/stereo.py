@@ -38,6 +38,13 @@ _EIGHT_NEIGHBOURS = np.ones((3, 3), dtype=bool)
 Bools = NDArray[np.bool_]
 Pictured = tuple[InputImage, Mask]
 
+PHOTO_IDS = ("motorcycle_left", "motorcycle_right")
+
+
+def true_mask(photo_id: str) -> Mask | None:
+    """The true mask of a bundled photo; None where none is known."""
+    return motorcycle_pair()[PHOTO_IDS.index(photo_id)][1] if photo_id in PHOTO_IDS else None
+
 
 @lru_cache(maxsize=1)
 def motorcycle_pair() -> tuple[Pictured, Pictured]:

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cnnviz_core import features, images, mask_transfer, masks, photos, stereo
+from cnnviz_core import features, images, mask_transfer, masks, stereo
 from cnnviz_core.errors import BadSetting, NotApplicable, UnknownLayer
 from cnnviz_core.images import InputImage
 from cnnviz_core.methods import similarity
 from cnnviz_core.models import LoadedModel
-from cnnviz_core.results import FewShot, PictureMaps, Step
+from cnnviz_core.results import PictureMaps
 
 EVALDATA = Path(__file__).parents[2] / "shared" / "evaldata"
 
@@ -187,24 +187,6 @@ class TestMotorcycle:
         whole = similarity.few_shot(lite0, [(left, mask)], query, size_px=256)
         assert whole.notices == ()
         assert masks.iou(found.mask.values, whole.mask.values) > 0.95
-
-    def test_a_collection(self, lite0: LoadedModel) -> None:
-        (left, mask), (right, truth) = stereo.motorcycle_pair()
-        recorded = features.record(lite0, left, layers=mask_transfer.default_layers(lite0), size_px=256)
-        fitted = mask_transfer.fit([(recorded, mask)])
-        steps: list[Step] = []
-        queries = [(right, truth), (photos.open_photo("coffee"), None), (left, mask.values)]
-        found = mask_transfer.segment_many(lite0, fitted, iter(queries), total=3, on_step=steps.append)
-        assert [line.name for line in found] == [image.name for image, _ in queries]
-        assert [(step.done, step.total) for step in steps] == [(1, 3), (2, 3), (3, 3)]
-        partial = steps[0].partial
-        assert isinstance(partial, FewShot)
-        single = similarity.few_shot(lite0, [(left, mask)], right, size_px=256)
-        np.testing.assert_array_equal(partial.mask.values, single.mask.values)
-        assert found[0].iou == pytest.approx(masks.iou(single.mask.values, truth.values))
-        assert found[0].area == pytest.approx(single.mask.values.mean())
-        assert found[1].iou is None
-        assert found[2].iou is not None
 
     def test_finer_and_not_centred_and_weighed(self, lite0: LoadedModel) -> None:
         support, (query, truth) = stereo.motorcycle_pair()

@@ -31,6 +31,7 @@ from cnnviz_core.render.charts import (
     places_figure,
     probability_bars,
     space_figure,
+    threshold_figure,
 )
 from cnnviz_core.render.colour import (
     COLOUR_MAPS,
@@ -99,6 +100,7 @@ __all__ = [
     "scale_of",
     "space_figure",
     "svg",
+    "threshold_figure",
     "thumbnail",
     "thumbnail_atlas",
     "thumbnail_px",

@@ -210,6 +210,49 @@ def curves_figure(
     return figure
 
 
+def threshold_figure(
+    thresholds: FloatArray, values: FloatArray, *, marks: Mapping[str, float], x_title: str, unit: str
+) -> go.Figure:
+    """A quantity from 0 to 1 over all thresholds, with some of them marked by name.
+
+    Args:
+        thresholds: (T,) ascending.
+        values: (T,).
+        marks: Thresholds by name; the value of each is read off the curve.
+        x_title: What the thresholds are of.
+        unit: What the values are.
+    """
+    line = go.Scatter(
+        x=thresholds,
+        y=values,
+        mode="lines",
+        name=_literal(unit),
+        line={"color": _BLUE, "width": 2},
+        hovertemplate="%{x:.3f}: %{y:.3f}<extra></extra>",
+        showlegend=False,
+    )
+    points = [
+        go.Scatter(
+            x=[at],
+            y=[float(np.interp(at, thresholds, values))],
+            name=f"{_literal(name)} {format_value(at)}",
+            mode="markers",
+            marker={
+                "size": 11,
+                "symbol": _SERIES_MARKERS[number % len(_SERIES_MARKERS)],
+                "color": _SERIES_COLOURS[number % len(_SERIES_COLOURS)],
+            },
+            hovertemplate="%{x:.3f}: %{y:.3f}",
+        )
+        for number, (name, at) in enumerate(marks.items(), start=1)
+    ]
+    figure = _figure(line, *points, height=280)
+    figure.update_layout(legend={"orientation": "h", "y": 1.02, "yanchor": "bottom"})
+    figure.update_xaxes(title=_literal(x_title))
+    figure.update_yaxes(title=_literal(unit), range=[0, 1])
+    return figure
+
+
 def matrix_figure(names: Sequence[str], values: FloatArray, *, unit: str) -> go.Figure:
     """A square table of numbers from -1 to 1 as colours, each with its number.
 

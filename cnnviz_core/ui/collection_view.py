@@ -276,7 +276,7 @@ def indexed(
         _keep_choices()
         one = compute.run(embedding.seconds_per_picture, model)
         seconds = indexing.estimate_seconds(model, num_missing, one)
-        state = [index.digest for index in found.values()], _stamp(collection)
+        state = [index.digest for index in found.values()], listing_stamp(collection)
         missed = work.until_done(
             lambda on_step: indexing.build(
                 collection, model, layers=wanted, pooling=pooling, waits=False, on_step=on_step
@@ -294,7 +294,7 @@ def indexed(
         if missed:
             st.warning(frame.plain(f"{len(missed)} files could not be read just now. The first: {missed[0]}"))
     digests = {layer: index.digest for layer, index in found.items()}
-    stamp = _stamp(collection)
+    stamp = listing_stamp(collection)
     rows, orders, revision = _together(repr((collection.collection_id, stamp, digests)), found)
     vectors = {layer: _in_order(index, orders[layer]) for layer, index in found.items()}
     together = Indexed(collection, model, rows, vectors, found, orders, pooling, revision)
@@ -314,7 +314,7 @@ def _keep_choices() -> None:
             st.session_state[key] = st.session_state[key]
 
 
-def _stamp(collection: Collection) -> tuple[tuple[int, int], ...]:
+def listing_stamp(collection: Collection) -> tuple[tuple[int, int], ...]:
     """Another one after every change of the listing."""
     files = (collection.database, collection.database.with_name(f"{collection.database.name}-wal"))
     found = [path.stat() for path in files if path.exists()]
@@ -322,7 +322,7 @@ def _stamp(collection: Collection) -> tuple[tuple[int, int], ...]:
 
 
 def _index(collection: Collection, model: LoadedModel, layer: str, pooling: str) -> Index:
-    stamp = _stamp(collection), indexing.stamp(collection, model, layer=layer, pooling=pooling)
+    stamp = listing_stamp(collection), indexing.stamp(collection, model, layer=layer, pooling=pooling)
     found_by = repr((compute.key(indexing.read, model, None), collection.collection_id, stamp))
     return _read(found_by, layer, pooling, collection, model)
 

@@ -24,7 +24,6 @@ from cnnviz_core.ui.pickers import Selection
 _SAME = "the same picture"
 _MOST_TARGETS = 4
 _SIZES = (224, 320, 384, 512, 640, 768)
-_SHOWN_PX = 1024
 _DEPTH_PX = 200
 _MASK_MB = 20
 
@@ -165,7 +164,7 @@ def draw(chosen: Selection, pictures: Sequence[InputImage], found: Sequence[Feat
     packed = _packed(chosen.model, [image.digest for image in pictures], options, found)
     low = -1.0 if min(float(values.min()) for values in exact.values()) < 0 else 0.0
     similarity_view.show(
-        [Pictured(_jpeg(image), cells, image.name) for image, cells in zip(pictures, packed, strict=True)],
+        [Pictured(show.whole(image), cells, image.name) for image, cells in zip(pictures, packed, strict=True)],
         key="similarity",
         aria="Pictures whose places are compared",
         lut=render.find_colour_map(signed=low < 0).lut,
@@ -189,12 +188,6 @@ def _packed(model: LoadedModel, digests: list[str], options: Options, found: Seq
 @st.cache_data(max_entries=16, show_spinner=False)
 def _pack(found_by: str, _found: Sequence[Features]) -> tuple[Packed, ...]:  # noqa: ARG001 - the cache's key
     return similarity.pack(_found)
-
-
-def _jpeg(image: InputImage) -> bytes:
-    picture = image.pil()
-    picture.thumbnail((_SHOWN_PX, _SHOWN_PX))
-    return render.jpeg(np.asarray(picture), quality=90)
 
 
 def _lines(found: Sequence[Features], pinned: Origin, options: Options) -> list[Line]:

@@ -142,6 +142,7 @@ def several(
     help: str | None = None,  # noqa: A002 - Streamlit's word
     of: str = "",
     most: int = 12,
+    **widget: object,
 ) -> list[T]:
     """A choice of some, part of the link; what a link names and is not on offer is left out.
 
@@ -154,12 +155,13 @@ def several(
         help: Tooltip.
         of: As in :func:`choose`.
         most: How many at a time.
+        **widget: Further arguments of ``st.multiselect``.
     """
     start_again(key, of, list(default))
     kept = [option for option in st.session_state.get(key, default) if option in options][:most]
     if key in st.session_state and kept != st.session_state[key]:
         st.session_state[key] = kept
-    chosen: list[T] = st.multiselect(
+    chosen: list[T] = st.multiselect(  # type: ignore[call-overload]
         label,
         options,
         default=list(default)[:most],
@@ -168,6 +170,7 @@ def several(
         help=help,
         bind="query-params",
         max_selections=most,
+        **widget,
     )
     return chosen or list(default)
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cnnviz_core import manifest, render
+from cnnviz_core.images import InputImage
 from cnnviz_core.render import Scale
 from cnnviz_core.results import FloatArray, Run
 from cnnviz_core.ui.components import heat_view, tiles
@@ -21,6 +22,7 @@ from cnnviz_core.ui.pickers import Selection
 Pixels = NDArray[np.uint8]
 
 _SO_FAR_PX = 420
+_WHOLE_PX = 1024
 
 
 def wall(
@@ -179,6 +181,18 @@ def crop_pixels(selection: Selection) -> Pixels:
     return selection.model.preprocessing.crop(selection.image)
 
 
+def whole(image: InputImage) -> bytes:
+    """All of a picture as a JPEG, a large one reduced."""
+    return _whole(image.digest, image)
+
+
+@st.cache_data(max_entries=64, show_spinner=False)
+def _whole(digest: str, _image: InputImage) -> bytes:  # noqa: ARG001 - the cache's key
+    picture = _image.pil()
+    picture.thumbnail((_WHOLE_PX, _WHOLE_PX))
+    return render.jpeg(np.asarray(picture), quality=90)
+
+
 def fitted(pixels: Pixels, shape: tuple[int, int]) -> Pixels:
     """A picture stretched to (H, W)."""
     if pixels.shape[:2] == shape:
@@ -254,6 +268,7 @@ def downloads(
     values: NDArray[np.generic],
     code: str,
     shown: Mapping[str, object] | None = None,
+    inputs: Mapping[str, str] | None = None,
 ) -> None:
     """The four files of a figure: as shown, pixel by pixel, raw numbers, and how to make it again.
 
@@ -267,12 +282,16 @@ def downloads(
         values: Raw numbers, saved as .npy.
         code: Python that picks what is shown out of ``result``.
         shown: How it is shown: order, colours, limits.
+        inputs: As in :func:`manifest.manifest`.
     """
     image = selection.image if run.image_digest else None
     stem = re.sub(r"[^A-Za-z0-9_.-]+", "-", title)
 
     def account() -> bytes:
-        return manifest.manifest(run, image=image, photo_id=selection.image_id, selection=code, shown=shown).encode()
+        made = manifest.manifest(
+            run, image=image, photo_id=selection.image_id, selection=code, shown=shown, inputs=inputs
+        )
+        return made.encode()
 
     files: list[tuple[str, str, str, Callable[[], bytes]]] = [
         ("Picture (PNG)", f"{stem}.png", "With title, colour bar and caption, for a slide.", figure),
