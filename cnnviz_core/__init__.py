@@ -13,6 +13,8 @@ Package map, from the outside in::
     picture_gradients  the gradient of layers with respect to a picture of any size, tile by tile
     synthesis        pictures of what channels look for, many at once, and which of them failed
     features         vectors of whole pictures at any size, of one or several layers joined
+    pairs            two networks of one architecture: whether they are, and what became of the weights
+    cka              how alike two networks' answers to the same pictures are
     doctor           what a network is made of, and which pages and methods fit it
     model_shelf      the networks of a server, loaded once and few enough in memory at a time
     ascent           gradient ascent on a batch of pictures, each by itself

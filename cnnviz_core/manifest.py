@@ -35,12 +35,8 @@ def manifest(
     """
     return json.dumps(
         {
-            "network": {
-                "id": run.model_id,
-                "weights": run.weights,
-                "weights_hash": run.weights_hash,
-                "preprocessing_changes": dict(run.preprocessing_changes),
-            },
+            "network": _network(run),
+            **({"other_network": _network(run.other)} if run.other else {}),
             "image": _account(image, photo_id) if image else None,
             "method": run.method,
             "settings": {name: _written(value) for name, value in run.settings.items()},
@@ -67,7 +63,7 @@ def python_lines(
     module, _, function = run.method.rpartition(".")
     if inputs is None:
         inputs = {"image": opening(image, photo_id)} if image else {}
-    arguments = ["model", *inputs, *_keywords(run.settings)]
+    arguments = ["model", *(["other"] if run.other else []), *inputs, *_keywords(run.settings)]
     packages = [
         "images",
         "models",
@@ -79,10 +75,20 @@ def python_lines(
         f"from cnnviz_core import {', '.join(packages)}",
         f"from cnnviz_core.methods import {module}",
         f"model = {_loading(run)}",
+        *([f"other = {_loading(run.other)}"] if run.other else []),
         *(f"{name} = {made}" for name, made in inputs.items()),
         f"result = {module}.{function}({', '.join(arguments)})",
         *([selection] if selection else []),
     ]
+
+
+def _network(run: Run) -> dict[str, object]:
+    return {
+        "id": run.model_id,
+        "weights": run.weights,
+        "weights_hash": run.weights_hash,
+        "preprocessing_changes": dict(run.preprocessing_changes),
+    }
 
 
 def _account(image: InputImage, photo_id: str) -> dict[str, str | None]:

@@ -29,6 +29,7 @@ class Run:
         image_digest: Digest of the picture, empty where none took part.
         seed: Seed of the random draw, None where nothing was drawn.
         preprocessing_changes: Fields of Preprocessing that were given in place of the published ones.
+        other: Where two networks were compared the second one's account; its method and settings are the first one's.
     """
 
     model_id: str
@@ -40,6 +41,7 @@ class Run:
     image_digest: str = ""
     seed: int | None = None
     preprocessing_changes: Mapping[str, object] = field(default_factory=dict)
+    other: Run | None = None
 
 
 @dataclass(frozen=True)
@@ -957,3 +959,259 @@ class Transfer:
     def is_fooled(self) -> bool:
         """Whether its first answer changed."""
         return self.before.indices[0] != self.after.indices[0]
+
+
+@dataclass(frozen=True)
+class Kinship:
+    """How two networks of one architecture are related.
+
+    Attributes:
+        kind: "same", "same body" (only the head differs), "related" or "unrelated".
+        words: The same in a sentence or two, with the numbers.
+        near: Share of the layers whose weights point in about the same direction, 0..1.
+    """
+
+    kind: str
+    words: str
+    near: float
+
+
+@dataclass(frozen=True)
+class WeightChange:
+    """What became of one layer's weights.
+
+    Attributes:
+        layer: Dotted name.
+        num_params: Parameters in it.
+        relative: Length of the change over length of the base's weights; not a number where shapes differ.
+        cosine: Of the two weight vectors, -1..1; likewise.
+        same_parameters: Whether every parameter is equal, as in a frozen layer.
+        same_statistics: Whether the running statistics of its normalisations are, too.
+        same_shape: Whether the shapes agree.
+    """
+
+    layer: str
+    num_params: int
+    relative: float
+    cosine: float
+    same_parameters: bool
+    same_statistics: bool
+    same_shape: bool
+
+
+@dataclass(frozen=True)
+class LayerChange:
+    """What became of one layer.
+
+    Attributes:
+        weights: What became of its weights.
+        cka: Unbiased linear CKA of what it puts out, at most 1; not a number where it puts out no map or vector, or the
+            same for all pictures.
+        correlations: (C,) of each channel with itself, -1..1; not a number for a channel that is constant; empty where
+            the numbers of channels differ.
+    """
+
+    weights: WeightChange
+    cka: float
+    correlations: FloatArray
+
+    @property
+    def layer(self) -> str:
+        """The layer's dotted name."""
+        return self.weights.layer
+
+    @property
+    def correlation(self) -> float:
+        """Median over the channels; not a number without any."""
+        known = self.correlations[np.isfinite(self.correlations)]
+        return float(np.median(known)) if len(known) else float("nan")
+
+
+@dataclass(frozen=True)
+class Screening:
+    """What differs between two networks, on real pictures.
+
+    Attributes:
+        kinship: How they are related.
+        layers: In order of depth.
+        paths: (N,) of the pictures, in their collection.
+        labels: (N,) what they show; empty where that is not known.
+        base_scores: (N, K) class scores of the base network; (N, 0) without a classifier.
+        tuned_scores: (N, K') likewise of the other.
+        cosines: (N,) between what the two classifiers read; not a number where that differs in length.
+        notices: What to bear in mind, in sentences.
+        run: How it was made; ``run.other`` tells of the tuned network.
+    """
+
+    kinship: Kinship
+    layers: tuple[LayerChange, ...]
+    paths: tuple[str, ...]
+    labels: tuple[str, ...]
+    base_scores: FloatArray
+    tuned_scores: FloatArray
+    cosines: FloatArray
+    notices: tuple[str, ...]
+    run: Run
+
+
+@dataclass(frozen=True)
+class ChangedAnswer:
+    """A picture that two networks answer differently.
+
+    Attributes:
+        picture: Index into the screening's pictures.
+        kind: "gained" (only the tuned network is right), "lost" (only the base is), "other wrong", or "changed" where
+            it is not known what the picture shows.
+        base: The base network's answer.
+        tuned: The tuned network's.
+        moved: How far the evidence moved, in the unit of :class:`AnswerChanges`.
+    """
+
+    picture: int
+    kind: str
+    base: str
+    tuned: str
+    moved: float
+
+
+@dataclass(frozen=True)
+class ClassChange:
+    """What became of the answers to the pictures of one class.
+
+    Attributes:
+        name: What the pictures show; where that is not known, the base network's answer.
+        num: Pictures.
+        base_right: Of these answered rightly by the base network.
+        tuned_right: By the tuned one.
+        changed: Answered differently.
+    """
+
+    name: str
+    num: int
+    base_right: int
+    tuned_right: int
+    changed: int
+
+
+@dataclass(frozen=True)
+class AnswerChanges:
+    """The pictures whose answer changed.
+
+    Attributes:
+        answers: Those whose evidence moved farthest first.
+        unit: What ``moved`` is: "logits" between the two answers, "probability" of what the picture shows, or "cosine
+            distance" of what the classifiers read.
+        classes: By the class of the pictures, those with most changes first.
+        num_pictures: How many there are.
+        num_known: For how many it is known what they show, in the words of one of the networks.
+    """
+
+    answers: tuple[ChangedAnswer, ...]
+    unit: str
+    classes: tuple[ClassChange, ...]
+    num_pictures: int
+    num_known: int
+
+
+@dataclass(frozen=True)
+class LayerStudy:
+    """What channels of one layer look for, in two networks.
+
+    Attributes:
+        layer: Dotted name.
+        channels: (n,) channel numbers.
+        base_pictures: (n, H, W, 3) uint8, what excites each channel of the base network.
+        tuned_pictures: (n, H, W, 3) uint8, of the tuned one, from the same start with the same settings.
+        similarities: (n,) cosine of the two pictures' embeddings in the base network, -1..1.
+        gram_distances: (n, M) distance of the two pictures' Gram matrices at M layers of the base network.
+        base_grey: (n,) distance from grey of each picture: root mean square, 0..1.
+        tuned_grey: (n,) likewise.
+        base_cut: Below it a picture is a grey failure; 0 where none is.
+        tuned_cut: Likewise.
+    """
+
+    layer: str
+    channels: NDArray[np.int64]
+    base_pictures: NDArray[np.uint8]
+    tuned_pictures: NDArray[np.uint8]
+    similarities: FloatArray
+    gram_distances: FloatArray
+    base_grey: FloatArray
+    tuned_grey: FloatArray
+    base_cut: float
+    tuned_cut: float
+
+    @property
+    def base_failed(self) -> NDArray[np.bool_]:
+        """Which channels' pictures stayed grey in the base network, (n,)."""
+        return self.base_grey < self.base_cut
+
+    @property
+    def tuned_failed(self) -> NDArray[np.bool_]:
+        """Which stayed grey in the tuned one, (n,)."""
+        return self.tuned_grey < self.tuned_cut
+
+    @property
+    def kept(self) -> NDArray[np.bool_]:
+        """Which channels have a picture in both networks, (n,)."""
+        return ~(self.base_failed | self.tuned_failed)
+
+    @property
+    def order(self) -> NDArray[np.intp]:
+        """Places of the kept channels, the most different first."""
+        places = np.flatnonzero(self.kept)
+        return places[np.argsort(self.similarities[places], kind="stable")]
+
+
+@dataclass(frozen=True)
+class Study:
+    """What channels look for before and after fine-tuning, layer by layer.
+
+    Attributes:
+        layers: In order of depth; while it is being made, those begun.
+        gram_layers: The M layers at which Gram matrices are compared; their scales differ, so never pool them.
+        embedding_layer: Where pictures are embedded: what the base network's classifier reads.
+        run: How it was made; ``run.other`` tells of the tuned network.
+    """
+
+    layers: tuple[LayerStudy, ...]
+    gram_layers: tuple[str, ...]
+    embedding_layer: str
+    run: Run
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two networks compared: numbers on real pictures and, for some layers, what their channels look for.
+
+    Attributes:
+        screening: Weights, CKA, correlations, answers.
+        study: Similarity of visualisations, failures; None where none was asked for.
+    """
+
+    screening: Screening
+    study: Study | None
+
+    @property
+    def layers(self) -> tuple[LayerComparison, ...]:
+        """Both by layer, in order of depth."""
+        changes = {change.layer: change for change in self.screening.layers}
+        studied = {one.layer: one for one in self.study.layers} if self.study else {}
+        return tuple(
+            LayerComparison(name, changes.get(name), studied.get(name)) for name in dict.fromkeys([*changes, *studied])
+        )
+
+
+@dataclass(frozen=True)
+class LayerComparison:
+    """One layer of two networks.
+
+    Attributes:
+        layer: Dotted name.
+        change: Weights, CKA, correlations; None for a layer that only the study looked at.
+        study: Per-channel similarity of visualisations, failures; None for a layer it did not look at.
+    """
+
+    layer: str
+    change: LayerChange | None
+    study: LayerStudy | None
