@@ -8,7 +8,9 @@ Package map, from the outside in::
                      their pages share: trust, segmentation
     collections/     folders of pictures: what is in them, their index, exact search
     render           results -> uint8 pictures and plotly figures; no torch, no streamlit
-    jobs             long work: a queue with progress, partial results and a cancel
+    jobs             long work: a queue with fair turns, progress, partial results, pause and cancel
+    job_records      what is known of each job after its server has gone
+    result_files     finished results on disk, without pickle
     mask_transfer    masks carried from a few pictures to others by likeness of places
     picture_gradients  the gradient of layers with respect to a picture of any size, tile by tile
     synthesis        pictures of what channels look for, many at once, and which of them failed

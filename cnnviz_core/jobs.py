@@ -1,41 +1,82 @@
-"""Long work: one line of people waiting, one worker, progress with what is there so far, and a cancel.
+"""Long work: a line of people waiting, one job at a time, progress with what is there so far, pause and cancel.
 
-A job is a function that reports its steps. It runs in a thread of the queue, not of a session, so that it goes on when
+A job is a function that reports its steps. It runs in a thread of its own, not of a session, so that it goes on when
 its owner leaves the page, reloads or closes the tab, and is found again by its key: what it computes, from what, with
 which settings. Whoever asks for the same thing meanwhile shares the job.
+
+Everything that people may ask of a job happens between two of its steps: it stops for a pause or a cancel, and lets the
+quick computations of other people go first (:class:`Turns`). With :class:`~cnnviz_core.job_records.Records`, jobs and
+their results outlive the server.
 """
 
 from __future__ import annotations
 
+import gc
 import logging
+import re
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from enum import StrEnum
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 
+import torch
+
+from cnnviz_core import journal, startup
 from cnnviz_core.errors import CnnvizError
+from cnnviz_core.job_records import Details, Record, Records, State, name_of
 from cnnviz_core.results import Step
-
-_log = logging.getLogger("cnnviz")
+from cnnviz_core.store import StorageFailed
 
 OnStep = Callable[[Step], None]
 Work = Callable[[OnStep], object]
 
+_MOST_LIVE = 30  # of one person
+_MOST_PAUSED = 3  # each keeps the memory that it works with
+_LONGEST_PAUSE_SECONDS = 6 * 3600.0
+_GIVES_WAY_SECONDS = 2.0
+_OUT_OF_MEMORY = re.compile("out of memory|not enough memory|allocate memory", re.IGNORECASE)
+_HINT = "Try a smaller picture, fewer channels or pictures at once, or a smaller network"
 
-class State(StrEnum):
-    """What has become of a job."""
 
-    WAITING = "waiting"
-    RUNNING = "running"
-    DONE = "done"
-    CANCELLED = "cancelled"
-    FAILED = "failed"
+class TooManyJobs(CnnvizError):
+    """More waiting or paused jobs than are kept."""
 
 
 class _Cancelled(BaseException):
     """Ends a job's work at its next step. Not an Exception, so that no method's own handler takes it."""
+
+
+class Turns:
+    """Quick computations, a few at a time; long work lets them go first.
+
+    Args:
+        num: How many run at the same time.
+    """
+
+    def __init__(self, num: int) -> None:
+        self._slots = threading.BoundedSemaphore(max(1, num))
+        self._num_here = 0
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def take(self) -> Iterator[None]:
+        """Waits for a turn and holds it."""
+        with self._changed:
+            self._num_here += 1
+        try:
+            with self._slots:
+                yield
+        finally:
+            with self._changed:
+                self._num_here -= 1
+                self._changed.notify_all()
+
+    def let_go_first(self) -> None:
+        """Waits until nobody computes or waits for a turn, but not for ever: long work must come to its end, too."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._num_here == 0, timeout=_GIVES_WAY_SECONDS)
 
 
 @dataclass(eq=False)
@@ -48,10 +89,12 @@ class Job:
         state: What has become of it.
         step: The last step reported; its ``partial`` is the result so far, also after a cancel.
         result: What the work returned.
-        error: Why it failed, as a sentence; empty otherwise.
-        owners: Sessions that wait for it.
-        asked_by: Sessions that ever did; how it ended without a result concerns only them.
-        seconds: How long it has run; once it has ended, how long it took.
+        error: Why it failed or was ended, as a sentence; empty otherwise.
+        notice: What else is to be said of its result, as a sentence: that it could not be kept on disk.
+        owners: People who wait for it.
+        asked_by: People who ever did; how it ended without a result concerns only them.
+        is_stopping: Whether it was asked to pause or end and has not come to its next step.
+        seconds: How long it has run, pauses left out; once it has ended, how long it took.
     """
 
     key: str
@@ -60,134 +103,328 @@ class Job:
     step: Step | None = None
     result: object = None
     error: str = ""
+    notice: str = ""
     owners: set[str] = field(default_factory=set)
     asked_by: set[str] = field(default_factory=set)
-    _cancel: threading.Event = field(default_factory=threading.Event)
-    _started: float = 0.0
-    _ended: float = 0.0
+    _record: Record | None = None
+    _hint: str = _HINT
+    _has_begun: bool = False
+    _cancel: bool = False
+    _pause: bool = False
+    _ran: float = 0.0
+    _since: float = 0.0
 
     @property
     def is_live(self) -> bool:
-        """Whether it waits or runs."""
-        return self.state in (State.WAITING, State.RUNNING)
+        """Whether it waits, runs or is paused."""
+        return self.state.is_live
+
+    @property
+    def is_stopping(self) -> bool:
+        """See the class."""
+        return self.is_live and (self._cancel or (self._pause and self.state is not State.PAUSED))
 
     @property
     def can_be_joined(self) -> bool:
         """Whether who asks for the same work may share it: it lives and was not cancelled, or has succeeded."""
-        return self.state is State.DONE or (self.is_live and not self._cancel.is_set())
+        return self.state is State.DONE or (self.is_live and not self._cancel)
 
     @property
     def seconds(self) -> float:
-        """Time it has run."""
-        return ((self._ended or time.monotonic()) - self._started) if self._started else 0.0
+        """See the class."""
+        return self._ran + (time.monotonic() - self._since if self._since else 0.0)
+
+    @property
+    def steps_per_second(self) -> float | None:
+        """Its pace so far; None before the first step."""
+        if self.step is None or not self.step.done or not self.seconds:
+            return None
+        return self.step.done / self.seconds
 
     @property
     def seconds_left(self) -> float | None:
         """Time still needed at the present pace; None before the first step."""
-        if self.step is None or not self.step.done:
-            return None
-        return self.seconds * (self.step.total - self.step.done) / self.step.done
+        pace = self.steps_per_second
+        return None if pace is None or self.step is None else max(0, self.step.total - self.step.done) / pace
 
-    def report(self, step: Step) -> None:
-        """Takes a step from the work, and ends the work here if it was cancelled."""
-        self.step = step
-        if self._cancel.is_set():
-            raise _Cancelled
+    def _start_clock(self) -> None:
+        self._since = time.monotonic()
+
+    def _stop_clock(self) -> None:
+        self._ran, self._since = self.seconds, 0.0
 
 
 class Queue:
-    """Jobs in the order in which they came, one at a time; the last finished ones are kept.
+    """Jobs of many people, one at a time. Who had a turn last waits longest for the next; the last results are kept.
+
+    A paused job makes room for the next one and goes on when it is its turn again.
 
     Args:
-        max_finished: Finished jobs to keep; the oldest go first.
+        max_finished: Finished jobs to keep in memory; the oldest go first.
+        records: Where jobs and results are kept beyond that; None for nowhere.
+        turns: Quick computations that go between the steps.
     """
 
-    def __init__(self, *, max_finished: int = 64) -> None:
+    def __init__(self, *, max_finished: int = 64, records: Records | None = None, turns: Turns | None = None) -> None:
         self._jobs: OrderedDict[str, Job] = OrderedDict()
-        self._waiting: OrderedDict[str, Work] = OrderedDict()
+        self._work: dict[Job, Work] = {}  # not begun
+        self._line: list[Job] = []  # waiting for their turn, in the order in which they came
+        self._at_work: Job | None = None
+        self._last_turn: dict[str, float] = {}
         self._max_finished = max_finished
+        self._records = records
+        self._turns = turns
         self._changed = threading.Condition()
-        self._worker: threading.Thread | None = None
 
-    def submit(self, key: str, title: str, work: Work, *, owner: str) -> Job:
-        """The job of that key: the one that lives or has succeeded, else a new one at the end of the line."""
+    def submit(
+        self, key: str, title: str, work: Work, *, owner: str, details: Details | None = None, hint: str = _HINT
+    ) -> Job:
+        """The job of that key: the one that lives or has succeeded, else a new one in the line.
+
+        Args:
+            key: What is computed; the same words for the same thing, also after a restart.
+            title: For people.
+            work: Takes ``on_step``.
+            owner: Who wants it.
+            details: What people see of it.
+            hint: Sentence without its full stop that says which setting to lower where memory runs out.
+
+        Raises:
+            TooManyJobs: The owner has many already.
+        """
         with self._changed:
             job = self._jobs.get(key)
             if job is None or not job.can_be_joined:
-                job = self._jobs[key] = Job(key, title)
+                self._check_number(owner)
+                job = self._jobs[key] = Job(key, title, _hint=hint)
                 self._jobs.move_to_end(key)
-                self._waiting[key] = work
+                if self._records:
+                    job._record = self._records.begin(key, title, details or Details(), person=owner)
+                self._work[job] = work
+                self._line.append(job)
                 self._drop_oldest()
-            job.owners.add(owner)
+            elif job._record is not None and owner not in job._record.people:
+                job._record = replace(job._record, people=(*job._record.people, owner))
+            if job.is_live:
+                job.owners.add(owner)
+                self._resume(job)
             job.asked_by.add(owner)
-            self._ensure_worker()
-            self._changed.notify()
+            self._write(job)
+            self._advance()
         return job
 
     def find(self, key: str) -> Job | None:
-        """The job of that key, if there is one."""
+        """The job of that key, if there is one: in memory, else finished or interrupted on disk."""
         with self._changed:
-            return self._jobs.get(key)
+            job = self._jobs.get(key)
+        if job is None and self._records is not None:
+            job = self._read(key, self._records)
+        return job
+
+    def live(self) -> list[Job]:
+        """The jobs that wait, run or are paused, in the order in which they will have their turn; paused ones last."""
+        with self._changed:
+            paused = [job for job in self._jobs.values() if job.state is State.PAUSED]
+            return [*([self._at_work] if self._at_work else []), *self._order(), *paused]
 
     def num_ahead(self, job: Job) -> int:
-        """Jobs that come before this one."""
-        with self._changed:
-            line = [other for other in self._jobs.values() if other.is_live]
-            return line.index(job) if job in line else 0
+        """Jobs that come before this one, as things are now."""
+        line = self.live()
+        return line.index(job) if job in line else 0
 
-    def cancel(self, job: Job, *, owner: str, is_here: Callable[[str], bool] = lambda _owner: True) -> None:
+    def cancel(self, job: Job, *, owner: str, may_return: Callable[[str], bool] = lambda _owner: True) -> None:
         """Takes an owner off a job; one that nobody waits for any more ends at its next step.
 
         Args:
             job: Any job.
             owner: Who does not want it any more.
-            is_here: Whether another owner is still connected; one that has gone waits for nothing.
+            may_return: Whether another owner is here or may come back; one that cannot waits for nothing.
         """
         with self._changed:
             job.owners.discard(owner)
-            if any(is_here(other) for other in job.owners) or not job.is_live:
+            if any(may_return(other) for other in job.owners) or not job.is_live:
                 return
-            job._cancel.set()
-            if self._waiting.pop(job.key, None):
+            job._cancel = True
+            if not job._has_begun:
+                self._leave(job)
                 self._end(job, State.CANCELLED)
+            self._changed.notify_all()
+
+    def pause(self, job: Job, *, owner: str) -> bool:
+        """Stops a job at its next step until it is resumed. Returns whether it does: not while others wait for it.
+
+        Raises:
+            TooManyJobs: As many are paused as may be.
+        """
+        with self._changed:
+            if not job.is_live or job.owners != {owner}:
+                return False
+            if sum(other._pause and other.is_live for other in self._jobs.values()) >= _MOST_PAUSED:
+                raise TooManyJobs(f"{_MOST_PAUSED} jobs are paused already; resume or cancel one of them first.")
+            job._pause = True
+            if job in self._line:
+                self._leave(job)
+                job.state = State.PAUSED
+            return True
+
+    def resume(self, job: Job) -> None:
+        """Lets a paused job go on when it is its turn."""
+        with self._changed:
+            self._resume(job)
+            self._advance()
+
+    # ---- the line; all of these hold the condition ------------------------------------------------------------------
+
+    def _check_number(self, owner: str) -> None:
+        if sum(owner in job.owners and job.is_live for job in self._jobs.values()) >= _MOST_LIVE:
+            raise TooManyJobs(f"You have {_MOST_LIVE} jobs waiting; cancel some of them on the page Activity.")
+
+    def _order(self) -> list[Job]:
+        """The line as it will be served: whoever had no turn for longest first, then whoever came first."""
+        last, left, served = dict(self._last_turn), list(self._line), []
+        if self._at_work is not None:
+            last |= dict.fromkeys(self._at_work.owners, time.monotonic())
+        while left:
+            job = min(left, key=lambda job: min((last.get(owner, 0.0) for owner in job.owners), default=0.0))
+            left.remove(job)
+            served.append(job)
+            last |= dict.fromkeys(job.owners, time.monotonic() + len(served))
+        return served
+
+    def _advance(self) -> None:
+        """Gives the free turn to the first of the line."""
+        if self._at_work is not None or not self._line:
+            return
+        job = self._order()[0]
+        self._line.remove(job)
+        self._at_work, job.state = job, State.RUNNING
+        self._last_turn |= dict.fromkeys(job.owners, time.monotonic())
+        job._start_clock()
+        if job._has_begun:
+            self._changed.notify_all()
+        else:
+            job._has_begun = True
+            threading.Thread(target=self._do, args=(job, self._work.pop(job)), name="cnnviz-job", daemon=True).start()
+
+    def _leave(self, job: Job) -> None:
+        """Takes a job out of the line, or off its turn, which is the next one's then."""
+        if job in self._line:
+            self._line.remove(job)
+        if self._at_work is job:
+            job._stop_clock()
+            self._at_work = None
+            self._advance()
+
+    def _resume(self, job: Job) -> None:
+        job._pause = False
+        if job.state is State.PAUSED:
+            job.state = State.WAITING
+            self._line.append(job)
 
     def _drop_oldest(self) -> None:
         finished = [key for key, job in self._jobs.items() if not job.is_live]
         for key in finished[: max(0, len(finished) - self._max_finished)]:
             del self._jobs[key]
 
-    def _ensure_worker(self) -> None:
-        if self._worker is None or not self._worker.is_alive():
-            self._worker = threading.Thread(target=self._serve, name="cnnviz-jobs", daemon=True)
-            self._worker.start()
-
-    def _serve(self) -> None:
-        while True:
-            self._do(*self._next())
+    # ---- the work, in the thread of the job -------------------------------------------------------------------------
 
     def _do(self, job: Job, work: Work) -> None:
+        state, result, error = State.FAILED, None, ""
         try:
-            result = work(job.report)
-        except _Cancelled:
-            self._end(job, State.CANCELLED)
-        except CnnvizError as error:
-            self._end(job, State.FAILED, error=str(error))
-        except BaseException:  # the worker must outlive any job
-            _log.exception("Job %s failed", job.title)
-            self._end(job, State.FAILED, error=f"{job.title} failed; the server’s log says why.")
-        else:
-            self._end(job, State.DONE, result=result)
-
-    def _next(self) -> tuple[Job, Work]:
+            result = work(lambda step: self._report(job, step))
+            state = State.DONE
+        except _Cancelled as why:
+            state, error = State.CANCELLED, str(why)
+        except CnnvizError as problem:
+            error = str(problem)
+        except BaseException as problem:  # the line must outlive any job
+            error = _what_failed(job, problem)
+        # Only here, where no exception holds on to the frames of the work, is there something to free.
+        gc.collect()
+        startup.release_memory()
+        if state is State.DONE:
+            self._keep(job, result)
         with self._changed:
-            while not self._waiting:
-                self._changed.wait()
-            key, work = self._waiting.popitem(last=False)
-            job = self._jobs[key]
-            job.state, job._started = State.RUNNING, time.monotonic()
-            return job, work
+            self._end(job, state, result=result, error=error)
+            self._leave(job)
+
+    def _report(self, job: Job, step: Step) -> None:
+        """Takes a step from the work; waits here through a pause, and ends the work if it was cancelled."""
+        job.step = step
+        with self._changed:
+            if job._pause and not job._cancel:
+                self._leave(job)
+                job.state = State.PAUSED
+                self._write(job)
+                # Ends with a cancel, or a turn after it was resumed.
+                if not self._changed.wait_for(
+                    lambda: job._cancel or self._at_work is job, timeout=_LONGEST_PAUSE_SECONDS
+                ):
+                    job._cancel = True
+                    raise _Cancelled("A pause ends after six hours, since it keeps memory from others.")
+            if job._cancel:
+                raise _Cancelled
+        if self._turns is not None:
+            self._turns.let_go_first()
+        if job._cancel:
+            raise _Cancelled
 
     def _end(self, job: Job, state: State, *, result: object = None, error: str = "") -> None:
+        self._work.pop(job, None)
+        if state is State.DONE and job.step is not None:
+            job.step = replace(job.step, partial=None)  # a second copy of the result
+        job.result, job.error, job.state = result, error, state
+        job._stop_clock()
+        self._write(job)
+        journal.event("job ended", title=job.title, state=state.value, seconds=round(job.seconds, 2))
+
+    # ---- on disk ----------------------------------------------------------------------------------------------------
+
+    def _keep(self, job: Job, result: object) -> None:
+        if self._records is None or job._record is None:
+            return
+        try:
+            self._records.results.save(job._record.name, result)
+        except StorageFailed as error:
+            journal.event("result not kept", title=job.title, level=logging.WARNING)
+            job.notice = f"This result is kept in memory only, until the server ends. {error}"
+
+    def _write(self, job: Job) -> None:
+        """Brings the record up to date; a disk that is full costs the record, never the job."""
+        if self._records is None or job._record is None or self._jobs.get(job.key) is not job:
+            return
+        ended = 0.0 if job.is_live else (job._record.ended or time.time())
+        job._record = replace(job._record, state=job.state, ended=ended, seconds=job.seconds, error=job.error)
+        try:
+            self._records.save(job._record)
+        except StorageFailed:
+            journal.event("job not recorded", title=job.title, level=logging.WARNING)
+
+    def _read(self, key: str, records: Records) -> Job | None:
+        """A job that this queue does not hold any more, or never held."""
+        name = name_of(key)
+        record, kept = records.find(name), records.results.load(name)
+        if kept is None and (record is None or record.state is not State.INTERRUPTED):
+            return None
+        job = Job(key, record.title if record else "", State.INTERRUPTED if kept is None else State.DONE)
+        job._record = record
+        if record is not None:
+            job._ran, job.asked_by = record.seconds, set(record.people)
+        if kept is not None:
+            job.result = kept.value
         with self._changed:
-            job.result, job.error, job._ended = result, error, time.monotonic()
-            job.state = state
+            job = self._jobs.setdefault(key, job)
+            self._drop_oldest()
+        return job
+
+
+def _what_failed(job: Job, problem: BaseException) -> str:
+    """A sentence for the person; the log has the rest."""
+    if isinstance(problem, MemoryError | torch.OutOfMemoryError) or _OUT_OF_MEMORY.search(str(problem)):
+        journal.event("job out of memory", title=job.title, kind=type(problem).__name__)
+        return f"{job.title} ran out of memory, and what it held is free again. {job._hint}."
+    bug_id = journal.bug(problem, where=job.title)
+    return (
+        f"{job.title} failed, which it should not have. Please tell whoever hosts this server the number {bug_id}; its "
+        "log says more."
+    )

@@ -27,7 +27,7 @@ class Settings:
     """Settings of one server.
 
     Attributes:
-        data_dir: Folder for uploads and indexes. Created when first needed.
+        data_dir: Folder for uploads, indexes and results of long work. Created when first needed.
         device: "auto", "cpu", "cuda", "cuda:1", "mps". "auto" takes CUDA, else MPS, else the CPU.
         max_image_megapixels: Pictures above this are refused before they are decoded.
         max_checkpoint_mb: Uploaded weights files above this are refused.
@@ -37,6 +37,7 @@ class Settings:
         retention_days: Uploaded pictures and collections, and indexes, that nobody used for so many days go; 0 keeps
             them.
         cache_mb: Memory for computed results.
+        results_mb: Space on disk for the results of long work; the oldest go first.
         collection_roots: Folders on the server, separated as in PATH, below which people may open collections.
         max_zip_mb: Uploaded collections above this are refused.
         max_collection_mb: What one collection may take on disk when it is unpacked or downloaded.
@@ -65,6 +66,7 @@ class Settings:
     collections_mb: int = 50_000
     retention_days: int = 0
     cache_mb: int = 512
+    results_mb: int = 2000
     collection_roots: tuple[Path, ...] = ()
     max_zip_mb: int = 1000
     max_collection_mb: int = 20_000
@@ -144,7 +146,7 @@ def _contradictions(values: Mapping[str, object]) -> list[str]:
     ]
 
 
-_LEAST = {"CNNVIZ_UPLOADS_MB": 0, "CNNVIZ_THREADS": 0, "CNNVIZ_RETENTION_DAYS": 0}
+_LEAST = {"CNNVIZ_UPLOADS_MB": 0, "CNNVIZ_RESULTS_MB": 0, "CNNVIZ_THREADS": 0, "CNNVIZ_RETENTION_DAYS": 0}
 _FORMS = {
     "CNNVIZ_DEVICE": (re.compile(r"auto|cpu|cuda(:\d+)?|mps"), "auto, cpu, cuda, cuda:1 or mps"),
     "CNNVIZ_LOG": (re.compile(r"text|json"), "text or json"),

@@ -48,13 +48,13 @@ def save_picture(image: InputImage) -> str:
     digest = short_digest(image)
     path = _pictures() / f"{digest}.png"
     if path.exists():
-        _touch(path)
+        touch(path)
     else:
         name = PngImagePlugin.PngInfo()
         name.add_itxt("name", image.name)
         with written_aside(path) as aside:
             image.pil().save(aside, "PNG", pnginfo=name, compress_level=1)
-    _drop_oldest(keep=path)
+    drop_oldest(_pictures(), "*.png", max_mb=settings.current().uploads_mb, keep=path)
     return digest
 
 
@@ -68,7 +68,7 @@ def open_picture(digest: str) -> InputImage:
     gone = BadImage("The link names an uploaded picture that this server does not keep any more; upload it again.")
     if not _DIGEST.fullmatch(digest):
         raise gone
-    _touch(path)
+    touch(path)
     try:
         with PngImagePlugin.PngImageFile(path) as header:
             name = str(header.text.get("name", ""))
@@ -242,12 +242,20 @@ def storage_failed(what: str, error: Exception) -> StorageFailed:
     )
 
 
-def _drop_oldest(keep: Path) -> None:
+def drop_oldest(folder: Path, pattern: str, *, max_mb: int, keep: Path) -> None:
+    """Removes files until the rest needs no more room than given; those not used for longest go first.
+
+    Args:
+        folder: Where they are.
+        pattern: Which of its files count.
+        max_mb: Room for all of them.
+        keep: One that stays.
+    """
     found = []
-    for path in _pictures().glob("*.png"):
+    for path in folder.glob(pattern):
         with contextlib.suppress(OSError):  # another session may drop it at the same time
             found.append((path.stat(), path))
-    room = settings.current().uploads_mb * 2**20
+    room = max_mb * 2**20
     for status, path in sorted(found, key=lambda item: -item[0].st_mtime):
         room -= status.st_size
         if room < 0 and path != keep:
@@ -255,7 +263,7 @@ def _drop_oldest(keep: Path) -> None:
                 path.unlink()
 
 
-def _touch(path: Path) -> None:
-    """Notes a picture's last use, for dropping the oldest."""
+def touch(path: Path) -> None:
+    """Notes a file's last use, for dropping the oldest."""
     with contextlib.suppress(OSError):
         os.utime(path)

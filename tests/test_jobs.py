@@ -10,7 +10,8 @@ import pytest
 
 from cnnviz_core import jobs
 from cnnviz_core.errors import BadSetting
-from cnnviz_core.jobs import Job, OnStep, Queue, State
+from cnnviz_core.job_records import State
+from cnnviz_core.jobs import Job, OnStep, Queue
 from cnnviz_core.results import Step
 
 
@@ -170,7 +171,7 @@ def test_an_owner_who_has_gone_does_not_keep_a_job_alive() -> None:
     job = queue.submit("a", "work", gate, owner="before the reload")
     queue.submit("a", "work", gate, owner="after the reload")
     assert gate.began.wait(10)
-    queue.cancel(job, owner="after the reload", is_here=lambda owner: owner == "after the reload")
+    queue.cancel(job, owner="after the reload", may_return=lambda owner: owner == "after the reload")
     gate.may_go_on.set()
     assert ended(job).state is State.CANCELLED
     assert job.asked_by == {"before the reload", "after the reload"}

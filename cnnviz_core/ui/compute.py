@@ -6,7 +6,6 @@ network and weights hash, picture digest, settings. A few computations run at a 
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -14,13 +13,14 @@ import streamlit as st
 
 from cnnviz_core import models, photos, settings, store
 from cnnviz_core.images import InputImage
+from cnnviz_core.jobs import Turns
 from cnnviz_core.model_shelf import Shelf
 from cnnviz_core.models import LoadedModel
 
 T = TypeVar("T")
 
 _SETTINGS = settings.current()
-_turns = threading.BoundedSemaphore(max(1, _SETTINGS.parallel_runs))
+turns = Turns(_SETTINGS.parallel_runs)  # long work lets whoever waits here go first
 
 
 @st.cache_resource(show_spinner=False)
@@ -95,5 +95,5 @@ def _run(
     _model: LoadedModel,
     _image: InputImage | None,
 ) -> Any:
-    with _turns, shelf().keeping():
+    with turns.take(), shelf().keeping():
         return _function(_model, _image, **settings) if _image else _function(_model, **settings)

@@ -76,7 +76,7 @@ def _draw(pages: Sequence[PageLink]) -> None:
         menu.setdefault(link.section.capitalize(), []).append(page)
         links[page] = link
     page = st.navigation(menu)
-    st.session_state["pages"] = pages
+    st.session_state["pages"], st.session_state["page"] = pages, links[page]
     header("cnnviz" if links[page] is pages[0] else links[page].title, links[page].question)
     # Always there, so that a notice does not move what follows.
     st.session_state["notices"] = st.container(key="notices")
@@ -129,6 +129,12 @@ def pages() -> Sequence[PageLink]:
     """The table of pages."""
     table: Sequence[PageLink] = st.session_state["pages"]
     return table
+
+
+def page() -> PageLink:
+    """The page that is on screen."""
+    link: PageLink = st.session_state["page"]
+    return link
 
 
 @contextmanager

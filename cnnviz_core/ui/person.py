@@ -18,6 +18,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from streamlit import runtime
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 
+from cnnviz_core.ui import access
+
 _COOKIE = "cnnviz_person"
 _NUMBER = re.compile(r"[0-9a-f]{32}")
 _YEAR_SECONDS = 365 * 24 * 3600
@@ -26,9 +28,9 @@ _SESSION = "session-"
 
 def me() -> str:
     """The id of the person whose run this is; no secret: neither address nor cookie can be got back from it."""
-    email = st.user.get("email")
-    if isinstance(email, str) and email:
-        return f"user-{_digest(email.strip().lower())}"
+    who = access.person()
+    if who.is_signed_in:
+        return f"user-{_digest(who.subject)}"
     number = st.context.cookies.get(_COOKIE, "")
     if _NUMBER.fullmatch(number):
         return f"browser-{_digest(number)}"

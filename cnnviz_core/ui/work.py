@@ -1,27 +1,50 @@
-"""Slow methods on a page: the cost first, one Run button, then progress with what is there so far, and a cancel."""
+"""Slow methods on a page: the cost first, one Run button, then progress with what is there so far, pause and cancel."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import streamlit as st
-from streamlit import runtime
-from streamlit.runtime.scriptrunner import get_script_run_ctx
 
-from cnnviz_core import jobs, startup
-from cnnviz_core.jobs import Job, Queue, State
-from cnnviz_core.ui import compute, frame
+from cnnviz_core import job_records, jobs, settings
+from cnnviz_core.job_records import Details, Records, State
+from cnnviz_core.jobs import Job, Queue
+from cnnviz_core.ui import compute, frame, person
 from cnnviz_core.ui.pickers import Selection
 
 _POLL_SECONDS = 0.5
+_IN_MEMORY = 24  # finished results of a line; the others are read from disk
+_MOST_WORDS = 80
 
 
 @st.cache_resource(show_spinner=False)
-def _queue(line: str = "methods") -> Queue:
+def _records(folder: str) -> Records:
+    return Records(Path(folder) / "jobs", results_mb=settings.current().results_mb)
+
+
+@st.cache_resource(show_spinner=False)
+def _lines(folder: str) -> dict[str, Queue]:
+    del folder
+    return {}
+
+
+def records() -> Records:
+    """What is known of every job, also of those before the last start."""
+    return _records(str(settings.current().data_dir))
+
+
+def queue(line: str = "methods") -> Queue:
     """The jobs of one line; a line of its own keeps hours of indexing from holding up everybody’s seconds."""
-    del line
-    return Queue()
+    lines = _lines(str(settings.current().data_dir))
+    return lines.setdefault(line, Queue(max_finished=_IN_MEMORY, records=records(), turns=compute.turns))
+
+
+def live() -> list[tuple[Queue, Job]]:
+    """Every job that waits, runs or is paused, each with its line."""
+    lines = _lines(str(settings.current().data_dir))
+    return [(line, job) for line in list(lines.values()) for job in line.live()]
 
 
 def run(
@@ -32,6 +55,8 @@ def run(
     title: str,
     cost: str,
     show: Callable[[Any], None],
+    at_once: bool = False,
+    hint: str = "",
     **settings: Any,
 ) -> Any | None:
     """Draws a slow method until it is done; as :func:`until_done`.
@@ -43,6 +68,8 @@ def run(
         title: What is computed, for people.
         cost: What it takes, said before it is started.
         show: Draws what is there so far, while it runs.
+        at_once: As in :func:`until_done`, like the next one.
+        hint: See there.
         **settings: Keyword arguments of the function: numbers, strings, or sequences of them.
     """
     key = repr((compute.key(function, chosen.model, chosen.image), sorted(settings.items())))
@@ -54,6 +81,9 @@ def run(
         title=title,
         cost=cost,
         show=show,
+        at_once=at_once,
+        hint=hint,
+        about={"network": model.spec.title, "picture": image.name, **settings},
     )
 
 
@@ -67,94 +97,191 @@ def until_done(
     show: Callable[[Any], None] | None = None,
     at_once: bool = False,
     line: str = "methods",
+    hint: str = "",
+    about: Mapping[str, object] | None = None,
 ) -> Any | None:
     """Draws long work until it is done: a button to start it, then its progress.
 
     Args:
         work: Takes ``on_step``.
-        key: What is computed; whoever asks for the same key shares the work.
+        key: What is computed; whoever asks for the same key shares the work, and its result is found again by it, also
+            after a restart.
         name: Unique on the page.
         title: What is computed, for people.
         cost: What it takes, said before it is started.
         show: Draws what is there so far, while it runs; None for nothing to show.
         at_once: Whether it starts by itself when it was never asked for; for what takes seconds and the page needs.
+            When the settings change meanwhile, nobody waits for it any more.
         line: Jobs of one line wait for each other.
+        hint: Sentence without its full stop that says which setting to lower where memory runs out.
+        about: Settings for the list of jobs; None takes those in the address of the page.
 
     Returns:
         The result; after a cancel what was there by then, if anything; None until it is there.
     """
-    queue, me = _queue(line), _session()
-    job = queue.find(key)
+    jobs_of_line, me = queue(line), person.me()
+    job = jobs_of_line.find(key)
     if job is not None and job.state is State.DONE:
+        if job.notice:
+            st.warning(frame.plain(job.notice), icon=":material/disc_full:")
         return job.result
-    mine = job if job is not None and me in job.asked_by else None
+
     given_up: set[str] = st.session_state.setdefault("given_up", set())
+
+    def start() -> None:
+        given_up.discard(key)
+        options: dict[str, Any] = {"hint": hint} if hint else {}
+        jobs_of_line.submit(key, title, _keeping(work), owner=me, details=_details(about), **options)
+
+    mine = job if job is not None and me in job.asked_by else None
     is_live = job is not None and job.is_live and job.can_be_joined
-    if key not in given_up and (is_live or (at_once and mine is None)):
-        queue.submit(key, title, _released(work), owner=me)
+    is_wanted = _asked_again(key) or (at_once and _may_start(name, key, mine, jobs_of_line))
+    if (is_live and key not in given_up) or is_wanted:
+        start()
         _live(key, name, show, line)
         return None
     found = None if mine is None else _broken_off(mine)
     if st.button(f"Run: {title}", key=f"{name}_run", type="primary", icon=":material/play_arrow:", help=cost):
-        given_up.discard(key)
-        queue.submit(key, title, _released(work), owner=me)
+        start()
         st.rerun()
     st.caption(cost)
     return found
 
 
-def _released(work: jobs.Work) -> jobs.Work:
-    """The work, after which memory that it left behind is given back."""
+def _keeping(work: jobs.Work) -> jobs.Work:
+    """The work, during which its networks stay in memory."""
 
     def do(on_step: jobs.OnStep) -> object:
-        try:
-            with compute.shelf().keeping():
-                return work(on_step)
-        finally:
-            startup.release_memory()  # long work leaves hundreds of MB behind
+        with compute.shelf().keeping():
+            return work(on_step)
 
     return do
 
 
-def _session() -> str:
-    context = get_script_run_ctx()
-    return context.session_id if context else ""
+def run_again(key: str) -> None:
+    """Starts a job anew as soon as its page asks for it; takes what :func:`job_records.key_of` gives."""
+    st.session_state["run_again"] = key
 
 
-def _is_here(session: str) -> bool:
-    return runtime.exists() and runtime.get_instance().is_active_session(session)
+def _asked_again(key: str) -> bool:
+    if st.session_state.get("run_again") != job_records.key_of(key):
+        return False
+    del st.session_state["run_again"]
+    return True
+
+
+def _may_start(name: str, key: str, mine: Job | None, jobs_of_line: Queue) -> bool:
+    """Whether what starts by itself does; what did so before with other settings of the page is let go."""
+    let_go: set[str] = st.session_state.setdefault("let_go", set())
+    before = st.session_state.get(f"{name}_at_once")
+    st.session_state[f"{name}_at_once"] = key
+    if before not in (None, key) and (old := jobs_of_line.find(before)) is not None and old.is_live:
+        let_go.add(before)
+        jobs_of_line.cancel(old, owner=person.me(), may_return=person.may_return)
+    if key in st.session_state["given_up"]:
+        return False
+    return mine is None or mine.state is State.INTERRUPTED or key in let_go
+
+
+def _details(about: Mapping[str, object] | None) -> Details:
+    """What the list of jobs says of one that is asked for on this page, now."""
+    link = {name: st.query_params.get_all(name) for name in st.query_params}
+    if about is None:
+        about = {"network": st.session_state.get("model", ""), **{name: ", ".join(link[name]) for name in link}}
+    words = {name.replace("_", " "): _words(value) for name, value in about.items() if value is not None}
+    return Details(page=frame.page().path, link=link, about=words)
+
+
+def _words(value: object) -> str:
+    if isinstance(value, list | tuple):
+        text = ", ".join(map(_words, value))
+    else:
+        text = f"{value:g}" if isinstance(value, float) else str(value)
+    return text if len(text) <= _MOST_WORDS else f"{text[:_MOST_WORDS]}…"
 
 
 @st.fragment(run_every=_POLL_SECONDS)
 def _live(key: str, name: str, show: Callable[[Any], None] | None, line: str) -> None:
     """Progress of a job, told twice a second; the page runs again when it has ended."""
-    queue = _queue(line)
-    job = queue.find(key)
+    jobs_of_line = queue(line)
+    job = jobs_of_line.find(key)
     if job is None or not job.is_live:
         st.rerun()
         return
-    bar, button = st.columns([5, 1], vertical_alignment="center")
-    share, words = _progress(queue, job)
-    bar.progress(share, text=words)
-    if button.button("Cancel", key=f"{name}_cancel", icon=":material/stop:", width="stretch"):
-        st.session_state["given_up"].add(key)
-        queue.cancel(job, owner=_session(), is_here=_is_here)
-        st.rerun()
+    controls(jobs_of_line, job, name=name)
     if show is not None and job.step is not None and job.step.partial is not None:
         show(job.step.partial)
 
 
-def _progress(queue: Queue, job: Job) -> tuple[float, str]:
-    ahead = queue.num_ahead(job)
+def controls(jobs_of_line: Queue, job: Job, *, name: str) -> None:
+    """Progress of a job that lives, with its pause and cancel, for one of those who wait for it.
+
+    Args:
+        jobs_of_line: Where it is.
+        job: Which.
+        name: Unique on the page.
+    """
+    me = person.me()
+    bar, pause, cancel = st.columns([6, 1, 1], vertical_alignment="center")
+    share, words = progress(jobs_of_line, job)
+    bar.progress(share, text=frame.plain(words))
+    is_shared = job.owners != {me}
+    if job.state is State.PAUSED:
+        pressed = pause.button("Resume", key=f"{name}_resume", icon=":material/play_arrow:", width="stretch")
+        if pressed:
+            jobs_of_line.resume(job)
+    else:
+        pressed = pause.button(
+            "Pause",
+            key=f"{name}_pause",
+            icon=":material/pause:",
+            width="stretch",
+            disabled=is_shared or job.is_stopping,
+            help="Somebody else waits for it, too."
+            if is_shared
+            else "It stops after its present step, keeps what it has, and makes room for the next job.",
+        )
+        with frame.errors():
+            if pressed:
+                jobs_of_line.pause(job, owner=me)
+    if cancel.button("Cancel", key=f"{name}_cancel", icon=":material/stop:", width="stretch"):
+        st.session_state.setdefault("given_up", set()).add(job.key)
+        jobs_of_line.cancel(job, owner=me, may_return=person.may_return)
+        st.rerun()
+    if pressed:
+        st.rerun(scope="fragment")
+
+
+def progress(jobs_of_line: Queue, job: Job) -> tuple[float, str]:
+    """How far a job is: share done, and in words with its pace and the time left."""
+    ahead, step = jobs_of_line.num_ahead(job), job.step
+    share = min(1.0, step.done / max(1, step.total)) if step else 0.0
+    done = f"{step.done:,} of {step.total:,}" if step else "not begun"
+    if job.state is State.PAUSED:
+        return share, f"{job.title}: paused, {done}"
+    if job.is_stopping:
+        return share, f"{job.title}: stopping after this step, {done}"
     if job.state is State.WAITING:
-        return 0.0, f"{job.title}: waiting, {ahead} before it"
-    if job.step is None:
-        return 0.0, f"{job.title}: starting"
-    left = job.seconds_left
-    rate = job.step.done / job.seconds if job.seconds else 0
-    time_left = f", about {left:.0f} s left" if left is not None else ""
-    words = f"{job.title}: {job.step.done:,} of {job.step.total:,}, {rate:.0f} a second{time_left}"
-    return min(1.0, job.step.done / max(1, job.step.total)), words
+        return share, f"{job.title}: waiting, {ahead} before it" + (f", {done}" if step else "")
+    pace, left = job.steps_per_second, job.seconds_left
+    if step is None or pace is None or left is None:
+        return share, f"{job.title}: starting"
+    return share, f"{job.title}: {done}, {_pace(pace)}, about {duration(left)} left"
+
+
+def _pace(steps_per_second: float) -> str:
+    if steps_per_second >= 1:
+        return f"{steps_per_second:,.0f} a second"
+    return f"{duration(1 / steps_per_second)} a step"
+
+
+def duration(seconds: float) -> str:
+    """A time in the unit that suits it."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 100 * 60 else f"{seconds / 3600:.1f} h"
 
 
 def _broken_off(job: Job) -> Any | None:
@@ -164,6 +291,9 @@ def _broken_off(job: Job) -> Any | None:
     kept = " What is shown was computed until then." if partial is not None else ""
     if job.state is State.FAILED:
         frame.problem(f"{job.error}{kept}")
+    elif job.state is State.INTERRUPTED:
+        st.info("The server was restarted while this ran. Run it again.", icon=":material/restart_alt:")
     else:  # also while it goes on for others
-        st.warning(f"Cancelled{after}.{kept}", icon=":material/stop_circle:")
+        why = f" {job.error}" if job.error else ""
+        st.warning(f"Cancelled{after}.{why}{kept}", icon=":material/stop_circle:")
     return partial
