@@ -11,6 +11,7 @@ Package map, from the outside in::
     jobs             long work: a queue with fair turns, progress, partial results, pause and cancel
     job_records      what is known of each job after its server has gone
     result_files     finished results on disk, without pickle
+    upkeep           keeps the data folder within its bounds of space and time
     mask_transfer    masks carried from a few pictures to others by likeness of places
     picture_gradients  the gradient of layers with respect to a picture of any size, tile by tile
     synthesis        pictures of what channels look for, many at once, and which of them failed

@@ -12,6 +12,7 @@ import json
 import os
 import re
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -25,6 +26,8 @@ from cnnviz_core.images import InputImage, open_image
 _DIGEST = re.compile(r"[0-9a-f]{16}")
 _CHECKPOINT_ID = re.compile(r"checkpoint/[A-Za-z0-9_][A-Za-z0-9_.-]*-[0-9a-f]{16}")
 _CARD = "card.json"
+USED = ".used"  # its time of change is when a collection or index was last used
+_NOTED_EVERY_SECONDS = 60
 
 
 class StorageFailed(CnnvizError):
@@ -68,13 +71,27 @@ def open_picture(digest: str) -> InputImage:
     gone = BadImage("The link names an uploaded picture that this server does not keep any more; upload it again.")
     if not _DIGEST.fullmatch(digest):
         raise gone
-    touch(path)
+    note_picture_use(digest)
     try:
         with PngImagePlugin.PngImageFile(path) as header:
             name = str(header.text.get("name", ""))
     except (OSError, SyntaxError, ValueError) as error:  # dropped, or damaged on the disk
         raise gone from error
     return open_image(path, name=name)
+
+
+def note_picture_use(digest: str) -> None:
+    """Takes note that a stored picture is in use, for dropping the longest unused."""
+    if _DIGEST.fullmatch(digest):
+        touch(_pictures() / f"{digest}.png")
+
+
+def note_use(folder: Path) -> None:
+    """Takes note that a collection or index is in use; to the minute, so that it may be asked of in every run."""
+    path = folder / USED
+    with contextlib.suppress(OSError):
+        if not path.exists() or time.time() - path.stat().st_mtime > _NOTED_EVERY_SECONDS:
+            path.touch()
 
 
 @dataclass(frozen=True)
@@ -115,7 +132,7 @@ def save_checkpoint(
 
     Raises:
         BadCheckpoint: Larger than the setting ``max_checkpoint_mb``.
-        StorageFailed: The data folder cannot be written.
+        StorageFailed: The data folder cannot be written, or the setting ``checkpoints_mb`` leaves no room.
     """
     bound = settings.current().max_checkpoint_mb
     if len(content) > bound * 2**20:
@@ -135,6 +152,7 @@ def save_checkpoint(
     )
     if _read_card(card.path.parent / _CARD) is not None and card.path.exists():
         return card
+    _check_room(len(content), name)
     try:
         with written_aside(card.path) as aside:
             aside.write_bytes(content)
@@ -146,6 +164,19 @@ def save_checkpoint(
             card.path.parent.rmdir()
         raise
     return card
+
+
+def _check_room(num_bytes: int, name: str) -> None:
+    bound = settings.current().checkpoints_mb
+    taken = 0
+    for path in _checkpoints().glob("*/*"):
+        with contextlib.suppress(OSError):  # another session may be writing it
+            taken += path.stat().st_size
+    if taken + num_bytes > bound * 2**20:
+        raise StorageFailed(
+            f"{name} does not fit into the {bound:,} MB that this server has for weights files "
+            "(CNNVIZ_CHECKPOINTS_MB). Remove one on the page Networks first."
+        )
 
 
 def checkpoints() -> list[Card]:

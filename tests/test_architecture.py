@@ -26,7 +26,7 @@ LEVELS = (
     {"models"},
     {"ascent", "doctor", "model_shelf", "pairs"},
     {"collections", "features", "picture_gradients", "synthesis"},
-    {"mask_transfer"},
+    {"mask_transfer", "upkeep"},
     {"methods"},
     {"ui"},
 )

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from cnnviz_core import images
+from cnnviz_core import images, store
 from cnnviz_core.collections import scan, sources
 from cnnviz_core.collections.scan import OnStep, Picture, Problem, ScanReport
 from cnnviz_core.errors import BadImage
@@ -203,6 +203,7 @@ def _opened(collection_id: str, title: str, folder: Path, on_step: OnStep | None
     collection = Collection(collection_id, title, folder, sources.home(collection_id) / _LISTING)
     if _num_pictures(collection_id) is None:
         collection.scan(on_step=on_step)
+    store.note_use(sources.home(collection_id))
     return collection
 
 

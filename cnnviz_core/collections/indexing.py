@@ -18,6 +18,7 @@ import re
 import shutil
 import threading
 import time
+import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -218,8 +219,12 @@ def read(collection: Pictures, model: LoadedModel, *, layer: str, pooling: str =
 
 
 def stamp(collection: Pictures, model: LoadedModel, *, layer: str, pooling: str = "mean") -> tuple[int, int]:
-    """Another one after every change of an index: how many shards are committed, and when the last one was."""
+    """Another one after every change of an index: how many shards are committed, and when the last one was.
+
+    Asking counts as use, by which those that nobody uses are found.
+    """
     folder = _Folder(collection.collection_id, model, layer, pooling)
+    store.note_use(folder.path)
     times = [path.stat().st_mtime_ns for path in folder.path.glob("shard-*.npz")]
     return len(times), max(times, default=0)
 
@@ -232,6 +237,32 @@ def estimate_seconds(model: LoadedModel, num_pictures: int, seconds_per_picture:
 def forget(collection_id: str) -> None:
     """Removes all indexes of a collection, and the maps made of them."""
     shutil.rmtree(folder_of(collection_id), ignore_errors=True)
+
+
+def folders(within: Path | None = None) -> list[Path]:
+    """Where the indexes lie.
+
+    Args:
+        within: The folder of one collection; None for all.
+    """
+    above = [within] if within is not None else (settings.current().data_dir / "indexes").glob("*")
+    return sorted(path for collection in above for path in collection.glob("[!.]*") if (path / _ABOUT).exists())
+
+
+def remove(folder: Path) -> bool:
+    """Removes one index of :func:`folders`. Returns whether it is gone; one that is being written stays."""
+    lock = FileLock(folder / ".lock")
+    try:
+        if not _acquired(lock):
+            return False
+        gone = folder.with_name(f".gone-{uuid.uuid4().hex}")
+        folder.rename(gone)  # at once, so that nobody meets half of it
+    except (OSError, store.StorageFailed):
+        return False
+    finally:
+        lock.release()
+    shutil.rmtree(gone, ignore_errors=True)
+    return True
 
 
 def folder_of(collection_id: str) -> Path:

@@ -11,7 +11,7 @@ import numpy as np
 import streamlit as st
 from numpy.typing import NDArray
 
-from cnnviz_core import collections, journal, render, settings
+from cnnviz_core import collections, journal, render, settings, upkeep
 from cnnviz_core.collections import Available, Collection, Picture, embedding, indexing, sources
 from cnnviz_core.collections.indexing import Index
 from cnnviz_core.errors import BadImage
@@ -194,6 +194,7 @@ def _bring_zip() -> None:
     )
     if st.button("Unpack", key="unpack", disabled=file is None, type="primary") and file is not None:
         access.require("upload")
+        upkeep.make_room(file.size)
         if added := _take(lambda tell: sources.unpack_zip(file, name=file.name, on_step=tell)):
             mb = round(file.size / 2**20, 1)
             journal.event("upload", kind="collection", mb=mb, digest=added.collection_id[-16:])
@@ -225,6 +226,7 @@ def _bring_data_set() -> None:
     )  # fmt: skip
     if st.button("Download", key="download_data_set", type="primary"):
         access.require("download")
+        upkeep.make_room()
         if added := _take(lambda tell: sources.download(name, on_step=tell)):
             _go_to(added.collection_id)
 
@@ -277,10 +279,13 @@ def indexed(
         one = compute.run(embedding.seconds_per_picture, model)
         seconds = indexing.estimate_seconds(model, num_missing, one)
         state = [index.digest for index in found.values()], listing_stamp(collection)
+
+        def build(on_step: Callable[[Step], None]) -> tuple[str, ...]:
+            upkeep.make_room()
+            return indexing.build(collection, model, layers=wanted, pooling=pooling, waits=False, on_step=on_step)
+
         missed = work.until_done(
-            lambda on_step: indexing.build(
-                collection, model, layers=wanted, pooling=pooling, waits=False, on_step=on_step
-            ),
+            build,
             key=repr(
                 ("index", collection.collection_id, compute.key(indexing.build, model, None), wanted, pooling, state)
             ),

@@ -59,7 +59,10 @@ def photo(image_id: str) -> InputImage:
     Raises:
         BadImage: An uploaded picture that is not kept any more.
     """
-    return photos.open_photo(image_id) if image_id in photos.PHOTOS else _stored(image_id)
+    if image_id in photos.PHOTOS:
+        return photos.open_photo(image_id)
+    store.note_picture_use(image_id)
+    return _stored(image_id)
 
 
 @st.cache_resource(max_entries=4, show_spinner=False)  # a large photo takes hundreds of MB

@@ -20,6 +20,8 @@ from cnnviz_core import journal, settings
 from cnnviz_core.errors import BadSetting
 from cnnviz_core.settings import Settings
 
+_DAY_SECONDS = 24 * 3600
+
 
 @asynccontextmanager
 async def lifespan(_app: st.App) -> AsyncIterator[dict[str, object]]:
@@ -45,6 +47,7 @@ def prepare() -> None:
     journal.configure(chosen.log)
     _tell_start(chosen)
     threading.Thread(target=_prepare, daemon=True).start()
+    threading.Thread(target=_keep_up, name="cnnviz-upkeep", daemon=True).start()
 
 
 def version() -> str:
@@ -88,6 +91,18 @@ def _take_over_logs() -> None:
             logger = logging.getLogger(name)
             logger.handlers.clear()
             logger.propagate = True
+
+
+def _keep_up() -> None:
+    """Looks after the data folder now and once a day."""
+    while True:
+        from cnnviz_core import upkeep  # brings torch, which the other thread imports meanwhile
+
+        try:
+            upkeep.sweep()
+        except Exception as error:  # the next day is another one
+            journal.bug(error, where="upkeep")
+        time.sleep(_DAY_SECONDS)
 
 
 def _prepare() -> None:
