@@ -265,3 +265,15 @@ def test_center_crop_of_torchvision_rounds_halves_alike() -> None:
         pixels = np.zeros((resized, resized, 3), np.uint8)
         left, _, _, _ = _square(32, crop_pct=32 / resized).crop_box(images.from_pixels(pixels, name="black"))
         assert left == expected
+
+
+@pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic", "lanczos"])
+@pytest.mark.parametrize("crop_mode", ["center", "squash"])
+def test_the_quick_crop_is_the_crop_but_for_rounding(interpolation: str, crop_mode: str) -> None:
+    for name, size in itertools.product(("coffee", "chelsea"), [(500, 375), (240, 320), (64, 64), (900, 40)]):
+        image = images.from_pixels(np.asarray(photos.open_photo(name).pil().resize(size)), name=name)
+        fit = _square(64, interpolation=interpolation, crop_mode=crop_mode, crop_pct=0.875)
+        exact, quick = (pixels.astype(int) for pixels in (fit.crop(image), fit.quick_crop(image.pil())))
+        assert quick.shape == exact.shape
+        assert np.abs(quick - exact).max() <= 1
+        assert (quick != exact).mean() < 1 / 200
