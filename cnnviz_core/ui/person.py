@@ -32,7 +32,7 @@ def me() -> str:
     if who.is_signed_in:
         return f"user-{_digest(who.subject)}"
     number = st.context.cookies.get(_COOKIE, "")
-    if _NUMBER.fullmatch(number):
+    if isinstance(number, str) and _NUMBER.fullmatch(number):  # the test runner’s cookies are no strings
         return f"browser-{_digest(number)}"
     context = get_script_run_ctx()
     return f"{_SESSION}{context.session_id if context else ''}"
