@@ -53,6 +53,10 @@ PAGES = (
         "feature_maps",
     ),
     PageLink(
+        "create", "pages/create/adversarial.py", "Fooling images",
+        "How little must change for the network to answer something else?", "theater_comedy", "adversarial",
+    ),
+    PageLink(
         "manage", "pages/manage/networks.py", "Networks",
         "Which networks are there, and how do I add mine?", "hub",
         needs_network=False,

@@ -147,7 +147,7 @@ def _whole_in_sphere(difference: Tensor, epsilon: float) -> Tensor:
 
 NORMS: Mapping[str, Norm] = {
     "linf": Norm(
-        "Linf: largest change of any value",
+        "L∞, largest change",
         "No red, green or blue value changes by more than ε. Every pixel may change that much.",
         default=2.0,
         most=lambda _num: 255.0,
@@ -157,9 +157,9 @@ NORMS: Mapping[str, Norm] = {
         whole=_whole_in_box,
     ),
     "l2": Norm(
-        "L2: length of the whole change",
+        "L2, whole length",
         "The root of the sum of all squared changes is at most ε: a few pixels change much, or all a little.",
-        default=255.0,
+        default=510.0,
         most=lambda num: 255.0 * math.sqrt(num),
         direction=_unit_length,
         project=_shortened,

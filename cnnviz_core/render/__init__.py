@@ -31,6 +31,7 @@ from cnnviz_core.render.charts import (
     places_figure,
     probability_bars,
     space_figure,
+    steps_figure,
     threshold_figure,
 )
 from cnnviz_core.render.colour import (
@@ -40,6 +41,7 @@ from cnnviz_core.render.colour import (
     MISSING,
     ColourMap,
     Scale,
+    amplified,
     colourise,
     find_colour_map,
     rgb_from_components,
@@ -71,6 +73,7 @@ __all__ = [
     "ColourMap",
     "Mosaic",
     "Scale",
+    "amplified",
     "atlas_columns",
     "categories_figure",
     "colourise",
@@ -99,6 +102,7 @@ __all__ = [
     "rgb_mosaic",
     "scale_of",
     "space_figure",
+    "steps_figure",
     "svg",
     "threshold_figure",
     "thumbnail",

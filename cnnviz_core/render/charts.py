@@ -253,6 +253,36 @@ def threshold_figure(
     return figure
 
 
+def steps_figure(series: Mapping[str, FloatArray], *, unit: str, mark: int | None = None) -> go.Figure:
+    """Values from 0 to 1 at the start and after each step.
+
+    Args:
+        series: Name and (S + 1,) values.
+        unit: What the values are.
+        mark: A step to point out.
+    """
+    lines = [
+        go.Scatter(
+            x=list(range(len(values))),
+            y=values,
+            name=_literal(_shortened(name)),
+            mode="lines+markers",
+            line={"color": _SERIES_COLOURS[at % len(_SERIES_COLOURS)], "width": 2},
+            marker={"size": 6, "symbol": _SERIES_MARKERS[at % len(_SERIES_MARKERS)]},
+            hovertemplate="step %{x}: %{y:.3f}",
+        )
+        for at, (name, values) in enumerate(series.items())
+    ]
+    figure = _figure(*lines, height=240)
+    figure.update_layout(showlegend=True, legend={"orientation": "h", "y": 1.02, "yanchor": "bottom"})
+    num_steps = max((len(values) for values in series.values()), default=1) - 1
+    figure.update_xaxes(title="step", tickformat="d", dtick=max(1, num_steps // 5))
+    figure.update_yaxes(title=_literal(unit), range=[-0.02, 1.02])
+    if mark is not None:
+        figure.add_vline(mark, line={"color": _MARK_COLOUR, "width": 2, "dash": "dash"})
+    return figure
+
+
 def matrix_figure(names: Sequence[str], values: FloatArray, *, unit: str) -> go.Figure:
     """A square table of numbers from -1 to 1 as colours, each with its number.
 

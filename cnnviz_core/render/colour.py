@@ -246,6 +246,22 @@ def _extremes(rows: FloatArray) -> tuple[NDArray[np.float64], NDArray[np.float64
     return bottom.astype(np.float64), top.astype(np.float64)
 
 
+def amplified(difference: NDArray[np.int16]) -> tuple[Pixels, int]:
+    """A difference of two pictures, made visible around mid grey, 128.
+
+    Args:
+        difference: (H, W, C) whole numbers, -255..255, C being 1 or 3.
+
+    Returns:
+        Pixels (H, W, 3), and the whole factor by which the difference is enlarged: the largest that keeps it within
+        0..255.
+    """
+    largest = int(np.abs(difference).max(initial=0))
+    factor = max(1, 127 // max(1, largest))
+    pixels = np.clip(128 + factor * difference.astype(np.int64), 0, 255).astype(np.uint8)
+    return np.broadcast_to(pixels, (*difference.shape[:2], 3)).copy(), factor
+
+
 def _percentiles(
     rows: FloatArray, bottom: NDArray[np.float64], top: NDArray[np.float64], clip_percent: float
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

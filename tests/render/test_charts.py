@@ -140,3 +140,14 @@ def test_backgrounds_are_transparent() -> None:
     ):
         assert figure.layout.paper_bgcolor == figure.layout.plot_bgcolor == "rgba(0, 0, 0, 0)"
         assert figure.layout.font.color is None
+
+
+def test_steps_are_whole_numbers_and_one_is_pointed_out() -> None:
+    values = np.array([0.9, 0.5, 0.1], np.float32)
+    figure = render.steps_figure({"a<b": values, "c": 1 - values}, unit="probability", mark=1)
+    first, second = figure.data
+    assert (first.name, list(first.x)) == ("a&lt;b", [0, 1, 2])
+    assert list(second.y) == pytest.approx([0.1, 0.5, 0.9])
+    assert figure.layout.shapes[0].x0 == figure.layout.shapes[0].x1 == 1
+    assert figure.layout.xaxis.dtick == 1
+    assert not render.steps_figure({"a": values}, unit="").layout.shapes

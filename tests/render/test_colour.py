@@ -213,3 +213,14 @@ def test_a_missing_component_is_grey() -> None:
     components = maps(3, 2, 2)
     components[1, 0, 0] = np.nan
     assert render.rgb_from_components(components)[0, 0].tolist() == [128, 128, 128]
+
+
+def test_a_difference_is_amplified_by_a_whole_factor_around_grey() -> None:
+    difference = np.array([[[0, 2, -2]], [[1, 0, 0]]], np.int16)
+    pixels, factor = render.amplified(difference)
+    assert factor == 63
+    assert pixels.tolist() == [[[128, 254, 2]], [[191, 128, 128]]]
+    grey, factor = render.amplified(np.array([[[-200]]], np.int16))
+    assert (grey.tolist(), factor) == ([[[0, 0, 0]]], 1)
+    nothing, _ = render.amplified(np.zeros((1, 1, 1), np.int16))
+    assert nothing.tolist() == [[[128, 128, 128]]]
