@@ -4,14 +4,15 @@ Package map, from the outside in::
 
     ui/              the only importer of streamlit: frame, pickers, the door for computing, figures
     methods/         one module per page, same name: feature_maps, filters, cam, saliency, occlusion,
-                     embeddings, neighbors, top_patches, similarity, few_shot, deep_dream, adversarial; and what
-                     their pages share: trust, segmentation
+                     embeddings, neighbors, top_patches, similarity, comparison, few_shot, deep_dream, adversarial;
+                     and what their pages share: trust, segmentation
     collections/     folders of pictures: what is in them, their index, exact search
     render           results -> uint8 pictures and plotly figures; no torch, no streamlit
     jobs             long work: a queue with fair turns, progress, partial results, pause and cancel
     job_records      what is known of each job after its server has gone
     result_files     finished results on disk, without pickle
     upkeep           keeps the data folder within its bounds of space and time
+    visual_study     what channels look for, in a network before and after fine-tuning
     mask_transfer    masks carried from a few pictures to others by likeness of places
     picture_gradients  the gradient of layers with respect to a picture of any size, tile by tile
     synthesis        pictures of what channels look for, many at once, and which of them failed

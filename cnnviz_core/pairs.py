@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from cnnviz_core.errors import BadSetting, NotApplicable
 from cnnviz_core.models import LoadedModel
-from cnnviz_core.results import Kinship, WeightChange
+from cnnviz_core.results import Kinship, Run, WeightChange
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 _FEWEST_STOPS = 3
@@ -37,7 +37,7 @@ def check(base: LoadedModel, tuned: LoadedModel) -> None:
         NotApplicable: They have not; names the first difference.
     """
     heads = {model.anatomy.head.classifier for model in (base, tuned)} - {""}
-    one, other = (_structure(model.net, heads) for model in (base, tuned))
+    one, other = (structure(model.net, heads) for model in (base, tuned))
     for name in dict.fromkeys([*one, *other]):
         mine, theirs = one.get(name), other.get(name)
         if mine == theirs:
@@ -55,11 +55,16 @@ def check(base: LoadedModel, tuned: LoadedModel) -> None:
         )
 
 
-def _structure(net: nn.Module, heads: set[str]) -> dict[str, tuple[str, ...]]:
-    """For each module its type, the shapes of its own weights, and a convolution's geometry; without the head."""
+def structure(net: nn.Module, without: Collection[str] = ()) -> dict[str, tuple[str, ...]]:
+    """For each module its type, the shapes of its own weights, and a convolution's geometry.
+
+    Args:
+        net: Any network.
+        without: Names of modules to leave out, with all that is in them.
+    """
     found = {}
     for name, module in net.named_modules():
-        if not name or any(f"{name}.".startswith(f"{head}.") for head in heads):
+        if not name or any(f"{name}.".startswith(f"{left_out}.") for left_out in without):
             continue
         own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
         words = [
@@ -70,6 +75,12 @@ def _structure(net: nn.Module, heads: set[str]) -> dict[str, tuple[str, ...]]:
             words += [f"{key} {getattr(module, key)}" for key in _GEOMETRY]
         found[name] = tuple(words)
     return found
+
+
+def paired_run(base: LoadedModel, tuned: LoadedModel, method: str, seconds: float, /, **settings: object) -> Run:
+    """How a result was made with two networks."""
+    one, other = (replace(model.provenance(method, seconds), settings=settings) for model in (base, tuned))
+    return replace(one, other=other)
 
 
 @dataclass(frozen=True)

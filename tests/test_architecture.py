@@ -26,7 +26,7 @@ LEVELS = (
     {"models"},
     {"ascent", "doctor", "model_shelf", "pairs"},
     {"collections", "features", "picture_gradients", "synthesis"},
-    {"mask_transfer", "upkeep"},
+    {"mask_transfer", "upkeep", "visual_study"},
     {"methods"},
     {"ui"},
 )

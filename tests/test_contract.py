@@ -21,6 +21,7 @@ from cnnviz_core.images import InputImage
 from cnnviz_core.methods import (
     adversarial,
     cam,
+    comparison,
     deep_dream,
     embeddings,
     feature_maps,
@@ -68,6 +69,7 @@ CONTRACT: dict[Callable[..., Any], tuple[list[str], dict[str, object]]] = {
         ["model", "image"],
         {"method": "pgd", "target": None, "epsilon": None, "norm": "linf", "steps": None, "seed": 0, "on_step": None},
     ),
+    comparison.compare: (["base", "tuned"], {"seed": 0, "on_step": None}),
     collections.Collection.index: (["self", "model"], {"layer": None, "on_step": None}),
 }
 

@@ -35,7 +35,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cnnviz_core import cka, collections, pairs, probe
+from cnnviz_core import cka, collections, pairs, probe, visual_study
 from cnnviz_core.collections import embedding, indexing
 from cnnviz_core.collections.embedding import File
 from cnnviz_core.collections.scan import Picture
@@ -45,18 +45,19 @@ from cnnviz_core.results import (
     AnswerChanges,
     ChangedAnswer,
     ClassChange,
+    Comparison,
     FloatArray,
     LayerChange,
-    Run,
     Screening,
     Step,
+    Study,
     WeightChange,
 )
 
 OnStep = Callable[[Step], None]
 
 DEFAULT_COLLECTION = "bundled/tiles"
-_NUM_PICTURES = 400
+NUM_PICTURES = 400
 _BATCH = 8
 _NUM_PARTIALS = 4
 _TRIED = 4
@@ -78,7 +79,7 @@ def screen(
     tuned: LoadedModel,
     *,
     collection: str | indexing.Pictures = DEFAULT_COLLECTION,
-    num_pictures: int = _NUM_PICTURES,
+    num_pictures: int = NUM_PICTURES,
     on_step: OnStep | None = None,
 ) -> Screening:
     """What differs between two networks of one architecture, on real pictures.
@@ -112,7 +113,7 @@ def screen(
             tuned_scores=seen.scores[1],
             cosines=seen.cosines,
             notices=tuple(notices),
-            run=paired_run(
+            run=pairs.paired_run(
                 base,
                 tuned,
                 "comparison.screen",
@@ -154,12 +155,6 @@ def _notices(base: LoadedModel, tuned: LoadedModel, num: int, num_failed: int) -
     if base.preprocessing != tuned.preprocessing:
         notices.append("The two networks fit pictures differently (size or normalisation); each sees its own crop.")
     return notices
-
-
-def paired_run(base: LoadedModel, tuned: LoadedModel, method: str, seconds: float, /, **settings: object) -> Run:
-    """How a result was made with two networks."""
-    one, other = (replace(model.provenance(method, seconds), settings=settings) for model in (base, tuned))
-    return replace(one, other=other)
 
 
 def _spread(pictures: Sequence[Picture], most: int) -> list[Picture]:
@@ -368,3 +363,72 @@ def _by_class(rows: Sequence[tuple[str, bool, bool, bool]]) -> tuple[ClassChange
         changed[name] += is_other
     names = sorted(num, key=lambda name: (-changed[name], name))
     return tuple(ClassChange(name, num[name], base_right[name], tuned_right[name], changed[name]) for name in names)
+
+
+# ---- what channels look for, and both together -----------------------------------------------------------------------
+
+
+def study(
+    base: LoadedModel,
+    tuned: LoadedModel,
+    *,
+    layers: Sequence[str] | None = None,
+    channels: int | Sequence[int] | None = visual_study.NUM_CHANNELS,
+    steps: int = visual_study.STEPS,
+    size_px: int = visual_study.SIZE_PX,
+    seed: int = 0,
+    on_step: OnStep | None = None,
+) -> Study:
+    """What channels look for in both networks; :func:`cnnviz_core.visual_study.study` with its arguments and errors."""
+    return visual_study.study(
+        base, tuned, layers=layers, channels=channels, steps=steps, size_px=size_px, seed=seed, on_step=on_step
+    )
+
+
+def compare(
+    base: LoadedModel,
+    tuned: LoadedModel,
+    *,
+    collection: str | indexing.Pictures = DEFAULT_COLLECTION,
+    num_pictures: int = NUM_PICTURES,
+    layers: Sequence[str] | None = None,
+    channels: int | Sequence[int] | None = visual_study.NUM_CHANNELS,
+    steps: int = visual_study.STEPS,
+    size_px: int = visual_study.SIZE_PX,
+    seed: int = 0,
+    on_step: OnStep | None = None,
+) -> Comparison:
+    """Everything about two networks, by layer: change of weights, CKA, similarity of visualisations, failures.
+
+    Args:
+        base: The network as it was.
+        tuned: The network as it became.
+        collection: As in :func:`screen`.
+        num_pictures: Likewise.
+        layers: Whose channels are looked at; as in :func:`study`.
+        channels: Likewise; 0 leaves the study out.
+        steps: Likewise.
+        size_px: Likewise.
+        seed: Likewise.
+        on_step: Called with the steps of one after the other, and the result so far.
+
+    Raises:
+        CnnvizError: As :func:`screen` and :func:`study`.
+    """
+    tell = on_step or (lambda _step: None)
+
+    def tell_screen(step: Step) -> None:
+        partial = Comparison(step.partial, None) if isinstance(step.partial, Screening) else None
+        tell(replace(step, partial=partial))
+
+    screening = screen(base, tuned, collection=collection, num_pictures=num_pictures, on_step=tell_screen)
+    if channels == 0:
+        return Comparison(screening, None)
+
+    def tell_study(step: Step) -> None:
+        tell(replace(step, partial=Comparison(screening, step.partial if isinstance(step.partial, Study) else None)))
+
+    found = study(
+        base, tuned, layers=layers, channels=channels, steps=steps, size_px=size_px, seed=seed, on_step=tell_study
+    )
+    return Comparison(screening, found)

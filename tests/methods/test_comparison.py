@@ -11,13 +11,13 @@ import pytest
 import torch
 from PIL import Image
 
-from cnnviz_core import collections, models, pairs, settings
+from cnnviz_core import collections, manifest, models, pairs, settings
 from cnnviz_core.collections import Collection
 from cnnviz_core.errors import BadSetting, NotApplicable
 from cnnviz_core.images import InputImage
 from cnnviz_core.methods import comparison
 from cnnviz_core.models import LoadedModel
-from cnnviz_core.results import Screening, Step
+from cnnviz_core.results import Comparison, Screening, Step
 
 NUM = 30
 
@@ -208,3 +208,34 @@ def test_networks_of_other_input_sizes_each_see_their_own_crop(tiny_model: Loade
     found = comparison.screen(tiny_model, larger, collection=noise)
     assert any("fit pictures differently" in notice for notice in found.notices)
     assert all(change.cka > 0.5 for change in found.layers)
+
+
+# ---- both together ---------------------------------------------------------------------------------------------------
+
+
+def test_everything_by_layer(tiny_model: LoadedModel, noise: Collection) -> None:
+    tuned = pairs.redrawn(tiny_model, ["conv2"])
+    steps: list[Step] = []
+    looks = {"layers": ["conv1", "relu2"], "channels": 2, "steps": 2, "size_px": 16}
+    found = comparison.compare(tiny_model, tuned, collection=noise, on_step=steps.append, **looks)
+    assert [(one.layer, one.change is not None, one.study is not None) for one in found.layers] == [
+        ("conv1", True, True),
+        ("conv2", True, False),
+        ("fc", True, False),
+        ("relu2", False, True),
+    ]
+    assert isinstance(steps[-1].partial, Comparison)
+    assert found.study is not None
+    assert found.study.run.method == "comparison.study"
+    assert comparison.compare(tiny_model, tuned, collection=noise, channels=0).study is None
+
+
+def test_a_manifest_repeats_it_with_both_networks(lite0: LoadedModel) -> None:
+    tuned = models.load(models.DEFAULT_MODEL, weights="random:0", device="cpu")
+    run = pairs.paired_run(lite0, tuned, "comparison.study", 1.0, layers=["bn2"], channels=4)
+    lines = manifest.python_lines(run)
+    assert lines[-3:] == [
+        "model = models.load('timm/tf_efficientnet_lite0', weights='default')",
+        "other = models.load('timm/tf_efficientnet_lite0', weights='random:0')",
+        "result = comparison.study(model, other, layers=['bn2'], channels=4)",
+    ]
