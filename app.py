@@ -57,6 +57,10 @@ PAGES = (
         "How little must change for the network to answer something else?", "theater_comedy", "adversarial",
     ),
     PageLink(
+        "create", "pages/create/deep_dream.py", "DeepDream",
+        "What does a layer see in the photo, if it may add more of it?", "bedtime", "feature_maps",
+    ),
+    PageLink(
         "manage", "pages/manage/networks.py", "Networks",
         "Which networks are there, and how do I add mine?", "hub",
         needs_network=False,

@@ -1,6 +1,7 @@
 """The gradient of what layers put out with respect to a picture of any size, in bounded memory.
 
-The forward ends with the deepest layer that is asked for, and the weights take no part in going back. A picture larger
+The forward ends with the deepest layer that is asked for, the weights take no part in going back, and for a single
+layer the network is a copy that computes the same in less time. A picture larger
 than a tile is cut into tiles of nearly equal size, each differentiated by itself, so that memory grows with the tile
 and not with the picture. Tiles begin at whole strides of the layers, where the whole picture has its cells, too. So
 away from the tiles' borders, by as much as a cell sees, the gradient is that of the whole picture; nearer to them a
@@ -18,7 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cnnviz_core import probe
+from cnnviz_core import folding, probe
 from cnnviz_core.errors import NotApplicable
 from cnnviz_core.layers import LayerInfo
 from cnnviz_core.models import LoadedModel
@@ -75,9 +76,8 @@ def find(
 
 def _outputs(model: LoadedModel, x: Tensor, goals: Sequence[Goal]) -> list[Tensor]:
     """What the layers put out, each (1, C, h, w)."""
-    stop_after = {goal.layer.name: goal.layer.num_calls for goal in goals}
     try:
-        recording = probe.record(model.net, normalised(model, x), stop_after, stop_after=stop_after)
+        found = _forward(model, normalised(model, x), [goal.layer for goal in goals])
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # a network that takes one size only can raise anything
@@ -87,8 +87,19 @@ def _outputs(model: LoadedModel, x: Tensor, goals: Sequence[Goal]) -> list[Tenso
             f"({reason}). Choose a larger size, fewer octaves or an earlier layer; a network of one fixed input size "
             "cannot be used here."
         ) from error
-    found = [recording.outputs[goal.layer.name][goal.layer.num_calls - 1] for goal in goals]
     return [a.movedim(goal.layer.channel_dim, 1) for a, goal in zip(found, goals, strict=True)]
+
+
+def _forward(model: LoadedModel, x: Tensor, layers: Sequence[LayerInfo]) -> list[Tensor]:
+    """What the layers put out, by the fast copy where there is one."""
+    if len(layers) == 1 and model.is_static:
+        (info,) = layers
+        usual = torch.empty((1, model.preprocessing.num_channels, *model.preprocessing.input_px), device=x.device)
+        begin = folding.up_to(model.net, info.name, usual, num_calls=info.num_calls)
+        return [begin(x.contiguous(memory_format=torch.channels_last))]
+    stop_after = {info.name: info.num_calls for info in layers}
+    outputs = probe.record(model.net, x, stop_after, stop_after=stop_after).outputs
+    return [outputs[info.name][info.num_calls - 1] for info in layers]
 
 
 def normalised(model: LoadedModel, x: Tensor) -> Tensor:

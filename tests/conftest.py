@@ -206,6 +206,21 @@ def small_model(small_net: Callable[[str], nn.Module]) -> Callable[[str], Loaded
 
 
 @pytest.fixture(scope="session")
+def untied_model(small_net: Callable[[str], nn.Module]) -> Callable[[str], LoadedModel]:
+    """As ``small_model`` with weights off their steps: no ReLU meets a zero, which rounding could turn either way."""
+
+    @cache
+    def load(name: str) -> LoadedModel:
+        net, num_channels = small_net(name), 1 if name == "one_channel" else 3
+        for number, weights in enumerate(net.parameters()):
+            weights.data += 0.05 * torch.randn(weights.shape, generator=torch.Generator().manual_seed(number))
+        half = (0.5,) * num_channels
+        return models.from_module(net, input_px=SIDE, mean=half, std=half, name=name, device="cpu")
+
+    return load
+
+
+@pytest.fixture(scope="session")
 def tiny_model(small_model: Callable[[str], LoadedModel]) -> LoadedModel:
     """Two convolutions and a linear layer with set weights; 16 x 16 px, 3 classes."""
     return small_model("plain")

@@ -39,8 +39,8 @@ def activation(model: LoadedModel, layer: str) -> Goal:
 @pytest.mark.parametrize(
     "name", ["plain", "residual", "functional", "in_place", "reused_relu", "gelu", "depth_wise", "one_channel"]
 )
-def test_a_truncated_forward_has_the_gradient_of_the_whole_network(name: str, small_model: Load) -> None:
-    model = small_model(name)
+def test_a_truncated_forward_has_the_gradient_of_the_whole_network(name: str, untied_model: Load) -> None:
+    model = untied_model(name)
     x = noise(20, 16, channels=model.preprocessing.num_channels)
     for info in model.layers.spatial:
         found, _ = picture_gradients.find(model, x, [activation(model, info.name)], [1.0], tile_px=64)
@@ -48,8 +48,8 @@ def test_a_truncated_forward_has_the_gradient_of_the_whole_network(name: str, sm
         assert found.any()
 
 
-def test_goals_add_up_by_their_scales_and_say_how_far_they_are(small_model: Load) -> None:
-    model = small_model("residual")
+def test_goals_add_up_by_their_scales_and_say_how_far_they_are(untied_model: Load) -> None:
+    model = untied_model("residual")
     x, names = noise(16, 16), ("conv1", "bn2")
     goals = [activation(model, name) for name in names]
     found, values = picture_gradients.find(model, x, goals, [2.0, 0.5], tile_px=64)

@@ -49,8 +49,8 @@ _MAX_FRAMES, _FRAME_PX = 48, 480
 
 _MIN_PX = 16
 
-# Longer side of what is timed to say how long a dream will take.
-_TRIAL_PX = 256
+# Side of what is timed to say how long a dream will take.
+_TRIAL_PX = 224
 
 # The default layer lies so deep among the stages, 0 the first, 1 the last.
 _DEPTH = 0.75
@@ -195,8 +195,7 @@ class _Dreamer:
 
     def octave_px(self, height: int, width: int) -> list[tuple[int, int]]:
         """(H, W) of every octave, from the smallest to the picture's own."""
-        scales = [self.settings.octave_scale**-i for i in reversed(range(self.settings.octaves))]
-        return [(max(1, round(height * scale)), max(1, round(width * scale))) for scale in scales]
+        return _octave_px(height, width, self.settings.octaves, self.settings.octave_scale)
 
     def _gradient(self, x: Tensor, goals: Sequence[Goal], scales: Sequence[float]) -> tuple[Tensor, tuple[float, ...]]:
         return picture_gradients.find(self.model, x, goals, scales, tile_px=self.settings.tile_px)
@@ -418,7 +417,8 @@ def at_size(image: InputImage, size_px: int | None) -> Pixels:
     """
     longer, area = max(image.height, image.width), image.height * image.width
     scale = min(1.0, math.sqrt(MAX_MEGAPIXELS * 1e6 / area)) if size_px is None else size_px / longer
-    width, height = (max(1, math.floor(side * scale + 1e-6)) for side in (image.width, image.height))
+    fit = math.floor if size_px is None and scale < 1 else round
+    width, height = (max(1, fit(side * scale)) for side in (image.width, image.height))
     if width * height > MAX_MEGAPIXELS * 1e6 or max(width, height) < _MIN_PX:
         raise BadSetting(
             f"{image.name} would be {width} x {height} px; choose a size from {_MIN_PX} px to {MAX_MEGAPIXELS:g} "
@@ -429,29 +429,29 @@ def at_size(image: InputImage, size_px: int | None) -> Pixels:
     return np.asarray(image.pil().resize((width, height), Image.Resampling.LANCZOS))
 
 
-def estimate_seconds(
-    model: LoadedModel,
-    image: InputImage,
-    *,
-    layer: str | Sequence[str] | None,
-    size_px: int | None,
-    octaves: int,
-    octave_scale: float,
-    steps: int,
-) -> float:
-    """How long a dream will take, from two steps at a small size; arguments and errors as :func:`dream`."""
-    settings = _settings(
-        model, layer, None, None, "activation", None, size_px, octaves, octave_scale, steps, 1.0, 0, 512, 0
-    )
-    dreamer = _Dreamer(model, settings, None)
-    photo = at_size(image, size_px)
-    pixels = steps * sum(math.prod(shape) for shape in dreamer.octave_px(*photo.shape[:2]))
-    small = _to_tensor(model, at_size(image, min(_TRIAL_PX, max(photo.shape))))
-    start = 0.0
-    for _ in range(2):  # the first warms up
+def seconds_per_pixel(model: LoadedModel, *, layer: str | Sequence[str] | None = None) -> float:
+    """How long one step takes for each pixel, measured at a small size; arguments and errors as :func:`dream`."""
+    settings = _settings(model, layer, None, None, "activation", None, None, 1, 1.4, 1, 1.0, 0, 512, 0)
+    goals = _goals(model, settings, None)
+    x = torch.full((1, model.preprocessing.num_channels, _TRIAL_PX, _TRIAL_PX), 128.0, device=model.device)
+    seconds = []
+    for _ in range(3):  # the first warms up
         start = time.perf_counter()
-        picture_gradients.find(model, small, dreamer.goals, [1.0] * len(dreamer.goals), tile_px=settings.tile_px)
-    return (time.perf_counter() - start) * pixels / (small.shape[-2] * small.shape[-1])
+        picture_gradients.find(model, x, goals, [1.0] * len(goals), tile_px=_TRIAL_PX)
+        seconds.append(time.perf_counter() - start)
+    return min(seconds) / _TRIAL_PX**2
+
+
+def num_pixels(image: InputImage, *, size_px: int | None, octaves: int, octave_scale: float, steps: int) -> int:
+    """Pixels that all steps of a dream go through; arguments and errors as :func:`dream`."""
+    height, width = at_size(image, size_px).shape[:2]
+    return steps * sum(math.prod(shape) for shape in _octave_px(height, width, octaves, octave_scale))
+
+
+def _octave_px(height: int, width: int, octaves: int, octave_scale: float) -> list[tuple[int, int]]:
+    """(H, W) of every octave, from the smallest to the picture's own."""
+    scales = [octave_scale**-i for i in reversed(range(octaves))]
+    return [(max(1, round(height * scale)), max(1, round(width * scale))) for scale in scales]
 
 
 def _settings(

@@ -11,7 +11,7 @@ Pages import this package and call ``render.mosaic(...)``.
     overlays    a map over the photo, or back on the original from which the crop was cut
     figure      a picture with title, colour bar and caption, for a slide
     charts      plotly figures
-    encoding    pixels -> PNG or JPEG, numbers -> .npy
+    encoding    pixels -> PNG or JPEG, frames -> animations, numbers -> .npy
     svg         plotly figures -> SVG, for reports
     numerals    numbers as people read them
 
@@ -48,7 +48,7 @@ from cnnviz_core.render.colour import (
     scale_of,
     to_indices,
 )
-from cnnviz_core.render.encoding import jpeg, npy, png
+from cnnviz_core.render.encoding import animated_webp, gif, jpeg, npy, png
 from cnnviz_core.render.figure import figure_png
 from cnnviz_core.render.numerals import format_value
 from cnnviz_core.render.overlays import framed, overlay, paste_onto, resize_map
@@ -74,6 +74,7 @@ __all__ = [
     "Mosaic",
     "Scale",
     "amplified",
+    "animated_webp",
     "atlas_columns",
     "categories_figure",
     "colourise",
@@ -85,6 +86,7 @@ __all__ = [
     "format_value",
     "framed",
     "frequency_figure",
+    "gif",
     "histogram",
     "jpeg",
     "kernel_slices",

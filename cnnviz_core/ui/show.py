@@ -20,6 +20,8 @@ from cnnviz_core.ui.components import heat_view, tiles
 from cnnviz_core.ui.pickers import Selection
 
 Pixels = NDArray[np.uint8]
+# Label, file name or its ending, tooltip, and what makes the bytes.
+File = tuple[str, str, str, Callable[[], bytes]]
 
 _SO_FAR_PX = 420
 _WHOLE_PX = 1024
@@ -269,6 +271,7 @@ def downloads(
     code: str,
     shown: Mapping[str, object] | None = None,
     inputs: Mapping[str, str] | None = None,
+    more: Sequence[File] = (),
 ) -> None:
     """The four files of a figure: as shown, pixel by pixel, raw numbers, and how to make it again.
 
@@ -283,6 +286,7 @@ def downloads(
         code: Python that picks what is shown out of ``result``.
         shown: How it is shown: order, colours, limits.
         inputs: As in :func:`manifest.manifest`.
+        more: Further files, before the last.
     """
     image = selection.image if run.image_digest else None
     stem = re.sub(r"[^A-Za-z0-9_.-]+", "-", title)
@@ -293,10 +297,11 @@ def downloads(
         )
         return made.encode()
 
-    files: list[tuple[str, str, str, Callable[[], bytes]]] = [
+    files: list[File] = [
         ("Picture (PNG)", f"{stem}.png", "With title, colour bar and caption, for a slide.", figure),
         ("Exact pixels (PNG)", f"{stem}-exact.png", "Pixel by pixel, nothing interpolated.", exact),
         ("Raw values (.npy)", f"{stem}.npy", "The numbers themselves, for numpy.load.", lambda: render.npy(values)),
+        *((label, f"{stem}{ending}", tooltip, data) for label, ending, tooltip, data in more),
         ("Manifest (JSON)", f"{stem}.json", "Network, settings, versions, and lines of Python to repeat it.", account),
     ]
     with st.popover("Download", icon=":material/download:", key=f"{key}_downloads"):

@@ -62,17 +62,20 @@ def test_shifts_are_undone(tiny_model: LoadedModel, noise_image: Noise) -> None:
 
 
 @pytest.mark.parametrize("channel", [None, 2])
-def test_two_steps_by_hand(channel: int | None, tiny_model: LoadedModel, noise_image: Noise) -> None:
+def test_two_steps_by_hand(channel: int | None, untied_model: Load, noise_image: Noise) -> None:
+    model = untied_model("plain")
     image = noise_image(20, 24)
-    found = deep_dream.dream(tiny_model, image, layer="conv2", channel=channel, steps=2, strength=3.0, **ONE)
+    found = deep_dream.dream(model, image, layer="conv2", channel=channel, steps=2, strength=3.0, **ONE)
     x = image.pixels.astype(np.float64)
     for _ in range(2):
-        x = step(x, gradient(tiny_model, x, "conv2", channel), 3.0)
+        x = step(x, gradient(model, x, "conv2", channel), 3.0)
     np.testing.assert_allclose(found.values, x, atol=1e-2)
     assert np.abs(found.values - image.pixels).mean() > 1
 
 
-def test_octaves_add_their_detail_to_the_larger_photo(tiny_model: LoadedModel, noise_image: Noise) -> None:
+def test_octaves_add_their_detail_to_the_larger_photo(untied_model: Load, noise_image: Noise) -> None:
+    model = untied_model("plain")
+
     def resized(x: Array, shape: tuple[int, int]) -> Array:
         tensor = torch.from_numpy(x.astype(np.float32)).permute(2, 0, 1)[None]
         out = F.interpolate(tensor, shape, mode="bilinear", antialias=True)[0]
@@ -80,27 +83,28 @@ def test_octaves_add_their_detail_to_the_larger_photo(tiny_model: LoadedModel, n
 
     image = noise_image(32, 48)
     found = deep_dream.dream(
-        tiny_model, image, layer="conv2", octaves=2, octave_scale=2.0, jitter_px=0, steps=1, strength=4.0
+        model, image, layer="conv2", octaves=2, octave_scale=2.0, jitter_px=0, steps=1, strength=4.0
     )
     photo = image.pixels.astype(np.float64)
     small = resized(photo, (16, 24))
-    detail = step(small, gradient(tiny_model, small, "conv2"), 4.0) - small
+    detail = step(small, gradient(model, small, "conv2"), 4.0) - small
     x = photo + resized(detail, (32, 48))
-    expected = step(x, gradient(tiny_model, x, "conv2"), 4.0)
+    expected = step(x, gradient(model, x, "conv2"), 4.0)
     np.testing.assert_allclose(found.values, expected, atol=2e-2)
     assert found.octave_px == ((16, 24), (32, 48))
 
 
-def test_several_layers_share_the_step_by_their_weights(tiny_model: LoadedModel, noise_image: Noise) -> None:
+def test_several_layers_share_the_step_by_their_weights(untied_model: Load, noise_image: Noise) -> None:
+    model = untied_model("plain")
     image = noise_image(24, 24)
     layers = ("relu1", "conv2")
-    found = deep_dream.dream(tiny_model, image, layer=layers, weights=(1, 3), steps=1, strength=0.5, **ONE)
-    gradients = [gradient(tiny_model, image.pixels, layer) for layer in layers]
+    found = deep_dream.dream(model, image, layer=layers, weights=(1, 3), steps=1, strength=0.5, **ONE)
+    gradients = [gradient(model, image.pixels, layer) for layer in layers]
     mixed = sum(share * g / np.abs(g).mean() for share, g in zip((0.25, 0.75), gradients, strict=True))
     np.testing.assert_allclose(found.values, step(image.pixels.astype(float), mixed, 0.5), atol=1e-2)
     assert found.objectives.shape == (1, 2)
-    only = deep_dream.dream(tiny_model, image, layer=layers, weights=(0, 2), steps=1, **ONE)
-    alone = deep_dream.dream(tiny_model, image, layer="conv2", steps=1, **ONE)
+    only = deep_dream.dream(model, image, layer=layers, weights=(0, 2), steps=1, **ONE)
+    alone = deep_dream.dream(model, image, layer="conv2", steps=1, **ONE)
     np.testing.assert_allclose(only.values, alone.values, atol=1e-3)
 
 
@@ -243,10 +247,8 @@ def test_a_zoom_goes_on_from_the_frame_before(tiny_model: LoadedModel, noise_ima
         deep_dream.zoom(tiny_model, image, num_frames=500)
 
 
-def test_the_cost_is_in_proportion(zoo_64: Load, noise_image: Noise) -> None:
-    model, image = zoo_64("torchvision/resnet18"), noise_image(200, 200)
-    common: dict[str, Any] = {"layer": None, "size_px": None, "octaves": 1, "octave_scale": 1.4}
-    few, many = (deep_dream.estimate_seconds(model, image, steps=steps, **common) for steps in (2, 200))
-    assert few > 0
-    assert many > 10 * few
-    assert deep_dream.estimate_seconds(model, image, steps=0, **common) == 0
+def test_the_cost_is_pace_times_pixels(zoo_64: Load, noise_image: Noise) -> None:
+    image = noise_image(70, 98)
+    sizes: dict[str, Any] = {"size_px": None, "octave_scale": 1.4, "steps": 3}
+    assert deep_dream.num_pixels(image, octaves=2, **sizes) == 3 * (70 * 98 + 50 * 70)
+    assert 0 < deep_dream.seconds_per_pixel(zoo_64("torchvision/resnet18")) < 1e-3

@@ -28,3 +28,16 @@ def test_npy_comes_back_with_type_and_shape() -> None:
     back = np.load(io.BytesIO(render.npy(values)), allow_pickle=False)
     assert back.dtype == np.float32
     np.testing.assert_array_equal(back, values)
+
+
+def test_animations_keep_every_frame_and_its_time() -> None:
+    frames = [np.full((20, 30, 3), level, np.uint8) for level in (0, 100, 200)]
+    for encode, tolerance in ((render.animated_webp, 3), (render.gif, 0)):
+        with Image.open(io.BytesIO(encode(frames, frame_ms=70))) as moving:
+            assert (moving.n_frames, moving.size, moving.info["loop"]) == (3, (30, 20), 0)
+            for at, frame in enumerate(frames):
+                moving.seek(at)
+                assert np.abs(np.asarray(moving.convert("RGB")).astype(int) - frame).max() <= tolerance
+                assert moving.info.get("duration", moving.info.get("timestamp")) is not None
+    one = Image.open(io.BytesIO(render.animated_webp(frames[:1])))
+    assert one.size == (30, 20)
