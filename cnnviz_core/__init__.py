@@ -4,7 +4,8 @@ Package map, from the outside in::
 
     ui/              the only importer of streamlit: frame, pickers, the door for computing, figures
     methods/         one module per page, same name: feature_maps, filters, cam, saliency, occlusion,
-                     embeddings, neighbors, top_patches, similarity, comparison, few_shot, deep_dream, adversarial;
+                     embeddings, neighbors, top_patches, similarity, comparison, few_shot, deep_dream, adversarial,
+                     fine_tuning;
                      and what their pages share: trust, segmentation
     collections/     folders of pictures: what is in them, their index, exact search
     render           results -> uint8 pictures and plotly figures; no torch, no streamlit
@@ -16,6 +17,8 @@ Package map, from the outside in::
     mask_transfer    masks carried from a few pictures to others by likeness of places
     picture_gradients  the gradient of layers with respect to a picture of any size, tile by tile
     synthesis        pictures of what channels look for, many at once, and which of them failed
+    training         the course of a training: features once, a linear probe, epochs, the best of them
+    trainable        which layers can be trained further, and a copy of the network in which they can
     features         vectors of whole pictures at any size, of one or several layers joined
     pairs            two networks of one architecture: whether they are, and what became of the weights
     cka              how alike two networks' answers to the same pictures are
@@ -31,6 +34,7 @@ Package map, from the outside in::
     dilation         a copy of a network whose last stage keeps the finer grid of the one before
     folding          a copy of a network, or of its beginning, that gives the same in less time on a CPU
     incremental      many forwards of one picture with a patch on it, computing anew only what the patch changes
+    tail             a network cut in two: what runs once for each picture, and what is trained
     probe            the only file with hooks or torch modes
     receptive_field  how each tensor operation widens the window of pixels a unit sees
     parametrization  pictures as spectra with decorrelated colours, or as pixels

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from cnnviz_core import anatomy, catalogue, checkpoints, layers, probe, settings
+from cnnviz_core import anatomy, catalogue, checkpoints, layers, probe, settings, store
 from cnnviz_core.anatomy import Anatomy, Head
 from cnnviz_core.checkpoints import Match
 from cnnviz_core.errors import BadCheckpoint, BadSetting, NotApplicable
@@ -42,12 +42,14 @@ class ModelSpec:
         weights: "default", "random:SEED", or a checkpoint's file name.
         weights_hash: Digest of all parameters and buffers.
         preprocessing_changes: Fields of Preprocessing that were given in place of the published ones.
+        checkpoint_id: "checkpoint/<name>-<digest>" of one kept in the data folder, else empty.
     """
 
     model_id: str
     weights: str
     weights_hash: str
     preprocessing_changes: Mapping[str, object] = field(default_factory=dict, compare=False)
+    checkpoint_id: str = field(default="", compare=False)
 
     @property
     def is_trained(self) -> bool:
@@ -216,10 +218,11 @@ def load(
     preprocessing: Mapping[str, object] | None = None,
     name: str = "",
 ) -> LoadedModel:
-    """A network of the catalogue with published, random or one's own weights.
+    """A network of the catalogue with published, random or one's own weights, or a checkpoint of the data folder.
 
     Args:
-        model_id: "timm/<name>" or "torchvision/<name>".
+        model_id: "timm/<name>" or "torchvision/<name>"; "checkpoint/<name>-<digest>" brings its own weights, class
+            names, preprocessing and name.
         device: "auto" takes CUDA, else Apple's MPS, else the CPU; or any torch device.
         weights: "default" for the published weights: from an installed package if there is one, else from this
             machine's download cache, else downloaded. "random:SEED" for an untrained network. A path for a checkpoint
@@ -235,6 +238,8 @@ def load(
         BadCheckpoint: The checkpoint cannot be read safely, or does not fit; or class_names has the wrong length.
         BadSetting: An unknown device or an impossible preprocessing.
     """
+    if model_id.startswith("checkpoint/"):
+        return _kept(store.checkpoint(model_id), device)
     changes = _as_tuples(preprocessing or {})
     fit = _preprocessing(model_id, changes)
     if isinstance(weights, Path):
@@ -247,6 +252,19 @@ def load(
         net = _untrained(model_id, num_channels=fit.num_channels, seed=_seed(weights))
         label = weights
     return _set_up(net, model_id, label, _with_channels(fit, net), changes, class_names, pick_device(device))
+
+
+def _kept(card: store.Card, device: str) -> LoadedModel:
+    """A checkpoint of the data folder."""
+    loaded = load(
+        card.architecture,
+        device=device,
+        weights=card.path,
+        class_names=card.class_names or None,
+        preprocessing=card.preprocessing,
+        name=card.name,
+    )
+    return replace(loaded, spec=replace(loaded.spec, checkpoint_id=card.checkpoint_id))
 
 
 def from_module(
@@ -352,19 +370,7 @@ def _published(model_id: str) -> nn.Module:
 
 def _from_checkpoint(model_id: str, path: Path) -> nn.Module:
     state = checkpoints.read_state_dict(path, max_mb=settings.current().max_checkpoint_mb)
-    net = _untrained(model_id)
-    match = checkpoints.match(state, net.state_dict())
-    num_channels = _channels_in(match, net, path.name)
-    if num_channels != 3:
-        net = _untrained(model_id, num_channels=num_channels)
-        match = checkpoints.match(state, net.state_dict())
-    if match.head_classes:
-        net = _untrained(model_id, num_channels=num_channels, num_classes=match.head_classes[0])
-        match = checkpoints.match(state, net.state_dict())
-    if not match.fits:
-        raise BadCheckpoint(
-            f"{path.name} does not fit {model_id}. {match.report()} Choose the architecture it was saved from."
-        )
+    net, match = fitted(model_id, state, path.name)
     for tensor_name, tensor in match.state.items():
         if count := checkpoints.count_non_finite({tensor_name: tensor}):
             raise BadCheckpoint(
@@ -373,6 +379,33 @@ def _from_checkpoint(model_id: str, path: Path) -> nn.Module:
             )
     net.load_state_dict(match.state, strict=False)
     return net
+
+
+def fitted(model_id: str, state: Mapping[str, Tensor], file_name: str) -> tuple[nn.Module, Match]:
+    """An untrained network of as many channels and classes as a state dict has, and how the two match.
+
+    Args:
+        model_id: As in :func:`load`.
+        state: Tensors by name.
+        file_name: What to call them.
+
+    Raises:
+        BadCheckpoint: They do not fit.
+    """
+    net = _untrained(model_id)
+    match = checkpoints.match(state, net.state_dict())
+    num_channels = _channels_in(match, net, file_name)
+    if num_channels != 3:
+        net = _untrained(model_id, num_channels=num_channels)
+        match = checkpoints.match(state, net.state_dict())
+    if match.head_classes:
+        net = _untrained(model_id, num_channels=num_channels, num_classes=match.head_classes[0])
+        match = checkpoints.match(state, net.state_dict())
+    if not match.fits:
+        raise BadCheckpoint(
+            f"{file_name} does not fit {model_id}. {match.report()} Choose the architecture it was saved from."
+        )
+    return net, match
 
 
 def _channels_in(match: Match, net: nn.Module, file_name: str) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -1215,3 +1216,142 @@ class LayerComparison:
     layer: str
     change: LayerChange | None
     study: LayerStudy | None
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One pass of a training over its pictures.
+
+    Attributes:
+        number: 0 before the first pass.
+        training_loss: Mean cross-entropy, in nats, while the weights changed; before the first pass, as they are.
+        training_accuracy: Share of right answers, likewise.
+        validation_loss: Mean cross-entropy after the pass, on pictures that are not trained on.
+        validation_accuracy: Share of right answers there.
+        seconds: It took.
+    """
+
+    number: int
+    training_loss: float
+    training_accuracy: float
+    validation_loss: float
+    validation_accuracy: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class TrainingProgress:
+    """A training under way.
+
+    Attributes:
+        doing: What is being done, in words.
+        history: The epochs so far.
+        num_epochs: How many there are at most.
+        best_epoch: The one whose weights would be kept now.
+        probe_accuracy: Of the linear probe on the validation pictures; not a number before it is there.
+        seconds_left: At the present pace; not a number before that is known.
+    """
+
+    doing: str
+    history: tuple[Epoch, ...]
+    num_epochs: int
+    best_epoch: int
+    probe_accuracy: float
+    seconds_left: float
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A checkpoint in the data folder.
+
+    Attributes:
+        checkpoint_id: What :func:`cnnviz_core.models.load` takes.
+        file: Where the weights file lies.
+    """
+
+    checkpoint_id: str
+    file: str
+
+    @property
+    def path(self) -> Path:
+        """The weights file."""
+        return Path(self.file)
+
+
+@dataclass(frozen=True)
+class FineTuned:
+    """A network trained further on a collection, and how well it does on pictures that it was not trained on.
+
+    Attributes:
+        checkpoint: Where it is kept; None where it could not be saved.
+        class_names: One per class, K of them.
+        history: The epochs, the state before the first one included.
+        best_epoch: The one whose weights are kept.
+        ended: Why it ended: "all epochs", "early", "cancelled", "diverged", "pictures changed".
+        confusion: (K, K) test pictures of the class of the row that were answered with the class of the column.
+        probe_confusion: The same for the linear probe.
+        training: Paths of the pictures trained on, relative to the collection's folder.
+        validation: Paths of those that decided which epoch is kept.
+        test: (T) paths of those it is judged on.
+        truths: (T,) class of each.
+        answers: (T,) class answered.
+        probabilities: (T,) of the answer.
+        trained: Dotted names of the layers that were trained.
+        kept_at: Where the network was cut: what is before it ran once for each picture.
+        notices: What is not as was asked for, in sentences.
+        unsaved: The weights file where it could not be saved, else empty.
+        run: How it was made.
+    """
+
+    checkpoint: Stored | None
+    class_names: tuple[str, ...]
+    history: tuple[Epoch, ...]
+    best_epoch: int
+    ended: str
+    confusion: NDArray[np.int64]
+    probe_confusion: NDArray[np.int64]
+    training: tuple[str, ...]
+    validation: tuple[str, ...]
+    test: tuple[str, ...]
+    truths: NDArray[np.int64]
+    answers: NDArray[np.int64]
+    probabilities: FloatArray
+    trained: tuple[str, ...]
+    kept_at: str
+    notices: tuple[str, ...]
+    unsaved: bytes
+    run: Run
+
+    @property
+    def accuracy(self) -> float:
+        """Share of the test pictures answered rightly, 0..1."""
+        return _share_right(self.confusion)
+
+    @property
+    def probe_accuracy(self) -> float:
+        """The linear probe's."""
+        return _share_right(self.probe_confusion)
+
+    @property
+    def chance_accuracy(self) -> float:
+        """Of always answering the most frequent class."""
+        return float(self.confusion.sum(axis=1).max() / self.confusion.sum())
+
+    @property
+    def recalls(self) -> FloatArray:
+        """(K,) share of each class's pictures that were answered with it."""
+        return _shares(np.diagonal(self.confusion), self.confusion.sum(axis=1))
+
+    @property
+    def precisions(self) -> FloatArray:
+        """(K,) share of the answers with each class that were right; not a number for one never answered."""
+        return _shares(np.diagonal(self.confusion), self.confusion.sum(axis=0))
+
+
+def _share_right(confusion: NDArray[np.int64]) -> float:
+    return float(np.trace(confusion) / confusion.sum())
+
+
+def _shares(right: NDArray[np.int64], of: NDArray[np.int64]) -> FloatArray:
+    shares: FloatArray = np.divide(right, of, out=np.full(len(of), np.nan), where=of > 0).astype(np.float32)
+    return shares

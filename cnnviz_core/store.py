@@ -105,6 +105,7 @@ class Card:
         file: File name inside the checkpoint's folder.
         class_names: One per class; empty for the published ones.
         preprocessing: Fields of Preprocessing that differ from the published ones.
+        training: How it was trained here: base, collection, settings, scores; empty for an uploaded one.
     """
 
     checkpoint_id: str
@@ -113,6 +114,7 @@ class Card:
     file: str
     class_names: tuple[str, ...] = ()
     preprocessing: dict[str, object] = field(default_factory=dict)
+    training: dict[str, object] = field(default_factory=dict)
 
     @property
     def path(self) -> Path:
@@ -127,6 +129,7 @@ def save_checkpoint(
     architecture: str,
     class_names: Sequence[str] = (),
     preprocessing: dict[str, object] | None = None,
+    training: dict[str, object] | None = None,
 ) -> Card:
     """Keeps a weights file and what is known of it. The card is written last: without it the folder does not count.
 
@@ -149,6 +152,7 @@ def save_checkpoint(
         file=f"{stem or 'network'}{suffix}",
         class_names=tuple(class_names),
         preprocessing=dict(preprocessing or {}),
+        training=dict(training or {}),
     )
     if _read_card(card.path.parent / _CARD) is not None and card.path.exists():
         return card

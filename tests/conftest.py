@@ -233,6 +233,14 @@ def zoo() -> Callable[[str], LoadedModel]:
 
 
 @pytest.fixture(scope="session")
+def zoo_64() -> Callable[[str], LoadedModel]:
+    """Untrained networks on small pictures, kept for the session."""
+    return cache(
+        lambda model_id: models.load(model_id, weights="random:0", device="cpu", preprocessing={"input_px": 64})
+    )
+
+
+@pytest.fixture(scope="session")
 def noise_image() -> Callable[..., InputImage]:
     """A picture of seeded noise: ``noise_image(height, width, seed=0)``."""
 

@@ -27,6 +27,7 @@ from cnnviz_core.methods import (
     feature_maps,
     feature_visualization,
     filters,
+    fine_tuning,
     neighbors,
     occlusion,
     saliency,
@@ -70,6 +71,7 @@ CONTRACT: dict[Callable[..., Any], tuple[list[str], dict[str, object]]] = {
         {"method": "pgd", "target": None, "epsilon": None, "norm": "linf", "steps": None, "seed": 0, "on_step": None},
     ),
     comparison.compare: (["base", "tuned"], {"seed": 0, "on_step": None}),
+    fine_tuning.train: (["model", "collection"], {"trainable": NONE, "on_step": None}),
     collections.Collection.index: (["self", "model"], {"layer": None, "on_step": None}),
 }
 

@@ -31,26 +31,12 @@ def shelf() -> Shelf:
 
 def model(network: str, weights: str = "default") -> LoadedModel:
     """The network of that catalogue or checkpoint id, shared by all sessions; errors as in :func:`models.load`."""
-    return shelf().get((network, weights), lambda: _load(network, weights))
+    return shelf().get((network, weights), lambda: models.load(network, device=_SETTINGS.device, weights=weights))
 
 
 def forget(network: str) -> None:
     """Drops a checkpoint that was removed from memory."""
     shelf().forget((network, "default"))
-
-
-def _load(network: str, weights: str) -> LoadedModel:
-    if network.startswith("checkpoint/"):
-        card = store.checkpoint(network)
-        return models.load(
-            card.architecture,
-            device=_SETTINGS.device,
-            weights=card.path,
-            class_names=card.class_names or None,
-            preprocessing=card.preprocessing,
-            name=card.name,
-        )
-    return models.load(network, device=_SETTINGS.device, weights=weights)
 
 
 def photo(image_id: str) -> InputImage:

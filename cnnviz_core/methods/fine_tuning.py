@@ -1,0 +1,219 @@
+"""Fine-tuning: a network that was trained on one set of pictures learns the classes of another, from few of them.
+
+The early layers of a trained network look for edges, textures and parts that are of use everywhere; only the last ones
+speak of the classes it was trained on. So the early layers stay **frozen** and the last few are trained further with a
+new **head**, the layer that turns features into class scores. With the head alone this is a *linear probe*, which is
+reported beside every training: what the frozen features give away by themselves. The head starts as that probe, since
+layers below a random head are first pulled about by its random errors; so training starts at the probe's accuracy and
+keeps the epoch that did best on the validation pictures.
+
+Three parts are drawn for every class: **training** pictures change the weights, **validation** pictures decide which
+epoch is kept and when to stop, **test** pictures do neither, and the accuracy, the table and the confusion matrix come
+from them.
+
+What is trained is the very function that is used afterwards: the network stays in evaluation mode. Norms keep the
+means and variances they came with, also in layers that are trained, where only their scale and shift change; dropout
+stays off. So a picture's score never hangs on which others are in its batch, and nothing is drawn but the split, the
+order and the variations of the pictures, all by the seed.
+
+When it misleads: an accuracy from 50 test pictures is uncertain by some 5 to 10 points; look at the counts. Pictures
+of one scene in two parts make any network look good. A network that was never trained learns little this way, since
+its norms know nothing of the pictures. And the classes are all it knows: a picture of anything else gets one of them.
+
+Source: Yosinski et al., How transferable are features in deep neural networks? (2014); Kumar et al., Fine-tuning can
+distort pretrained features (2022), for the start from the probe; Kingma and Ba (2015) and Loshchilov and Hutter (2019)
+for Adam and AdamW. Where this differs from common practice: norms are never in training mode.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from cnnviz_core import collections, store, tail, training
+from cnnviz_core import trainable as layers
+from cnnviz_core.collections import Collection, indexing, splitting
+from cnnviz_core.collections.augmentation import AUGMENTATIONS
+from cnnviz_core.collections.splitting import Split
+from cnnviz_core.models import LoadedModel
+from cnnviz_core.results import FineTuned, Step, Stored
+from cnnviz_core.store import StorageFailed
+from cnnviz_core.trainable import everything, from_stage, head, last_blocks
+from cnnviz_core.training import OPTIMISERS, SCHEDULES, Settings
+
+__all__ = [
+    "AUGMENTATIONS",
+    "ENDINGS",
+    "OPTIMISERS",
+    "SCHEDULES",
+    "Plan",
+    "default_learning_rate",
+    "everything",
+    "from_stage",
+    "keep",
+    "last_blocks",
+    "plan",
+    "train",
+]
+
+OnStep = Callable[[Step], None]
+
+_DECODING_SECONDS = 3e-3
+
+ENDINGS: Mapping[str, str] = {
+    "all epochs": "All epochs were run.",
+    "early": "It ended early, since the validation pictures had not been answered better for some epochs.",
+    "cancelled": "It was cancelled; the best epoch until then is kept.",
+    "diverged": "The loss was no longer a finite number; the best epoch before that is kept.",
+    "pictures changed": "A picture was gone or had changed; the best epoch until then is kept.",
+}
+
+
+def default_learning_rate(model: LoadedModel, trainable: Sequence[str], optimiser: str = "adamw") -> float:
+    """What suits most networks: higher where the head alone is trained."""
+    training.check_key("optimiser", optimiser, OPTIMISERS)
+    kind = OPTIMISERS[optimiser]
+    return kind.learning_rate if set(trainable) <= {head(model)} else kind.deeper_learning_rate
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a training takes.
+
+    Attributes:
+        kept_at: Where the network is cut.
+        num_trained: Parameters that are trained, those of the head included.
+        num_parameters: Of the whole network with its new head.
+        seconds_first: For one picture through the frozen part, reading included.
+        seconds_trained: For one picture through the trained part, forwards and back.
+    """
+
+    kept_at: str
+    num_trained: int
+    num_parameters: int
+    seconds_first: float
+    seconds_trained: float
+
+    def seconds(self, split: Split, *, epochs: int, augmentation: str) -> float:
+        """About how long a training takes if it does not end early."""
+        num_versions = AUGMENTATIONS[augmentation].num_versions
+        num_all = sum(len(part) for part in (split.training, split.validation, split.test))
+        passes = num_all + len(split.training) * ((num_versions or 1) - 1)
+        again = len(split.training) * epochs if num_versions is None else 0
+        evaluated = (len(split.training) + len(split.validation)) / 3
+        return self.seconds_first * (passes + again) + self.seconds_trained * epochs * (
+            len(split.training) + evaluated / 2
+        )
+
+
+def plan(model: LoadedModel, *, trainable: Sequence[str], num_classes: int = 2) -> Plan:
+    """What a training of these layers takes, tried on noise.
+
+    Raises:
+        NotApplicable, UnknownLayer, BadSetting: As :func:`train`.
+    """
+    trained = layers.check_layers(model, trainable)
+    net, weights = layers.trained_copy(model, trained, num_classes)
+    halves = tail.cut(net, trained, training.noise(model), is_static=model.is_static)
+    x = training.noise(model, 8)
+    targets = torch.zeros(len(x), dtype=torch.int64, device=model.device)
+    num_workers = indexing.num_workers(model)
+    times = []
+    for _ in range(2):  # the first warms up
+        start = time.perf_counter()
+        features = halves.features(x)
+        middle = time.perf_counter()
+        training.gradients(model, halves, weights, features, targets)
+        times = [(middle - start) / len(x), (time.perf_counter() - middle) / len(x)]
+    return Plan(
+        kept_at=str(halves.place),
+        num_trained=sum(weight.numel() for weight in weights),
+        num_parameters=sum(weight.numel() for weight in net.parameters()),
+        seconds_first=(times[0] + _DECODING_SECONDS) / num_workers,
+        seconds_trained=times[1] / num_workers,
+    )
+
+
+def train(
+    model: LoadedModel,
+    collection: Collection | str | Path,
+    *,
+    trainable: Sequence[str],
+    epochs: int = 15,
+    optimiser: str = "adamw",
+    learning_rate: float | None = None,
+    schedule: str = "cosine",
+    weight_decay: float = 0.01,
+    batch_size: int = 32,
+    augmentation: str = "none",
+    validation: float = 0.15,
+    test: float = 0.2,
+    patience: int = 5,
+    seed: int = 0,
+    name: str = "",
+    on_step: OnStep | None = None,
+) -> FineTuned:
+    """Trains some layers of a network and a new head on a labelled collection; the best epoch becomes a checkpoint.
+
+    The model itself is not touched. Minimised is the mean cross-entropy of the labels. What does not change is worked
+    out once for each picture; a batch is shared out among the cores, which changes nothing but rounding.
+
+    Args:
+        model: Any network with a classifier.
+        collection: A collection, its id, or a folder; its labels are the classes. Taken as it was last looked through.
+        trainable: Dotted names of layers; what is inside them is trained, too. The head always is, since it is new.
+            :func:`last_blocks`, :func:`from_stage` and :func:`everything` give such lists.
+        epochs: Passes over the training pictures at most, 1 or more.
+        optimiser: A key of :data:`OPTIMISERS`.
+        learning_rate: None takes :func:`default_learning_rate`.
+        schedule: A key of :data:`SCHEDULES`: how the learning rate goes down.
+        weight_decay: Pull of the weights towards 0.
+        batch_size: Pictures for one step.
+        augmentation: A key of :data:`~cnnviz_core.collections.augmentation.AUGMENTATIONS`.
+        validation: Share of each class's pictures that decides which epoch is kept.
+        test: Share that judges the result.
+        patience: Epochs without a better one after which it ends.
+        seed: Of the split, the order and the variations.
+        name: What to call the checkpoint; by default after network and collection.
+        on_step: Called with pictures done and pictures to do and a :class:`TrainingProgress`. What it raises ends the
+            training: once there is anything to keep it is saved, and the last step before the end has the
+            :class:`FineTuned`.
+
+    Raises:
+        NotApplicable: The network has no head that could be replaced.
+        UnknownLayer: No layer of that name.
+        BadSetting: All layers frozen, or an argument out of range.
+        BadCollection: Fewer than two classes with three pictures.
+    """
+    trained = layers.check_layers(model, trainable)
+    rate = default_learning_rate(model, trained, optimiser) if learning_rate is None else learning_rate
+    settings = Settings(
+        epochs, optimiser, rate, schedule, weight_decay, batch_size, augmentation, validation, test, patience, seed
+    )
+    training.check(settings)
+    if isinstance(collection, str | Path):
+        collection = collections.open_collection(collection)
+    pictures = collection.pictures()
+    split = splitting.split(pictures, validation=validation, test=test, seed=seed)
+    one = training.Training(
+        model, collection, pictures, split, trained, settings, name, on_step or (lambda _: None), keep
+    )
+    return one.done()
+
+
+def keep(result: FineTuned) -> FineTuned:
+    """Keeps the weights of a training in the data folder; where that fails they stay in the result, with the reason."""
+    if not result.unsaved:
+        return result
+    header_length = int.from_bytes(result.unsaved[:8], "little")
+    account = json.loads(json.loads(result.unsaved[8 : 8 + header_length])["__metadata__"][training.ACCOUNT])
+    try:
+        card = store.save_checkpoint(result.unsaved, **account)
+    except StorageFailed as error:
+        return replace(result, notices=(*result.notices, str(error)))
+    return replace(result, checkpoint=Stored(card.checkpoint_id, str(card.path)), unsaved=b"")

@@ -1,0 +1,508 @@
+"""The course of a training: features once, a linear probe, epochs, the best of them, what to keep.
+
+Reads pictures through :mod:`cnnviz_core.collections.picture_features`; changes nothing but the weights of its own copy.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import save as safetensors_bytes
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cnnviz_core import models, tail, trainable
+from cnnviz_core.collections import Collection, Picture, indexing, linear_probe, picture_features, splitting
+from cnnviz_core.collections.augmentation import AUGMENTATIONS
+from cnnviz_core.collections.embedding import File
+from cnnviz_core.collections.linear_probe import LinearProbe
+from cnnviz_core.collections.picture_features import PictureFeatures, Rows
+from cnnviz_core.collections.splitting import Split
+from cnnviz_core.errors import BadCollection, BadImage, BadSetting, NotApplicable
+from cnnviz_core.models import LoadedModel
+from cnnviz_core.results import Epoch, FineTuned, Run, Step, TrainingProgress
+from cnnviz_core.tail import Cut
+
+OnStep = Callable[[Step], None]
+
+ACCOUNT = "cnnviz"  # where a checkpoint's header tells how it was made
+_EVALUATED = 64  # pictures at a time
+_TELL_SECONDS = 0.25
+
+
+@dataclass(frozen=True)
+class Optimiser:
+    """One rule for changing the weights.
+
+    Attributes:
+        title: For menus.
+        about: What it does.
+        learning_rate: Where the head alone is trained.
+        deeper_learning_rate: Where layers with trained weights are.
+        make: Builds it.
+    """
+
+    title: str
+    about: str
+    learning_rate: float
+    deeper_learning_rate: float
+    make: Callable[[list[nn.Parameter], float, float], torch.optim.Optimizer]
+
+
+OPTIMISERS: Mapping[str, Optimiser] = {
+    "adamw": Optimiser(
+        "AdamW",
+        "Steps of even size for every weight, with the weights pulled towards 0 apart from that.",
+        1e-3,
+        2e-4,
+        lambda weights, rate, decay: torch.optim.AdamW(weights, lr=rate, weight_decay=decay),
+    ),
+    "adam": Optimiser(
+        "Adam",
+        "As AdamW, with the pull as a part of the gradient.",
+        1e-3,
+        2e-4,
+        lambda weights, rate, decay: torch.optim.Adam(weights, lr=rate, weight_decay=decay),
+    ),
+    "sgd": Optimiser(
+        "SGD",
+        "Along the gradient with momentum 0.9: slower, and the learning rate matters more.",
+        1e-2,
+        2e-3,
+        lambda weights, rate, decay: torch.optim.SGD(weights, lr=rate, momentum=0.9, weight_decay=decay),
+    ),
+}
+
+# Share of the training that is over, 0..1, to the share of the learning rate.
+SCHEDULES: Mapping[str, Callable[[float], float]] = {
+    "cosine": lambda done: (1 + math.cos(math.pi * done)) / 2,
+    "constant": lambda _: 1.0,
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a network is trained; the keyword arguments of :func:`cnnviz_core.methods.fine_tuning.train`."""
+
+    epochs: int
+    optimiser: str
+    learning_rate: float
+    schedule: str
+    weight_decay: float
+    batch_size: int
+    augmentation: str
+    validation: float
+    test: float
+    patience: int
+    seed: int
+
+
+def check_key(what: str, key: str, table: Mapping[str, object]) -> None:
+    """Passes where a table has such a key.
+
+    Raises:
+        BadSetting: It has not.
+    """
+    if key not in table:
+        raise BadSetting(f"{what} is {key!r}, not one of {', '.join(table)}.")
+
+
+class _Ended(Exception):
+    """The training cannot go on; what is best so far is kept."""
+
+    def __init__(self, ending: str, notice: str) -> None:
+        super().__init__(notice)
+        self.ending = ending
+
+
+def check(settings: Settings) -> None:
+    """Passes where every setting is in its range.
+
+    Raises:
+        BadSetting: One is not.
+    """
+    check_key("optimiser", settings.optimiser, OPTIMISERS)
+    check_key("schedule", settings.schedule, SCHEDULES)
+    check_key("augmentation", settings.augmentation, AUGMENTATIONS)
+    for number, what in (
+        (settings.epochs, "epochs"),
+        (settings.batch_size, "batch_size"),
+        (settings.patience, "patience"),
+    ):
+        if number < 1:
+            raise BadSetting(f"{what} is {number}; it must be 1 or more.")
+    if not 0 < settings.learning_rate < math.inf:
+        raise BadSetting(f"The learning rate is {settings.learning_rate}; it must be a number above 0, such as 0.0002.")
+    if not 0 <= settings.weight_decay < math.inf:
+        raise BadSetting(f"weight_decay is {settings.weight_decay}; it must be 0 or more.")
+
+
+class Training:
+    """One training, from the pictures to the checkpoint.
+
+    Args:
+        model: The network that it starts from.
+        collection: Where the pictures lie.
+        pictures: Of the collection.
+        split: Of these pictures.
+        trained: Dotted names of the layers that are trained, the head among them.
+        settings: How.
+        name: Of the checkpoint; by default after network and collection.
+        on_step: As in :func:`cnnviz_core.methods.fine_tuning.train`.
+        keep: Takes the result with its weights and keeps them.
+    """
+
+    def __init__(
+        self,
+        model: LoadedModel,
+        collection: Collection,
+        pictures: Sequence[Picture],
+        split: Split,
+        trained: tuple[str, ...],
+        settings: Settings,
+        name: str,
+        on_step: OnStep,
+        keep: Callable[[FineTuned], FineTuned],
+    ) -> None:
+        self.start = time.perf_counter()
+        self.model, self.collection, self.settings = model, collection, settings
+        self.trained, self._on_step, self._keep = trained, on_step, keep
+        self.name = name or f"{model.spec.title} on {collection.title}"
+        self.pictures = pictures
+        self.notices = list(split.notices)
+        self._take(split)
+        self.net, self.weights = trainable.trained_copy(model, trained, len(split.class_names))
+        if not model.spec.model_id.startswith("module/"):
+            self._check_that_it_will_load()
+        self.halves = tail.cut(self.net, trained, noise(model), is_static=model.is_static)
+        self.history: list[Epoch] = []
+        self.best: list[Tensor] = []
+        self.best_epoch = 0
+        self.probe_accuracy = math.nan
+        self.probe_answers = np.empty(0, np.int64)
+        self.ended = "all epochs"
+        self.cancel: BaseException | None = None
+        self.done_pictures = 0
+        self._told = 0.0
+        self._pool = ThreadPoolExecutor(indexing.num_workers(model), thread_name_prefix="cnnviz-train")
+
+    def _check_that_it_will_load(self) -> None:
+        """A network with another number of classes must be one that the catalogue can build; better said beforehand."""
+        models.fitted(self.model.spec.model_id, self.net.state_dict(), self.name)
+
+    def _take(self, split: Split) -> None:
+        """Keeps of the pictures those that are in a part; positions are of these from here on."""
+        used = np.flatnonzero(split.targets >= 0)
+        place = {int(row): at for at, row in enumerate(used)}
+        self.pictures = [self.pictures[int(row)] for row in used]
+        first, second, third = (
+            np.array([place[int(row)] for row in part], np.intp)
+            for part in (split.training, split.validation, split.test)
+        )
+        self.split = Split(split.class_names, split.targets[used], first, second, third, split.notices)
+
+    # -- the course of it --
+
+    def done(self) -> FineTuned:
+        """Runs it."""
+        files = [File(self.collection.folder / picture.path, picture.digest) for picture in self.pictures]
+        augmentation, seed = AUGMENTATIONS[self.settings.augmentation], self.settings.seed
+        with self._pool, picture_features.opened(self.model, self.halves, files, augmentation, seed=seed) as features:
+            return self._run(features)
+
+    def _run(self, features: PictureFeatures) -> FineTuned:
+        try:
+            self._begin(features)
+            self._epochs(features)
+        except _Ended as end:
+            if not self.best:
+                raise BadCollection(str(end)) from end
+            self.ended = end.ending
+            self.notices.append(str(end))
+        except BaseException as stop:
+            if stop is not self.cancel or not self.best:
+                raise
+            self.ended = "cancelled"
+            self._on_step(Step(self.done_pictures, self.total_pictures, self._keep(self._finished(features))))
+            raise
+        return self._keep(self._finished(features))
+
+    def _begin(self, features: PictureFeatures) -> None:
+        """Everything up to the first epoch."""
+        num = len(self.pictures)
+        self.total_pictures = num + len(self.split.training) * self.settings.epochs
+        vectors, problems = features.read(trainable.head(self.model), self._counter("Reading the pictures"))
+        if problems:
+            self._leave_out(problems)
+        self.total_pictures += len(self.split.training) * features.num_varied()
+        probe = linear_probe.fit(vectors, self.split)
+        self.probe_accuracy, self.probe_answers = probe.validation_accuracy, probe.answers(vectors)
+        self._start_head(probe)
+        features.vary(self.split.training, self._counter("Varying the pictures"))
+        self._note_epoch(features, 0, self._evaluate(features, self.split.training), 0.0)
+
+    def _leave_out(self, problems: Mapping[int, str]) -> None:
+        """Draws anew without the pictures that cannot be read; their places stay, with a target of -1."""
+        first = next(iter(problems.values()))
+        self.notices.append(f"{len(problems):,} pictures could not be read and are left out. The first: {first}")
+        kept = [replace(picture, label="") if at in problems else picture for at, picture in enumerate(self.pictures)]
+        num_classes = len(self.split.class_names)
+        settings = self.settings
+        self.split = splitting.split(kept, validation=settings.validation, test=settings.test, seed=settings.seed)
+        if len(self.split.class_names) < num_classes:
+            raise BadCollection(
+                f"So many of {self.collection.title}’s files cannot be read that a class has fewer than "
+                f"{splitting.FEWEST} pictures. {first} Look through the collection again."
+            )
+
+    def _start_head(self, probe: LinearProbe) -> None:
+        """Puts the probe's weights in, where the scores are what the head puts out."""
+        module = self.net.get_submodule(trainable.head(self.model))
+        if isinstance(module, nn.Linear):
+            with torch.no_grad():
+                module.weight.copy_(torch.from_numpy(probe.weight))
+                if module.bias is not None:
+                    module.bias.copy_(torch.from_numpy(probe.bias))
+
+    def _epochs(self, features: PictureFeatures) -> None:
+        settings = self.settings
+        rule = OPTIMISERS[settings.optimiser].make(self.weights, settings.learning_rate, settings.weight_decay)
+        generator = torch.Generator().manual_seed(settings.seed)
+        rows, size = self.split.training, settings.batch_size
+        num_steps = -(-len(rows) // size) * settings.epochs
+        step = 0
+        for number in range(1, settings.epochs + 1):
+            begun = time.perf_counter()
+            order = rows[torch.randperm(len(rows), generator=generator).numpy()]
+            losses, num_right = 0.0, 0
+            for at in range(0, len(order), size):
+                batch = order[at : at + size]
+                for group in rule.param_groups:
+                    group["lr"] = settings.learning_rate * SCHEDULES[settings.schedule](step / num_steps)
+                loss, right = self._step(features, batch, rule, generator)
+                losses, num_right, step = losses + loss, num_right + right, step + 1
+                self._tell(f"Epoch {number} of {settings.epochs}", len(batch))
+            found = losses / len(order), num_right / len(order)
+            self._note_epoch(features, number, found, time.perf_counter() - begun)
+            if number - self.best_epoch >= settings.patience:
+                self.ended = "early" if number < settings.epochs else self.ended
+                return
+
+    def _step(
+        self, features: PictureFeatures, rows: Rows, rule: torch.optim.Optimizer, generator: torch.Generator
+    ) -> tuple[float, int]:
+        """One change of the weights. Returns the sum of the losses and the number of right answers."""
+        try:
+            kept = features.batch(rows, generator)
+        except BadImage as error:
+            raise _Ended("pictures changed", str(error)) from error
+        targets = torch.from_numpy(self.split.targets[rows]).to(self.model.device)
+        num_parts = min(indexing.num_workers(self.model), len(rows)) if self.model.device.type == "cpu" else 1
+        parts = zip(kept.tensor_split(num_parts), targets.tensor_split(num_parts), strict=True)
+        found = list(self._pool.map(lambda part: gradients(self.model, self.halves, self.weights, *part), parts))
+        loss = sum(one[0] for one in found)
+        if not math.isfinite(loss):
+            raise _Ended("diverged", self._divergence())
+        for place, weight in enumerate(self.weights):
+            shares = [share for one in found if (share := one[2][place]) is not None]
+            weight.grad = sum(shares[1:], start=shares[0]) / len(rows) if shares else None
+        rule.step()
+        return loss, sum(one[1] for one in found)
+
+    def _divergence(self) -> str:
+        rate = self.settings.learning_rate
+        return (
+            f"The loss was no longer a finite number in epoch {len(self.history)} at a learning rate of {rate:g}; what "
+            f"is kept is epoch {self.best_epoch}. Try a learning rate of {rate / 10:g}."
+        )
+
+    def _note_epoch(
+        self, features: PictureFeatures, number: int, training: tuple[float, float], seconds: float
+    ) -> None:
+        loss, accuracy = self._evaluate(features, self.split.validation)
+        if not math.isfinite(loss):
+            if not self.history:
+                raise NotApplicable(
+                    f"{self.model.spec.title} puts out scores that are not finite numbers for these pictures; choose "
+                    "another network."
+                )
+            raise _Ended("diverged", self._divergence())
+        self.history.append(Epoch(number, *training, loss, accuracy, seconds))
+        best = self.history[self.best_epoch]
+        if not self.best or (accuracy, -loss) > (best.validation_accuracy, -best.validation_loss):
+            self.best_epoch = number
+            self.best = [weight.detach().clone() for weight in self.weights]
+        self._tell(f"Epoch {number} of {self.settings.epochs} is done", 0, at_once=True)
+
+    def _evaluate(self, features: PictureFeatures, rows: Rows) -> tuple[float, float]:
+        """Mean cross-entropy and share of right answers."""
+        scores = self._scores(features, rows)
+        targets = torch.from_numpy(self.split.targets[rows])
+        return float(F.cross_entropy(scores, targets)), float((scores.argmax(dim=1) == targets).float().mean())
+
+    @torch.no_grad()
+    def _scores(self, features: PictureFeatures, rows: Rows) -> Tensor:
+        """(n, K) of the network as it is now, on the CPU."""
+
+        @torch.no_grad()
+        def score(kept: Tensor) -> Tensor:
+            return self.model.scores(self.halves.result(kept)).float().cpu()
+
+        found = []
+        for at in range(0, len(rows), _EVALUATED):
+            try:
+                kept = features.batch(rows[at : at + _EVALUATED])
+            except BadImage as error:
+                raise _Ended("pictures changed", str(error)) from error
+            found += list(self._pool.map(score, kept.split(-(-len(kept) // indexing.num_workers(self.model)))))
+        return torch.cat(found)
+
+    # -- the end of it --
+
+    def _finished(self, features: PictureFeatures) -> FineTuned:
+        """The best epoch's weights put back, judged, and made into a file."""
+        with torch.no_grad():
+            for weight, value in zip(self.weights, self.best, strict=True):
+                weight.copy_(value)
+        test = np.array([row for row in self.split.test if features.can_be_read(int(row))], np.intp)
+        if len(test) < len(self.split.test):
+            self.notices.append(
+                f"Judged on {len(test):,} of {len(self.split.test):,} test pictures; the others are gone."
+            )
+        truths = self.split.targets[test]
+        probabilities, answers = torch.softmax(self._scores(features, test), dim=1).max(dim=1)
+        result = FineTuned(
+            checkpoint=None,
+            class_names=self.split.class_names,
+            history=tuple(self.history),
+            best_epoch=self.best_epoch,
+            ended=self.ended,
+            confusion=self._confusion(truths, answers.numpy()),
+            probe_confusion=self._confusion(truths, self.probe_answers[test]),
+            training=self._paths(self.split.training),
+            validation=self._paths(self.split.validation),
+            test=self._paths(test),
+            truths=truths,
+            answers=answers.numpy(),
+            probabilities=probabilities.numpy(),
+            trained=self.trained,
+            kept_at=str(self.halves.place),
+            notices=tuple(self.notices),
+            unsaved=b"",
+            run=self._account_of_run(),
+        )
+        return replace(result, unsaved=self._file(result))
+
+    def _confusion(self, truths: NDArray[np.int64], answers: NDArray[np.int64]) -> NDArray[np.int64]:
+        num = len(self.split.class_names)
+        return np.bincount(truths * num + answers, minlength=num * num).reshape(num, num)
+
+    def _account_of_run(self) -> Run:
+        run = self.model.provenance(
+            "fine_tuning.train",
+            time.perf_counter() - self.start,
+            collection=self.collection.collection_id,
+            trainable=self.trained,
+        )
+        return replace(run, settings={**run.settings, **asdict(self.settings)}, seed=self.settings.seed)
+
+    def _paths(self, rows: Rows) -> tuple[str, ...]:
+        return tuple(self.pictures[int(row)].path for row in rows)
+
+    def _file(self, result: FineTuned) -> bytes:
+        """The checkpoint as the bytes of a .safetensors file, with an account of itself in its header."""
+        spec, best = self.model.spec, self.history[self.best_epoch]
+        account = {
+            "architecture": spec.model_id,
+            "name": f"{self.name}.safetensors",
+            "class_names": list(self.split.class_names),
+            "preprocessing": dict(spec.preprocessing_changes),
+            "training": {
+                "base": {
+                    "network": spec.checkpoint_id or spec.model_id,
+                    "model_id": spec.model_id,
+                    "weights": spec.weights,
+                    "weights_hash": spec.weights_hash,
+                },
+                "collection": {
+                    "id": self.collection.collection_id,
+                    "title": self.collection.title,
+                    "revision": revision(self.pictures),
+                },
+                "trained": list(self.trained),
+                "settings": asdict(self.settings),
+                "num_pictures": {
+                    "training": len(self.split.training),
+                    "validation": len(self.split.validation),
+                    "test": len(self.split.test),
+                },
+                "scores": {
+                    "epoch": self.best_epoch,
+                    "validation_accuracy": round(best.validation_accuracy, 4),
+                    "test_accuracy": round(result.accuracy, 4),
+                    "linear_probe_test_accuracy": round(result.probe_accuracy, 4),
+                },
+            },
+        }
+        tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in self.net.state_dict().items()}
+        content: bytes = safetensors_bytes(tensors, metadata={ACCOUNT: json.dumps(account)})
+        return content
+
+    # -- telling about it --
+
+    def _counter(self, doing: str) -> Callable[[int], None]:
+        return lambda num: self._tell(doing, num)
+
+    def _tell(self, doing: str, num: int, *, at_once: bool = False) -> None:
+        self.done_pictures += num
+        now = time.perf_counter()
+        if not at_once and now - self._told < _TELL_SECONDS:
+            return
+        self._told = now
+        passes = [epoch.seconds for epoch in self.history[1:]]
+        left = self.settings.epochs - len(passes)
+        progress = TrainingProgress(
+            doing=doing,
+            history=tuple(self.history),
+            num_epochs=self.settings.epochs,
+            best_epoch=self.best_epoch,
+            probe_accuracy=self.probe_accuracy,
+            seconds_left=left * sum(passes) / len(passes) if passes else math.nan,
+        )
+        try:
+            self._on_step(Step(self.done_pictures, self.total_pictures, progress))
+        except BaseException as stop:
+            self.cancel = stop
+            raise
+
+
+def gradients(
+    model: LoadedModel, halves: Cut, weights: Sequence[nn.Parameter], features: Tensor, targets: Tensor
+) -> tuple[float, int, tuple[Tensor | None, ...]]:
+    """Sum of the losses, right answers, and the sum's gradient at each weight."""
+    with torch.enable_grad():
+        scores = model.scores(halves.result(features))
+        loss = F.cross_entropy(scores, targets, reduction="sum")
+    gradients = torch.autograd.grad(loss, weights, allow_unused=True)
+    return float(loss.detach()), int((scores.argmax(dim=1) == targets).sum()), gradients
+
+
+def noise(model: LoadedModel, num: int = 2) -> Tensor:
+    """Inputs (num, C, H, W) of the kind that a network takes."""
+    shape = (num, model.preprocessing.num_channels, *model.preprocessing.input_px)
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(model.device)
+
+
+def revision(pictures: Sequence[Picture]) -> str:
+    """Another one where the pictures that a training would use, or their labels, are others."""
+    known = json.dumps(sorted((picture.path, picture.digest, picture.label) for picture in pictures if picture.label))
+    return hashlib.blake2b(known.encode(), digest_size=8).hexdigest()
