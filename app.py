@@ -69,6 +69,11 @@ PAGES = (
         "manage", "pages/manage/model.py", "Model doctor",
         "What is this network made of, and which pages fit it?", "stethoscope",
     ),
+    PageLink(
+        "manage", "pages/manage/host.py", "Host",
+        "How is this server doing, and what is it set to?", "dns",
+        needs_network=False, right="see_host",
+    ),
 )  # fmt: skip
 
 if __name__ == "__main__":  # one run of one session

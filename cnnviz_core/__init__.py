@@ -12,6 +12,7 @@ Package map, from the outside in::
     jobs             long work: a queue with fair turns, progress, partial results, pause and cancel
     job_records      what is known of each job after its server has gone
     result_files     finished results on disk, without pickle
+    machine          what the machine has left of memory and disk
     upkeep           keeps the data folder within its bounds of space and time
     visual_study     what channels look for, in a network before and after fine-tuning
     mask_transfer    masks carried from a few pictures to others by likeness of places

@@ -51,7 +51,7 @@ def sweep() -> None:
     chosen = settings.current()
     if chosen.retention_days:
         before = time.time() - chosen.retention_days * _DAY_SECONDS
-        _remove([*_pictures(), *_units()], lambda unit: unit.last_used < before)
+        _remove([*_files(), *_units()], lambda unit: unit.last_used < before)
     _bound(chosen.collections_mb * _MB)
     for folder in ("pictures", "checkpoints", "collections", "indexes"):
         _remove_left_overs(chosen.data_dir / folder)
@@ -124,11 +124,13 @@ def _deletes(collection_id: str) -> Callable[[], bool]:
     return delete
 
 
-def _pictures() -> Iterator[_Unit]:
-    for path in (settings.current().data_dir / "pictures").glob("*.png"):
-        with contextlib.suppress(OSError):
-            status = path.stat()
-            yield _Unit("picture", status.st_size, status.st_mtime, lambda path=path: _unlinked(path))  # type: ignore[misc]
+def _files() -> Iterator[_Unit]:
+    """Pictures, results of long work, and what is known of it."""
+    for kind, pattern in (("picture", "pictures/*.png"), ("result", "jobs/*.result"), ("job", "jobs/*.json")):
+        for path in settings.current().data_dir.glob(pattern):
+            with contextlib.suppress(OSError):
+                status = path.stat()
+                yield _Unit(kind, status.st_size, status.st_mtime, lambda path=path: _unlinked(path))  # type: ignore[misc]
 
 
 def _unlinked(path: Path) -> bool:

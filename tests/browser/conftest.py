@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -86,7 +86,9 @@ def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Path],
             process.wait()
 
 
-def _start(script: Path, log: Path) -> tuple[str, subprocess.Popen]:
+def _start(
+    script: Path, log: Path, more_options: Mapping[str, str] | None = None, variables: Mapping[str, str] | None = None
+) -> tuple[str, subprocess.Popen]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -97,6 +99,7 @@ def _start(script: Path, log: Path) -> tuple[str, subprocess.Popen]:
         "server.fileWatcherType": "none",
         "browser.gatherUsageStats": "false",
         "client.showErrorDetails": "full",  # a failing test then tells the traceback
+        **(more_options or {}),
     }
     flags = [part for name, value in options.items() for part in (f"--{name}", str(value))]
     path = os.pathsep.join(filter(None, (str(REPOSITORY), os.environ.get("PYTHONPATH"))))
@@ -104,7 +107,7 @@ def _start(script: Path, log: Path) -> tuple[str, subprocess.Popen]:
         process = subprocess.Popen(
             [sys.executable, "-m", "streamlit", "run", str(script), *flags],
             cwd=REPOSITORY,
-            env={**os.environ, "PYTHONPATH": path, "CNNVIZ_DATA_DIR": str(log.parent / "data")},
+            env={**os.environ, "PYTHONPATH": path, "CNNVIZ_DATA_DIR": str(log.parent / "data"), **(variables or {})},
             stdout=output,
             stderr=subprocess.STDOUT,
         )
@@ -189,6 +192,22 @@ def app(visit: Callable[[Path], Site]) -> Site:
 def parts(visit: Callable[[Path], Site]) -> Site:
     """The app that mounts the browser-side components for tests; ``open("/?scene=...")``."""
     return visit(HERE / "component_app.py")
+
+
+@pytest.fixture
+def start_app() -> Iterator[Callable[..., str]]:
+    """Starts a server of its own for the real app; takes where its log goes, further options, and variables."""
+    processes = []
+
+    def start(log: Path, options: Mapping[str, str], variables: Mapping[str, str]) -> str:
+        url, process = _start(REPOSITORY / "app.py", log, options, variables)
+        processes.append(process)
+        return url
+
+    yield start
+    for process in processes:
+        process.terminate()
+        process.wait(20)
 
 
 @pytest.fixture
