@@ -11,7 +11,6 @@ Zisserman (2014) with the blur and jitter of Yosinski et al. (2015).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -118,14 +117,14 @@ class Recipe:
         parametrization: What is stepped in.
         views: Random views at each step; None looks straight at the pictures.
         learning_rate: Of Adam, in the parametrization's own numbers.
-        redirected_steps: First steps in which a picture that excites nothing is let past the ReLUs; one that needed it
+        redirected_steps: First steps in which a picture that gets no gradient is let past the ReLUs; one that needed it
             in all of them goes on to be helped until it does not. 0 helps none.
         diversity: Weight of the likeness within a family, to be lowered.
     """
 
     parametrization: Parametrization
     views: Views | None = field(default_factory=Views)
-    learning_rate: float = 0.05
+    learning_rate: float = 0.1
     redirected_steps: int = REDIRECTED_STEPS
     diversity: float = 0.0
 
@@ -218,23 +217,46 @@ def ascend(
     maps = recipe.views.draw(seeds, steps).to(numbers.device) if recipe.views else None
     adam = Adam(recipe.learning_rate)
     climb = _Climb(sight, aims, steps, lambda: recipe.parametrization.pixels(numbers), on_step)
+    slope = _Slope(sight, recipe, families)
     needs_help = torch.full((len(aims),), fill_value=bool(recipe.redirected_steps), device=numbers.device)
     for step in climb.steps_to_do():
-        may_help = needs_help if step >= recipe.redirected_steps else torch.ones_like(needs_help)
-        redirected = probe.redirected_relu(may_help)
-        with torch.enable_grad(), redirected if may_help.any() else nullcontext():
-            leaf = numbers.detach().requires_grad_()
-            pixels = recipe.parametrization.pixels(leaf)
-            seen = sight(pixels, None if maps is None else maps[step])
-            values = _values(aims, seen)
-            goal = values.sum()
-            if families is not None and recipe.diversity:
-                goal = goal - recipe.diversity * _likeness(seen, families)
-        gradient, on_pixels = torch.autograd.grad(goal, [leaf, pixels])
-        needs_help &= redirected.was_helped
+        view = None if maps is None else maps[step]
+        values, gradient, on_pixels = slope(numbers, aims, view)
+        # Most pictures never need help, so the dearer way is gone only with those that do.
+        is_dead = ~gradient.flatten(1).any(dim=1)
+        needs_help &= is_dead
+        to_help = torch.nonzero(is_dead if step < recipe.redirected_steps else needs_help).flatten().tolist()
+        if to_help:
+            some = None if view is None else view[to_help]
+            with probe.redirected_relu():
+                _, gradient[to_help], on_pixels[to_help] = slope(numbers[to_help], [aims[i] for i in to_help], some)
         adam.step(numbers, gradient)
         climb.note(values, on_pixels)
     return climb.as_is()
+
+
+@dataclass(frozen=True)
+class _Slope:
+    """Objectives and where they grow."""
+
+    sight: Sight
+    recipe: Recipe
+    families: Sequence[int] | None
+
+    @torch.enable_grad()
+    def __call__(
+        self, numbers: Tensor, aims: Sequence[Objective], view: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Objectives (n,) of a view, their gradient on the numbers and on the pictures."""
+        leaf = numbers.detach().requires_grad_()
+        pixels = self.recipe.parametrization.pixels(leaf)
+        seen = self.sight(pixels, view)
+        values = _values(aims, seen)
+        goal = values.sum()
+        if self.recipe.diversity and self.families is not None and len(aims) == len(self.families):
+            goal = goal - self.recipe.diversity * _likeness(seen, self.families)
+        gradient, on_pixels = torch.autograd.grad(goal, [leaf, pixels])
+        return values.detach(), gradient, on_pixels
 
 
 @dataclass(frozen=True)

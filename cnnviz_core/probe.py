@@ -216,24 +216,20 @@ class _RedirectedRelu(torch.autograd.Function):
     """Clamps to [low, high] going forward; going back, a picture that would learn nothing is let through."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, low: float, high: float, mode: redirected_relu) -> Tensor:
-        ctx.mode = mode
+    def forward(ctx: Any, x: Tensor, low: float, high: float) -> Tensor:
         ctx.save_for_backward(x <= low, x >= high)  # not x itself: code in place overwrites it
         return x.clamp(low, high)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         is_below, is_above = ctx.saved_tensors
         passed = gradient.masked_fill(is_below | is_above, 0.0)
-        if len(gradient) != len(ctx.mode.may_help):  # not one entry per picture
-            return passed, None, None, None
-        is_dead = ctx.mode.may_help & ~passed.flatten(1).any(dim=1) & gradient.flatten(1).any(dim=1)
+        is_dead = ~passed.flatten(1).any(dim=1)
         if not is_dead.any():
-            return passed, None, None, None
-        ctx.mode.was_helped |= is_dead
+            return passed, None, None
         leads_away = (is_below & (gradient < 0)) | (is_above & (gradient > 0))
         is_dead = is_dead.view(-1, *[1] * (gradient.ndim - 1))
-        return torch.where(is_dead, gradient.masked_fill(leads_away, 0.0), passed), None, None, None
+        return torch.where(is_dead, gradient.masked_fill(leads_away, 0.0), passed), None, None
 
 
 class _ReluMode(TorchFunctionMode):
@@ -294,23 +290,14 @@ class redirected_relu(_ReluMode):  # noqa: N801 - used as a function, as relu_ru
     if the ReLU were not there, unless it drives a value that is below the lower limit further down, or one above the
     upper limit of a ReLU6 further up. The other pictures of the batch are not touched.
 
-    Args:
-        may_help: (n,) bool, which pictures of the batch are let through.
-
     Attributes:
         num_answered: ReLU calls answered so far.
-        was_helped: (n,) bool, which pictures were let through so far, by gradients taken.
 
-    Source: Lucid, misc/redirected_relu_grad.py.
+    Source: Lucid, misc/redirected_relu_grad.py; there the decision is made per batch.
     """
 
-    def __init__(self, may_help: Tensor) -> None:
-        super().__init__()
-        self.may_help = may_help
-        self.was_helped = torch.zeros_like(may_help)
-
     def _answer(self, x: Tensor, low: float, high: float) -> Tensor:
-        return _RedirectedRelu.apply(x, low, high, self)  # type: ignore[no-untyped-call, no-any-return]
+        return _RedirectedRelu.apply(x, low, high)  # type: ignore[no-untyped-call, no-any-return]
 
 
 def _relu_limits(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[float, float] | None:

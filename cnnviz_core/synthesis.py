@@ -41,8 +41,8 @@ _LUMA = np.array([299, 587, 114], dtype=np.float32) / 1000
 _GAP = 0.1
 # ...and no picture with more colour than this is a failure: root mean square, pixels 0..1. Where even the largest
 # score is as faint as noise before its first step, all have failed.
-_MOST_GREY = 0.05
-_FAINT = 0.02
+_MOST_GREY = 0.02
+_FAINT = 0.005
 
 _DIVERSITY = 100.0
 
@@ -148,7 +148,7 @@ def synthesize(
     decorrelated: bool = True,
     robust: bool = True,
     redirected: bool = True,
-    learning_rate: float = 0.05,
+    learning_rate: float = 0.1,
     variants: int = 1,
     diversity: float = _DIVERSITY,
     on_step: Callable[[Step], None] | None = None,

@@ -929,7 +929,7 @@ def test_a_trace_keeps_the_input_and_tells_what_does_not_depend_on_it() -> None:
 
 def redirected(x: list[list[float]], upstream: list[list[float]], function: Callable[[Tensor], Tensor]) -> Tensor:
     leaf = torch.tensor(x).requires_grad_()
-    with probe.redirected_relu(torch.tensor([True] * len(x))):
+    with probe.redirected_relu():
         y = function(leaf)
     return torch.autograd.grad(y, leaf, torch.tensor(upstream))[0]
 
@@ -946,17 +946,6 @@ def test_active_values_of_a_dead_picture() -> None:
     assert redirected([[1.0, -1.0]], [[-3.0, 2.0]], F.relu).tolist() == [[-3.0, 0.0]]
 
 
-def test_only_those_that_may_be_helped_are_and_it_is_told_who_was() -> None:
-    """Rows: dead and may be helped; dead and may not; alive; nothing arrives."""
-    leaf = torch.tensor([[-1.0], [-1.0], [1.0], [-1.0]]).requires_grad_()
-    mode = probe.redirected_relu(torch.tensor([True, False, True, True]))
-    with mode:
-        y = F.relu(leaf)
-    (found,) = torch.autograd.grad(y, leaf, torch.tensor([[2.0], [2.0], [2.0], [0.0]]))
-    assert found.tolist() == [[2.0], [0.0], [2.0], [0.0]]
-    assert mode.was_helped.tolist() == [True, False, False, False]
-
-
 def test_a_saturated_relu6_is_let_back_down() -> None:
     assert redirected([[7.0, 8.0, -1.0]], [[-2.0, 3.0, 4.0]], F.relu6).tolist() == [[-2.0, 0.0, 4.0]]
 
@@ -964,7 +953,7 @@ def test_a_saturated_relu6_is_let_back_down() -> None:
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form_of_a_relu_is_redirected_and_its_value_stays(form: str) -> None:
     x = torch.tensor([[-1.0, -2.0]]).requires_grad_()
-    with probe.redirected_relu(torch.tensor([True])) as mode:
+    with probe.redirected_relu() as mode:
         y = FORMS[form][0](x.clone())
     assert y.tolist() == [[0.0, 0.0]]
     assert mode.num_answered == 1
