@@ -15,7 +15,6 @@ from cnnviz_core.methods import adversarial
 from cnnviz_core.models import LoadedModel
 from cnnviz_core.results import AdversarialExample, EpsilonSearch
 from cnnviz_core.ui import compute, frame, pickers, show, work
-from cnnviz_core.ui.components import heat_view
 from cnnviz_core.ui.pickers import Selection
 
 _ANY = -1
@@ -283,8 +282,13 @@ def _so_far(partial: AdversarialExample | EpsilonSearch) -> None:
     """The altered picture as it is by now, and its answer."""
     found = partial.best if isinstance(partial, EpsilonSearch) else partial
     # Not a picture file: those go when the next one comes.
-    heat_view.show(
-        render.jpeg(found.altered, quality=92), None, key="adversarial_so_far", aria="so far", max_px=_SO_FAR_PX
+    show.mosaic_wall(
+        render.rgb_mosaic(found.altered[None], tile_px=_SO_FAR_PX),
+        key="adversarial_so_far",
+        aria="The altered picture so far",
+        tile_px=_SO_FAR_PX,
+        smooth=True,
+        max_height=None,
     )
     st.caption(f"So far: {_answer(found.after.labels[0], found.after.probabilities[0])}")
 
@@ -353,7 +357,7 @@ def _verdict(found: AdversarialExample) -> None:
     after = _answer(found.after.labels[0], found.after.probabilities[0])
     wanted = f"seen as {frame.plain(found.target_label)}" if found.target is not None else "another answer"
     if not found.num_steps and not found.fools:
-        st.info(f"No step was taken, so the picture is as it was: {before}.", icon=":material/info:")
+        st.info(f"No step was taken, so nothing has changed: {before}.", icon=":material/info:")
     elif found.source == found.target:
         st.info(f"The network answers {before} already; choose another class.", icon=":material/info:")
     elif found.fools:
@@ -407,9 +411,8 @@ def _answers(chosen: Selection, found: AdversarialExample, step: int) -> None:
     followed = {names[index]: found.probabilities[:, index] for index in dict.fromkeys((found.source, aim))}
     st.plotly_chart(render.steps_figure(followed, unit="probability", mark=step), key="way", width="stretch")
     shown = chosen if found.run.image_digest else replace(chosen, image=clean_image(found))
-    frame.caption(
-        shown, adversarial.METHODS[found.method].title, f"{found.num_steps} steps", f"{found.run.seconds:.1f} s"
-    )
+    steps = "1 step" if found.num_steps == 1 else f"{found.num_steps} steps"
+    frame.caption(shown, adversarial.METHODS[found.method].title, steps, f"{found.run.seconds:.1f} s")
     st.caption(
         "Made for this one network and this one preprocessing: resized, saved as a JPEG or shown to another network, "
         "the picture may fool no longer. An attack that fails proves nothing: others may succeed."

@@ -149,7 +149,7 @@ def test_a_network_that_is_beyond_doubt_still_gives_a_direction(grey: InputImage
 # ---- bounds -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("net", NETS)
+@pytest.mark.parametrize("net", ["residual", "gelu", "one_channel", "binary"])
 @pytest.mark.parametrize(("norm", "epsilon"), [("linf", 2), ("linf", 2.5), ("linf", 0), ("l2", 20), ("l2", 3.7)])
 @pytest.mark.parametrize("method", ["fgsm", "pgd", "fooling"])
 def test_the_bound_holds_exactly_in_8_bits(

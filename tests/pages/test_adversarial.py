@@ -56,7 +56,7 @@ def test_settings_change_the_result(open_page: Open) -> None:
 
 def test_no_steps_leave_the_picture_as_it_is(open_page: Open) -> None:
     app = open_page(PAGE, steps="0")
-    assert "No step was taken, so the picture is as it was: Egyptian cat 38.1 %" in said(app)
+    assert "No step was taken, so nothing has changed: Egyptian cat 38.1 %" in said(app)
 
 
 def test_a_class_that_does_not_exist_is_named(open_page: Open) -> None:
