@@ -1,9 +1,10 @@
-"""The command ``cnnviz``: starts the app, from a checkout or from an installed package."""
+"""The commands ``cnnviz``, which starts the app from a checkout or an installed package, and ``cnnviz-health``."""
 
 from __future__ import annotations
 
 import os
 import sys
+import urllib.request
 from pathlib import Path
 
 from cnnviz_core import settings
@@ -40,6 +41,25 @@ def main() -> None:
         os.environ["CNNVIZ_DATA_DIR"] = str(Path(data_dir).expanduser().resolve())
     os.chdir(folder)  # where Streamlit looks for .streamlit/config.toml
     os.execv(sys.executable, arguments)  # noqa: S606 - the same interpreter, no shell
+
+
+def health() -> None:
+    """Asks the app on this machine whether it is there; for a container's health check.
+
+    Port and base path are those of Streamlit's variables ``STREAMLIT_SERVER_PORT`` and
+    ``STREAMLIT_SERVER_BASE_URL_PATH``.
+
+    Raises:
+        SystemExit: It is not, with the reason.
+    """
+    port = os.environ.get("STREAMLIT_SERVER_PORT", "8501")
+    base = os.environ.get("STREAMLIT_SERVER_BASE_URL_PATH", "").strip("/")
+    url = f"http://127.0.0.1:{port}/{base}{'/' if base else ''}_stcore/health"
+    try:
+        with urllib.request.urlopen(url, timeout=4):
+            pass
+    except OSError as error:
+        raise SystemExit(f"{url}: {error}") from error
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import streamlit as st
 from PIL import Image
-from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 from cnnviz_core import journal, render
 from cnnviz_core.errors import CnnvizError
@@ -158,7 +157,8 @@ def bug(error: Exception) -> bool:
     Returns:
         Whether Streamlit is to show nothing of it; in tests it is asked to tell the traceback, too.
     """
-    bug_id = journal.bug(error, where=_page())
+    link: PageLink | None = st.session_state.get("page")
+    bug_id = journal.bug(error, where=link.path if link else "frame")
     with st.container(key=f"bug_{bug_id}"):
         st.error(
             f"Something went wrong that should not have. Please tell whoever hosts this server the number "
@@ -166,13 +166,6 @@ def bug(error: Exception) -> bool:
             icon=":material/bug_report:",
         )
     return str(st.get_option("client.showErrorDetails")) not in ("full", "True")
-
-
-def _page() -> str:
-    context = get_script_run_ctx()
-    known = context.pages_manager.get_pages() if context else {}
-    info = known.get(context.page_script_hash) if context else None
-    return str(info["url_pathname"] or "home") if info else "frame"
 
 
 def header(title: str, question: str) -> None:

@@ -195,12 +195,12 @@ def parts(visit: Callable[[Path], Site]) -> Site:
 
 
 @pytest.fixture
-def start_app() -> Iterator[Callable[..., str]]:
-    """Starts a server of its own for the real app; takes where its log goes, further options, and variables."""
+def start_server() -> Iterator[Callable[..., str]]:
+    """Starts a server of its own; takes the script, where the log goes, further options, and variables."""
     processes = []
 
-    def start(log: Path, options: Mapping[str, str], variables: Mapping[str, str]) -> str:
-        url, process = _start(REPOSITORY / "app.py", log, options, variables)
+    def start(script: Path, log: Path, options: Mapping[str, str], variables: Mapping[str, str]) -> str:
+        url, process = _start(script, log, options, variables)
         processes.append(process)
         return url
 

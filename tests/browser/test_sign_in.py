@@ -37,7 +37,7 @@ class Visit:
 
 
 @pytest.fixture
-def visit_with_sign_in(page: Page, tmp_path: Path, start_app: Callable[..., str]) -> Iterator[Visit]:
+def visit_with_sign_in(page: Page, tmp_path: Path, start_server: Callable[..., str]) -> Iterator[Visit]:
     with Provider(PEOPLE) as provider:
         secrets = tmp_path / "secrets.toml"
         secrets.write_text(
@@ -49,7 +49,8 @@ client_secret = "{CLIENT_SECRET}"
 server_metadata_url = "{provider.url}/.well-known/openid-configuration"
 """
         )
-        url = start_app(
+        url = start_server(
+            Path(__file__).parents[2] / "app.py",
             tmp_path / "log.txt",
             {"secrets.files": str(secrets)},
             {
