@@ -1,10 +1,9 @@
-"""The parts of the few-shot page: settings, the query with its live threshold, how good it is, layers compared."""
+"""The parts of the few-shot page: settings, the query with its live threshold, how good it is."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,15 +12,15 @@ import streamlit as st
 from cnnviz_core import features, manifest, masks, photos, render, stereo
 from cnnviz_core.errors import CnnvizError
 from cnnviz_core.images import InputImage
-from cnnviz_core.mask_transfer import Fitted
 from cnnviz_core.masks import Bools
 from cnnviz_core.methods import few_shot, segmentation
 from cnnviz_core.models import LoadedModel
-from cnnviz_core.results import FewShot, IouCurve, LayerTrial, Mask, PictureMaps
-from cnnviz_core.ui import compute, frame, pickers, segmented_view, show, support_view, work
+from cnnviz_core.results import FewShot, IouCurve, Mask
+from cnnviz_core.ui import compute, frame, pickers, segmented_view, show, support_view, transfer
 from cnnviz_core.ui.components import threshold_view, working_size
 from cnnviz_core.ui.pickers import Selection
 from cnnviz_core.ui.support_view import Support
+from cnnviz_core.ui.transfer import Options, Query
 
 if TYPE_CHECKING:
     from streamlit.delta_generator import DeltaGenerator
@@ -31,52 +30,6 @@ _QUERY_PX = 520
 _MASK_MB = 20
 _DIMMED = 0.25
 _OUTLINE = (255, 176, 0)
-
-# Layers whose comparison takes no longer, on one core, are compared at once.
-_AT_ONCE_SECONDS = 0.3
-
-
-@dataclass(frozen=True)
-class Options:
-    """How masks are carried over.
-
-    Attributes:
-        layers: One or several, joined.
-        score: A key of :data:`few_shot.SCORES`.
-        background: Whether the background's score is taken off.
-        shots: A key of :data:`few_shot.SHOTS`.
-        centre: Whether the mean vector is taken off.
-        size_px: Longer side of the pictures as the network sees them.
-        dilate_last: Whether the last stage loses its stride.
-        refine: Whether GrabCut sharpens the outline.
-    """
-
-    layers: tuple[str, ...]
-    score: str
-    background: bool
-    shots: str
-    centre: bool
-    size_px: int
-    dilate_last: bool
-    refine: bool
-
-    @property
-    def scoring(self) -> dict[str, object]:
-        """Arguments of :func:`few_shot.fit` that need no new forward."""
-        return {"score": self.score, "shots": self.shots, "background": self.background, "centre": self.centre}
-
-
-@dataclass(frozen=True, eq=False)
-class Query:
-    """The picture to find the object in.
-
-    Attributes:
-        chosen: Network and picture.
-        truth: (H, W) where the object is, where that is known.
-    """
-
-    chosen: Selection
-    truth: Bools | None
 
 
 def options(model: LoadedModel) -> Options:
@@ -175,8 +128,8 @@ def search(chosen: Selection, supports: Sequence[Support], options: Options) -> 
     if where == "a collection":
         segmented_view.draw(
             chosen,
-            key=_found_by(chosen.model, supports, options),
-            fit=lambda: _fit(chosen.model, supports, options),
+            key=transfer.found_by(chosen.model, supports, options),
+            fit=lambda: transfer.fit(chosen.model, supports, options),
             size_px=options.size_px,
             refine=_refine if options.refine else None,
         )
@@ -239,9 +192,9 @@ def _truth(image_id: str, image: InputImage) -> Bools | None:
 
 def _one(query: Query, supports: Sequence[Support], options: Options) -> None:
     model, image = query.chosen.model, query.chosen.image
-    found_by = f"{_found_by(model, supports, options)} {image.digest}"
+    found_by = f"{transfer.found_by(model, supports, options)} {image.digest}"
     with st.spinner("Looking at the pictures"):
-        found = _found(found_by, model, supports, image, options)
+        found = transfer.find(model, supports, image, options)
     curve = None if query.truth is None else masks.iou_curve(found.score_map, query.truth)
     threshold = _threshold(found_by, found, curve, query)
     mask = _mask(found_by, threshold, found, image, options)
@@ -249,46 +202,6 @@ def _one(query: Query, supports: Sequence[Support], options: Options) -> None:
     _downloads(query, supports, found, threshold, mask)
     for sentence in found.notices:
         st.caption(frame.plain(sentence))
-
-
-def _found_by(model: LoadedModel, supports: Sequence[Support], options: Options) -> str:
-    """Names supports and settings."""
-    marked = [(support.image.digest, _digest(support.mask)) for support in supports]
-    return repr((compute.key(few_shot.few_shot, model, None), marked, replace(options, refine=False)))
-
-
-def _digest(mask: Bools | None) -> str:
-    made_of = b"" if mask is None else repr(mask.shape).encode() + np.packbits(mask).tobytes()
-    return hashlib.blake2b(made_of, digest_size=12).hexdigest()
-
-
-@st.cache_data(max_entries=12, show_spinner=False)
-def _found(
-    found_by: str,  # noqa: ARG001 - the cache's key
-    _model: LoadedModel,
-    _supports: Sequence[Support],
-    _query: InputImage,
-    _options: Options,
-) -> FewShot:
-    return few_shot.apply(_model, _fit(_model, _supports, _options), _recorded(_model, _query, _options))
-
-
-def _fit(model: LoadedModel, supports: Sequence[Support], options: Options) -> Fitted:
-    pairs = [(_recorded(model, support.image, options), support.at_full_size()) for support in supports]
-    return few_shot.fit(pairs, layers=options.layers, **options.scoring)  # type: ignore[arg-type]
-
-
-def _recorded(model: LoadedModel, image: InputImage, options: Options, layers: Sequence[str] = ()) -> PictureMaps:
-    """What the chosen layers put out, and with them, from the same forward, those that are compared at once."""
-    compared = [layer for group in _at_once(model, 1, options.size_px) for layer in group]
-    return compute.run(
-        features.record,
-        model,
-        image,
-        layers=tuple(dict.fromkeys([*options.layers, *compared, *layers])),
-        size_px=options.size_px,
-        dilate_last=options.dilate_last,
-    )
 
 
 def _threshold(found_by: str, found: FewShot, curve: IouCurve | None, query: Query) -> float:
@@ -386,8 +299,8 @@ def _facts(
                 help="At the best threshold for this very picture, chosen with its true mask in hand: what could be, "
                 "not what one gets.",
             )  # fmt: skip
-            if options.refine or threshold != found.threshold:
-                st.metric("IoU of what is shown", f"{masks.iou(mask, query.truth):.3f}", width="content")
+            if options.refine:
+                st.metric("IoU, GrabCut outline", f"{masks.iou(mask, query.truth):.3f}", width="content")
         st.metric(
             "IoU among the supports", f"{found.support_iou:.3f}", width="content",
             help="Of the supports’ own masks at the honest threshold, each found from the others: what to expect of a "
@@ -459,106 +372,4 @@ def _supports_code(supports: Sequence[Support]) -> str:
 
 
 def _mask_file(support: Support) -> str:
-    return f"mask-{support.image.digest[:8]}-{_digest(support.mask)[:8]}.png"
-
-
-# ---- layers compared ------------------------------------------------------------------------------------------------
-
-
-def _at_once(model: LoadedModel, num_supports: int, size_px: int) -> list[tuple[str, ...]]:
-    def seconds(group: tuple[str, ...]) -> float:
-        return few_shot.estimate_seconds(model, [group], num_supports=num_supports, size_px=size_px)
-
-    return [group for group in few_shot.layer_groups(model) if seconds(group) <= _AT_ONCE_SECONDS]
-
-
-def layers(query: Query, supports: Sequence[Support], options: Options) -> None:
-    """The same supports and query by each stage alone, and by several joined."""
-    st.subheader("Which layer finds it best?", anchor=False)
-    model = query.chosen.model
-    groups = few_shot.layer_groups(model)
-    quick = tuple(_at_once(model, len(supports), options.size_px))
-    key = (
-        f"{_found_by(model, supports, replace(options, layers=()))} {query.chosen.image.digest} {_digest(query.truth)}"
-    )
-    with st.spinner("Comparing layers"):
-        trials = _trials(key, quick, query, supports, options)
-    slow = tuple(group for group in groups if group not in quick)
-    if slow and st.toggle(
-        "All stages", key="all_stages", bind="query-params", persist_state="session",
-        help="The early stages, too, which have many cells.",
-    ):  # fmt: skip
-        seconds = few_shot.estimate_seconds(model, slow, num_supports=len(supports), size_px=options.size_px)
-        more: tuple[LayerTrial, ...] | None = work.until_done(
-            lambda on_step: _compare(slow, query, supports, options, on_step=on_step),
-            key=repr(("few_shot.compare_layers", key, slow)),
-            name="all_stages_job",
-            title="Compare the early stages",
-            cost=f"About {render.format_value(seconds)} s: every cell is compared with all of the supports’ cells.",
-            show=_table,
-        )
-        trials = (*trials, *(more or ()))
-    _table(sorted(trials, key=lambda trial: groups.index(trial.layers)))
-    st.caption(
-        "Late stages know what a thing is, on a coarse grid; early ones see fine texture and colour. IoU is at the "
-        "threshold found without the query; oracle is at the best one for it."
-    )
-
-
-def _compare(
-    groups: Sequence[tuple[str, ...]],
-    query: Query,
-    supports: Sequence[Support],
-    options: Options,
-    on_step: few_shot.OnStep | None = None,
-) -> tuple[LayerTrial, ...]:
-    model = query.chosen.model
-    layers = tuple(dict.fromkeys(layer for group in groups for layer in group))
-    settings = {"layers": layers, "size_px": options.size_px, "dilate_last": options.dilate_last}
-
-    def record(image: InputImage) -> PictureMaps:
-        """Not through the cache: the maps of early stages are large."""
-        if on_step is None:
-            return _recorded(model, image, options, layers)
-        return features.record(model, image, **settings)  # type: ignore[arg-type]
-
-    pairs = [(record(support.image), support.at_full_size()) for support in supports]
-    return few_shot.compare_layers(
-        model,
-        pairs,
-        record(query.chosen.image),
-        groups=groups,
-        truth=query.truth,
-        on_step=on_step,
-        **options.scoring,  # type: ignore[arg-type]
-    )
-
-
-@st.cache_data(max_entries=12, show_spinner=False)
-def _trials(
-    key: str,  # noqa: ARG001 - the cache's key
-    groups: tuple[tuple[str, ...], ...],
-    _query: Query,
-    _supports: Sequence[Support],
-    _options: Options,
-) -> tuple[LayerTrial, ...]:
-    return _compare(groups, _query, _supports, _options)
-
-
-def _table(trials: Sequence[LayerTrial]) -> None:
-    number = st.column_config.NumberColumn
-    is_measured = any(trial.iou is not None for trial in trials)
-    columns: dict[str, list[object]] = {
-        "layers": [" + ".join(trial.layers) for trial in trials],
-        "cells": [f"{trial.cells[0]} × {trial.cells[1]}" if not trial.problem else trial.problem for trial in trials],
-    }
-    if is_measured:
-        columns["IoU"] = [trial.iou for trial in trials]
-        columns["oracle"] = [trial.oracle_iou for trial in trials]
-    columns["among supports"] = [trial.support_iou for trial in trials]
-    columns["threshold"] = [trial.threshold for trial in trials]
-    st.dataframe(
-        columns,
-        hide_index=True,
-        column_config={name: number(format="%.3f") for name in ("IoU", "oracle", "among supports", "threshold")},
-    )
+    return f"mask-{support.image.digest[:8]}-{transfer.digest(support.mask)[:8]}.png"

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import streamlit as st
 
-from cnnviz_core import features, images, photos, render, stereo
+from cnnviz_core import features, images, manifest, photos, render, stereo
 from cnnviz_core.errors import CnnvizError
 from cnnviz_core.images import InputImage
 from cnnviz_core.masks import MaskLike
@@ -25,7 +26,10 @@ _SAME = "the same picture"
 _MOST_TARGETS = 4
 _SIZES = (224, 320, 384, 512, 640, 768)
 _DEPTH_PX = 200
+_FIGURE_PX = 1024
 _MASK_MB = 20
+_PINNED = re.compile(r"\d(~\d{1,4}\.\d{1,4})+")
+_MOST_LINKED = 64  # cells
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,7 @@ def targets(chosen: Selection) -> list[InputImage]:
         most=_MOST_TARGETS,
         help="One or more pictures, to be searched for what is like the place you point at. Upload your own in the "
         "sidebar.",
+        persist_state="session",
     )
     return [chosen.image if not image_id else compute.photo(image_id) for image_id in picked]
 
@@ -82,6 +87,7 @@ def options(model: LoadedModel) -> Options:
         most=4,
         help="Early layers compare texture and colour, late ones meaning. Several are joined: each brought to length "
         "one and to the finest grid among them.",
+        persist_state="session",
     )
     with st.popover("Settings", icon=":material/tune:", key="similarity_settings"):
         size = st.select_slider(
@@ -90,6 +96,7 @@ def options(model: LoadedModel) -> Options:
             min(_SIZES, key=lambda size: abs(size - features.default_size_px(model))),
             key="working_size",
             bind="query-params",
+            persist_state="session",
             help="Longer side of the pictures as the network sees them, whole and in their own proportions. A larger "
             "one gives a finer grid, and leaves what the network was trained on.",
         )
@@ -97,12 +104,14 @@ def options(model: LoadedModel) -> Options:
             "Take off the mean vector",
             key="centre",
             bind="query-params",
+            persist_state="session",
             help="After a ReLU all places are somewhat alike. Without what they have in common, differences show.",
         )
         dilate = st.toggle(
             "Finer last stage",
             key="dilate_last",
             bind="query-params",
+            persist_state="session",
             help="Takes the stride out of the last stage and spreads its kernels, for twice as many cells each way.",
         )
         join = st.segmented_control(
@@ -112,13 +121,17 @@ def options(model: LoadedModel) -> Options:
             key="join",
             required=True,
             bind="query-params",
+            persist_state="session",
             help="The mean of the similarities to each cell, or the largest.",
         )
-        num = st.slider("Lines to the best matches", 0, 12, 3, key="num_matches", bind="query-params")
+        num = st.slider(
+            "Lines to the best matches", 0, 12, 3, key="num_matches", bind="query-params", persist_state="session"
+        )
         mutual = st.toggle(
             "Only mutual matches",
             key="mutual",
             bind="query-params",
+            persist_state="session",
             help="A match counts only if the way back leads to the cell that one came from.",
         )
     return Options(tuple(layers), size, centre, dilate, "max" if join == "max" else "mean", num, mutual)
@@ -150,8 +163,11 @@ def draw(chosen: Selection, pictures: Sequence[InputImage], found: Sequence[Feat
     of = repr([*(image.digest for image in pictures), *(one.cells for one in found)])
     rows, columns = found[0].cells
     first = Origin(0, ((rows // 2, columns // 2),))
-    pickers.start_again("pin", of, first)
-    pinned: Origin = st.session_state.get("pin") or first
+    if "pin" not in st.session_state:
+        st.session_state["pin"] = _linked_pin([one.cells for one in found])
+    pickers.start_again("pin", of, None)
+    pinned: Origin = st.session_state["pin"] or first
+    _link_pin(None if pinned == first else pinned)
 
     def pin(origin: Origin | None) -> None:
         st.session_state["pin"] = origin
@@ -176,8 +192,35 @@ def draw(chosen: Selection, pictures: Sequence[InputImage], found: Sequence[Feat
         lines=_lines(found, pinned, options),
         on_pin=pin,
     )
-    _describe(pictures, found, packed, pinned, options)
+    _describe(pictures, packed, pinned, options)
+    for at, values in exact.items():
+        with frame.row():
+            _best(pictures[at], found[pinned.picture], found[at], pinned)
+            _downloads(chosen, pictures, at, values, pinned, options)
     return pinned
+
+
+def _link_pin(pinned: Origin | None) -> None:
+    """Writes the pinned cells into the link: picture, then row and column of each."""
+    if pinned is not None and len(pinned.cells) <= _MOST_LINKED:
+        places = [f"{row}.{column}" for row, column in pinned.cells]
+        st.query_params["pin"] = "~".join([str(pinned.picture), *places])
+    elif "pin" in st.query_params:
+        del st.query_params["pin"]
+
+
+def _linked_pin(grids: Sequence[tuple[int, int]]) -> Origin | None:
+    """What the link says; None for nothing, and for what these pictures do not have."""
+    text = st.query_params.get("pin", "")
+    if not _PINNED.fullmatch(text):
+        return None
+    picture, *places = text.split("~")
+    cells = [(int(row), int(column)) for row, column in (place.split(".") for place in places)][:_MOST_LINKED]
+    if int(picture) >= len(grids) or any(
+        not (r < grids[int(picture)][0] and c < grids[int(picture)][1]) for r, c in cells
+    ):
+        return None
+    return Origin(int(picture), tuple(cells))
 
 
 def _packed(model: LoadedModel, digests: list[str], options: Options, found: Sequence[Features]) -> tuple[Packed, ...]:
@@ -206,13 +249,7 @@ def _lines(found: Sequence[Features], pinned: Origin, options: Options) -> list[
     return sorted(lines, key=lambda line: -line.similarity)
 
 
-def _describe(
-    pictures: Sequence[InputImage],
-    found: Sequence[Features],
-    packed: Sequence[Packed],
-    pinned: Origin,
-    options: Options,
-) -> None:
+def _describe(pictures: Sequence[InputImage], packed: Sequence[Packed], pinned: Origin, options: Options) -> None:
     (row, column), *more = pinned.cells
     where = f"{len(pinned.cells)} cells ({options.join})" if more else f"row {row}, column {column}"
     bits = 8 * packed[0].values.dtype.itemsize
@@ -221,16 +258,66 @@ def _describe(
         f"{frame.plain(' and '.join(options.layers))}. What follows the pointer is computed in the browser from "
         f"{bits}-bit vectors and is off by at most {packed[0].error:.4f}; what is pinned is exact."
     )
-    if not more:
-        for at, one in enumerate(found):
-            if at != pinned.picture:
-                best = similarity.best_matches(found[pinned.picture], one, cell=pinned.cells[0], k=1)
-                row, column = best.cells[0].tolist()
-                back = "mutual" if best.is_mutual[0] else "not mutual: the way back leads elsewhere"
-                st.caption(
-                    f"Best match in {frame.plain(pictures[at].name)}: row {row}, column {column}, "
-                    f"cosine {best.similarities[0]:.3f}, {back}."
-                )
+
+
+def _best(image: InputImage, origin: Features, found: Features, pinned: Origin) -> None:
+    """Where a picture is most like the pinned cell."""
+    if len(pinned.cells) > 1:
+        st.caption(f"In {frame.plain(image.name)}:")
+        return
+    best = similarity.best_matches(origin, found, cell=pinned.cells[0], k=1)
+    row, column = best.cells[0].tolist()
+    back = "mutual" if best.is_mutual[0] else "not mutual: the way back leads elsewhere"
+    st.caption(
+        f"Best match in {frame.plain(image.name)}: row {row}, column {column}, "
+        f"cosine {best.similarities[0]:.3f}, {back}."
+    )
+
+
+def _downloads(
+    chosen: Selection, pictures: Sequence[InputImage], at: int, values: FloatArray, pinned: Origin, options: Options
+) -> None:
+    """The exact map of one of the pictures to the pinned place of another."""
+    origin, image = pictures[pinned.picture], pictures[at]
+    run = chosen.model.provenance(
+        "similarity.compare",
+        0.0,
+        image=origin,
+        layer=options.layers,
+        cell=pinned.cells,
+        brush=options.join,
+        size_px=options.size_px,
+        centre=options.centre,
+        dilate_last=options.dilate_last,
+    )
+    scale = render.scale_of(values, low=min(0.0, float(values.min())), high=1.0, mode="fixed")
+    show.downloads(
+        replace(chosen, image=origin, image_id=_photo_id(origin)),
+        run,
+        key=f"similar_{at}",
+        title=f"Similarity in {image.name}",
+        figure=lambda: render.figure_png(
+            _overlay(image, values, px=_FIGURE_PX, scale=scale),
+            title=f"{image.name}: like the pinned place of {origin.name}",
+            caption=f"{chosen.model.spec.title}, {' + '.join(options.layers)}",
+            scale=scale,
+            unit="cosine",
+        ),
+        exact=lambda: render.png(render.colourise(values, scale=scale)),
+        values=values,
+        code="result.values",
+        shown={"low": list(scale.low), "high": list(scale.high)},
+        inputs={
+            "image_a": manifest.opening(origin, _photo_id(origin)),
+            "image_b": manifest.opening(image, _photo_id(image)),
+        },
+    )
+
+
+def _photo_id(image: InputImage) -> str:
+    """A bundled photo's id; empty for an uploaded picture."""
+    named = [photo_id for photo_id, photo in photos.PHOTOS.items() if photo.title == image.name]
+    return next((photo_id for photo_id in named if photos.open_photo(photo_id).digest == image.digest), "")
 
 
 # ---- through depth --------------------------------------------------------------------------------------------------
@@ -241,16 +328,12 @@ def depth(
 ) -> None:
     """The same place at every stage: texture gives way to meaning."""
     st.subheader("The same place through depth", anchor=False)
-    layers = features.stage_layers(chosen.model)
     rows, columns = found[pinned.picture].cells
     middle = [((row + 0.5) / rows, (column + 0.5) / columns) for row, column in pinned.cells]
-    recorded = [_recorded(chosen.model, image, layers, options) for image in pictures]
+    stages = _stages(_stages_key(chosen.model, pictures, options), chosen.model, pictures, options)
     other = next(at for at in range(len(pictures)) if at != pinned.picture)
     tiles, labels = [], []
-    for layer in layers:
-        at_layer = features.combine(
-            [replace(one, values={layer: one.values[layer]}) for one in recorded], centre=options.centre
-        )
+    for layer, at_layer in stages.items():
         origin = at_layer[pinned.picture]
         cells = tuple({_cell(origin, down, across) for down, across in middle})
         values = similarity.similarity(origin, at_layer[other], cell=cells, brush=options.join)
@@ -272,14 +355,43 @@ def depth(
     )
 
 
+def _stages_key(model: LoadedModel, pictures: Sequence[InputImage], options: Options) -> str:
+    digests = [image.digest for image in pictures]
+    return repr(
+        (compute.key(features.record, model, None), digests, options.size_px, options.centre, options.dilate_last)
+    )
+
+
+@st.cache_resource(max_entries=3, show_spinner=False)  # not copied at every click: tens of MB, and only read
+def _stages(
+    key: str,  # noqa: ARG001 - the cache's key
+    _model: LoadedModel,
+    _pictures: Sequence[InputImage],
+    _options: Options,
+) -> dict[str, list[Features]]:
+    """The vectors of all pictures at each stage."""
+    layers = features.stage_layers(_model)
+    recorded = [_recorded(_model, image, layers, _options) for image in _pictures]
+    return {
+        layer: features.combine(
+            [replace(one, values={layer: one.values[layer]}) for one in recorded], centre=_options.centre
+        )
+        for layer in layers
+    }
+
+
 def _cell(found: Features, down: float, across: float) -> tuple[int, int]:
     return found.cell_at(down * found.picture_px[0], across * found.picture_px[1])
 
 
-def _overlay(image: InputImage, values: FloatArray) -> show.Pixels:
+def _overlay(
+    image: InputImage, values: FloatArray, *, px: int = 2 * _DEPTH_PX, scale: render.Scale | None = None
+) -> show.Pixels:
+    """A map over a picture, by default in colours of its own."""
     picture = image.pil()
-    picture.thumbnail((2 * _DEPTH_PX, 2 * _DEPTH_PX))
-    return render.overlay(np.asarray(picture), values, scale=render.scale_of(values, signed=False), opacity=0.65)
+    picture.thumbnail((px, px))
+    scale = scale or render.scale_of(values, signed=False)
+    return render.overlay(np.asarray(picture), values, scale=scale, opacity=0.65)
 
 
 # ---- is it learning something meaningful ----------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from typing import BinaryIO
 
 import numpy as np
 import streamlit as st
+from PIL import Image, ImageOps
 
 from cnnviz_core import masks, render, settings
 from cnnviz_core.collections import Collection, embedding
@@ -26,7 +27,8 @@ from cnnviz_core.ui.components import working_size
 from cnnviz_core.ui.pickers import Selection
 
 _NUM_SHOWN = 6
-_TILE_PX = 150
+_TILE_PX = 120
+_EMPTY = (128, 128, 128)  # around pictures that are not square
 _OUTLINE = (255, 176, 0)
 
 
@@ -181,8 +183,9 @@ def _tiles(
         except (BadImage, KeyError):  # gone meanwhile
             pixels.append(np.full((2 * _TILE_PX, 2 * _TILE_PX, 3), 128, np.uint8))
             continue
-        small.thumbnail((4 * _TILE_PX, 4 * _TILE_PX))
-        pixels.append(render.thumbnail(_outlined(np.asarray(small), _archive.mask(picture)), 2 * _TILE_PX))
+        small.thumbnail((2 * _TILE_PX, 2 * _TILE_PX))
+        drawn = Image.fromarray(_outlined(np.asarray(small), _archive.mask(picture)))
+        pixels.append(np.asarray(ImageOps.pad(drawn, (2 * _TILE_PX, 2 * _TILE_PX), color=_EMPTY)))
     return render.rgb_mosaic(np.stack(pixels), tile_px=2 * _TILE_PX)
 
 

@@ -1,5 +1,5 @@
 from cnnviz_core.methods import few_shot
-from cnnviz_core.ui import few_shot_view, frame, sidebar, support_view
+from cnnviz_core.ui import few_shot_view, frame, layer_trial_view, sidebar, support_view
 
 chosen = sidebar.current()
 
@@ -9,7 +9,7 @@ learn, find = few_shot_view.columns()
 with learn:
     supports = support_view.draw()
 with find:
-    found = few_shot_view.search(chosen, supports, options)
-if found is not None:
-    few_shot_view.layers(found, supports, options)
+    query = few_shot_view.search(chosen, supports, options)
+if query is not None:
+    layer_trial_view.draw(query, supports, options)
 frame.about(few_shot.__doc__)

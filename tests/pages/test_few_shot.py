@@ -32,7 +32,7 @@ def test_the_bundled_example_is_worked_out_at_once(open_page: Open) -> None:
     assert metrics(app)["IoU, honest"] < "0.8"
     app.selectbox(key="few_shot_score").set_value("prototype").run()
     app.toggle(key="refine").set_value(True).run()
-    assert "IoU of what is shown" in metrics(app)
+    assert "IoU, GrabCut outline" in metrics(app)
     assert "With the outline that GrabCut finds" in words(app)
 
 
