@@ -16,7 +16,7 @@ from cnnviz_core.masks import Bools
 from cnnviz_core.methods import few_shot, segmentation
 from cnnviz_core.models import LoadedModel
 from cnnviz_core.results import FewShot, IouCurve, Mask
-from cnnviz_core.ui import compute, frame, pickers, segmented_view, show, support_view, transfer
+from cnnviz_core.ui import compute, frame, pickers, segmented_view, show, support_view, transfer, work
 from cnnviz_core.ui.components import threshold_view, working_size
 from cnnviz_core.ui.pickers import Selection
 from cnnviz_core.ui.support_view import Support
@@ -29,6 +29,7 @@ _SIZES = (224, 320, 384, 512, 640, 768)
 _QUERY_PX = 520
 _MASK_MB = 20
 _DIMMED = 0.25
+_ROUNDING = 1e-9  # the browser tells thresholds with twelve digits
 _OUTLINE = (255, 176, 0)
 
 
@@ -193,8 +194,9 @@ def _truth(image_id: str, image: InputImage) -> Bools | None:
 def _one(query: Query, supports: Sequence[Support], options: Options) -> None:
     model, image = query.chosen.model, query.chosen.image
     found_by = f"{transfer.found_by(model, supports, options)} {image.digest}"
-    with st.spinner("Looking at the pictures"):
-        found = transfer.find(model, supports, image, options)
+    found = _found(found_by, query, supports, options)
+    if found is None:
+        return
     curve = None if query.truth is None else masks.iou_curve(found.score_map, query.truth)
     threshold = _threshold(found_by, found, curve, query)
     mask = _mask(found_by, threshold, found, image, options)
@@ -202,6 +204,24 @@ def _one(query: Query, supports: Sequence[Support], options: Options) -> None:
     _downloads(query, supports, found, threshold, mask)
     for sentence in found.notices:
         st.caption(frame.plain(sentence))
+
+
+def _found(found_by: str, query: Query, supports: Sequence[Support], options: Options) -> FewShot | None:
+    """The object; None while it is looked for in the many cells of an early layer."""
+    model, image = query.chosen.model, query.chosen.image
+    seconds = transfer.seconds(model, supports, options)
+    if seconds <= transfer.LONGEST_WAIT_SECONDS:
+        with st.spinner("Looking at the pictures"):
+            return transfer.find(model, supports, image, options)
+    found: FewShot | None = work.until_done(
+        lambda on_step: transfer.find(model, supports, image, options, on_step),
+        key=found_by,
+        name="find",
+        title="Find the object",
+        cost=f"Early layers have many cells, and each is compared with all of the supports’: about "
+        f"{render.format_value(seconds)} s. A smaller working size or a later layer takes less.",
+    )
+    return found
 
 
 def _threshold(found_by: str, found: FewShot, curve: IouCurve | None, query: Query) -> float:
@@ -233,6 +253,8 @@ def _threshold(found_by: str, found: FewShot, curve: IouCurve | None, query: Que
         max_px=_QUERY_PX,
         on_threshold=set_threshold,
     )
+    if abs(threshold - found.threshold) < _ROUNDING:
+        threshold = found.threshold
     if threshold != found.threshold:
         st.query_params["threshold"] = f"{threshold:.6g}"
     elif "threshold" in st.query_params:

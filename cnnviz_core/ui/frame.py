@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from cnnviz_core.ui.pickers import Selection
 
 
+_FEW_CELLS = 4
+
+
 @dataclass(frozen=True)
 class PageLink:
     """One line of the table of pages.
@@ -189,6 +192,16 @@ def caption(selection: Selection, *parts: str) -> None:
     """How a picture was made: network, picture, and what else matters, in one grey line."""
     words = [selection.model.spec.title, selection.image.name, *parts]
     st.caption(" · ".join(plain(word) for word in words))
+
+
+def few_cells(cells: tuple[int, ...]) -> None:
+    """Says so where a grid is too coarse for a picture of its proportions."""
+    if min(cells) < _FEW_CELLS:
+        st.info(
+            f"The grid has only {cells[0]} × {cells[1]} cells, which is coarse for this picture. A larger working size "
+            "in Settings, or an earlier layer, gives more.",
+            icon=":material/grid_off:",
+        )
 
 
 def plain(text: str) -> str:

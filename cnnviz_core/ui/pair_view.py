@@ -142,6 +142,7 @@ def vectors(model: LoadedModel, pictures: Sequence[InputImage], options: Options
     with st.spinner("Looking at the pictures"):
         recorded = [_recorded(model, image, options.layers, options) for image in pictures]
     found = features.combine(recorded, centre=options.centre)
+    frame.few_cells(min((one.cells for one in found), key=min))
     for notice in dict.fromkeys(notice for one in found for notice in one.notices):
         st.info(frame.plain(notice), icon=":material/info:")
     return found

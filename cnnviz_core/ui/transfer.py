@@ -15,13 +15,16 @@ from cnnviz_core.mask_transfer import Fitted
 from cnnviz_core.masks import Bools
 from cnnviz_core.methods import few_shot
 from cnnviz_core.models import LoadedModel
-from cnnviz_core.results import FewShot, PictureMaps
+from cnnviz_core.results import FewShot, PictureMaps, Step
 from cnnviz_core.ui import compute
 from cnnviz_core.ui.pickers import Selection
 from cnnviz_core.ui.support_view import Support
 
 # Layers whose comparison takes no longer, on one core, are compared at once.
 _AT_ONCE_SECONDS = 0.3
+
+# What takes longer becomes a job, with its cost said first.
+LONGEST_WAIT_SECONDS = 4.0
 
 
 @dataclass(frozen=True)
@@ -79,9 +82,21 @@ def digest(mask: Bools | None) -> str:
     return hashlib.blake2b(made_of, digest_size=12).hexdigest()
 
 
-def find(model: LoadedModel, supports: Sequence[Support], query: InputImage, options: Options) -> FewShot:
+def seconds(model: LoadedModel, supports: Sequence[Support], options: Options) -> float:
+    """About how long :func:`find` takes on one core, the forwards left out."""
+    return few_shot.estimate_seconds(model, [options.layers], num_supports=len(supports), size_px=options.size_px)
+
+
+def find(
+    model: LoadedModel,
+    supports: Sequence[Support],
+    query: InputImage,
+    options: Options,
+    on_step: few_shot.OnStep = lambda _step: None,
+) -> FewShot:
     """The object in a picture."""
-    return _found(f"{found_by(model, supports, options)} {query.digest}", model, supports, query, options)
+    key = f"{found_by(model, supports, options)} {query.digest}"
+    return _found(key, model, supports, query, options, on_step)
 
 
 @st.cache_data(max_entries=12, show_spinner=False)
@@ -91,8 +106,15 @@ def _found(
     _supports: Sequence[Support],
     _query: InputImage,
     _options: Options,
+    _on_step: few_shot.OnStep,
 ) -> FewShot:
-    return few_shot.apply(_model, fit(_model, _supports, _options), recorded(_model, _query, _options))
+    maps = recorded(_model, _query, _options)
+    _on_step(Step(1, 3))
+    fitted = fit(_model, _supports, _options)
+    _on_step(Step(2, 3))
+    found = few_shot.apply(_model, fitted, maps)
+    _on_step(Step(3, 3))
+    return found
 
 
 def fit(model: LoadedModel, supports: Sequence[Support], options: Options) -> Fitted:

@@ -79,6 +79,14 @@ def test_a_picture_without_a_true_mask_and_one_to_start_with(open_page: Open) ->
     assert "Mark the object in a picture on the left" in words(app)
 
 
+def test_early_layers_say_their_cost_first(open_page: Open) -> None:
+    app = open_page(PAGE, few_shot_layers="blocks.0.0.bn1")
+    assert "Early layers have many cells" in words(app)
+    assert metrics(app) == {}
+    app.select_slider(key="few_shot_size").set_value(224).run()
+    assert "IoU, honest" in metrics(app)
+
+
 def test_a_collection(open_page: Open) -> None:
     app = open_page(PAGE, find_in="a collection", few_shot_size="224")
     assert "None has a true mask beside it" in words(app)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 from streamlit.testing.v1 import AppTest
 
+from cnnviz_core import images, store
 from cnnviz_core.ui.components.similarity_view import Origin
 
 Open = Callable[..., AppTest]
@@ -50,3 +52,22 @@ def test_several_pictures_are_searched(open_page: Open) -> None:
     app.multiselect(key="compare_with").set_value(["coffee", "rocket"]).run()
     assert "Best match in A cup of espresso" in captions(app)
     assert "Best match in A rocket at dusk" in captions(app)
+
+
+def test_the_pin_is_in_the_link(open_page: Open) -> None:
+    app = open_page(PAGE, **PAIR, pin="1~5.7~5.8")
+    assert "Cosine to 2 cells (mean) of Motorcycle, right eye" in captions(app)
+    app.session_state["pin"] = Origin(0, ((2, 3),))
+    app.run()
+    assert app.query_params["pin"] == "0~2.3"
+    for nonsense in ("9~1.1", "0~99.1", "x"):
+        assert "Cosine to row 5, column 8 of Motorcycle, left eye" in captions(open_page(PAGE, **PAIR, pin=nonsense))
+
+
+def test_few_cells_are_said_to_be(open_page: Open) -> None:
+    app = open_page(PAGE, working_size="224", dilate_last="false")
+    assert not app.info
+    panorama = images.from_pixels(np.random.default_rng(0).integers(0, 256, (40, 800, 3), dtype=np.uint8), name="wide")
+    app = open_page(PAGE, image=f"wide ({store.save_picture(panorama)})")
+    assert "only 1 × 16 cells" in app.info[0].value
+    assert not app.exception
