@@ -48,10 +48,10 @@ _BOUNDS: Mapping[str, Bound] = {"linf": Bound(32, 64), "l2": Bound(2550, 2048)}
 # ---- what is asked ------------------------------------------------------------------------------------------------
 
 
-def task() -> str:
-    """What is to be made: a key of :data:`TASKS`."""
-    return str(
-        st.segmented_control(
+def make(chosen: Selection) -> AdversarialExample:
+    """Asks what is to be made and how, and makes it."""
+    with st.container():  # one place on the page, so that what follows stays where it is while a job comes and goes
+        task = st.segmented_control(
             "Make",
             list(TASKS),
             default=next(iter(TASKS)),
@@ -60,7 +60,7 @@ def task() -> str:
             bind="query-params",
             help="  \n".join(f"**{name}**: {one.help}" for name, one in TASKS.items()),
         )
-    )
+        return TASKS[str(task)].make(chosen)
 
 
 def _alter(chosen: Selection) -> AdversarialExample:

@@ -3,8 +3,7 @@ from cnnviz_core.ui import adversarial_view, attack_effects, frame, sidebar
 
 chosen = sidebar.current()
 
-task = adversarial_view.task()
-found = adversarial_view.TASKS[task].make(chosen)
+found = adversarial_view.make(chosen)
 adversarial_view.draw(chosen, found)
 attack_effects.draw(chosen, found)
 frame.about(adversarial.__doc__)
