@@ -61,6 +61,11 @@ PAGES = (
         "What does a layer see in the photo, if it may add more of it?", "bedtime", "feature_maps",
     ),
     PageLink(
+        "manage", "pages/manage/activity.py", "Activity",
+        "What is being computed, what has been, and where are the results?", "pending_actions",
+        needs_network=False,
+    ),
+    PageLink(
         "manage", "pages/manage/networks.py", "Networks",
         "Which networks are there, and how do I add mine?", "hub",
         needs_network=False,

@@ -264,12 +264,13 @@ def _parsed(content: bytes, name: str) -> Record | None:
     """The record in a file; None for anything else."""
     try:
         raw = json.loads(content)
-        record = Record(**{**raw, "state": State(raw["state"]), "people": tuple(raw["people"])})
+        people = tuple(raw["people"]) if isinstance(raw["people"], list) else ()
+        record = Record(**{**raw, "state": State(raw["state"]), "people": people})
     except (ValueError, TypeError, KeyError, RecursionError):
         return None
     hints = typing.get_type_hints(Record)
     is_whole = all(fits(getattr(record, one.name), hints[one.name]) for one in fields(Record))
-    return record if is_whole and record.name == name else None
+    return record if is_whole and record.people and record.name == name else None
 
 
 def _digest(*parts: str) -> str:

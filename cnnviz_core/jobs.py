@@ -115,6 +115,11 @@ class Job:
     _since: float = 0.0
 
     @property
+    def record(self) -> Record | None:
+        """What is kept of it on disk."""
+        return self._record
+
+    @property
     def is_live(self) -> bool:
         """Whether it waits, runs or is paused."""
         return self.state.is_live
@@ -209,7 +214,7 @@ class Queue:
                 job.owners.add(owner)
                 self._resume(job)
             job.asked_by.add(owner)
-            self._write(job)
+            self._write(job, job.state)
             self._advance()
         return job
 
@@ -225,7 +230,8 @@ class Queue:
         """The jobs that wait, run or are paused, in the order in which they will have their turn; paused ones last."""
         with self._changed:
             paused = [job for job in self._jobs.values() if job.state is State.PAUSED]
-            return [*([self._at_work] if self._at_work else []), *self._order(), *paused]
+            at_work = [self._at_work] if self._at_work is not None and self._at_work.is_live else []
+            return [*at_work, *self._order(), *paused]
 
     def num_ahead(self, job: Job) -> int:
         """Jobs that come before this one, as things are now."""
@@ -339,13 +345,16 @@ class Queue:
             error = str(problem)
         except BaseException as problem:  # the line must outlive any job
             error = _what_failed(job, problem)
-        # Only here, where no exception holds on to the frames of the work, is there something to free.
-        gc.collect()
-        startup.release_memory()
+        job._stop_clock()
+        if state is State.FAILED:  # only here, where no exception holds on to the frames of the work
+            gc.collect()
+            startup.release_memory()
         if state is State.DONE:
             self._keep(job, result)
         with self._changed:
             self._end(job, state, result=result, error=error)
+        startup.release_memory()  # long work leaves hundreds of MB behind
+        with self._changed:
             self._leave(job)
 
     def _report(self, job: Job, step: Step) -> None:
@@ -355,7 +364,7 @@ class Queue:
             if job._pause and not job._cancel:
                 self._leave(job)
                 job.state = State.PAUSED
-                self._write(job)
+                self._write(job, State.PAUSED)
                 # Ends with a cancel, or a turn after it was resumed.
                 if not self._changed.wait_for(
                     lambda: job._cancel or self._at_work is job, timeout=_LONGEST_PAUSE_SECONDS
@@ -373,9 +382,10 @@ class Queue:
         self._work.pop(job, None)
         if state is State.DONE and job.step is not None:
             job.step = replace(job.step, partial=None)  # a second copy of the result
-        job.result, job.error, job.state = result, error, state
+        job.result, job.error = result, error
         job._stop_clock()
-        self._write(job)
+        self._write(job, state)
+        job.state = state  # last, since whoever reads it may look for all the others
         journal.event("job ended", title=job.title, state=state.value, seconds=round(job.seconds, 2))
 
     # ---- on disk ----------------------------------------------------------------------------------------------------
@@ -389,12 +399,12 @@ class Queue:
             journal.event("result not kept", title=job.title, level=logging.WARNING)
             job.notice = f"This result is kept in memory only, until the server ends. {error}"
 
-    def _write(self, job: Job) -> None:
+    def _write(self, job: Job, state: State) -> None:
         """Brings the record up to date; a disk that is full costs the record, never the job."""
         if self._records is None or job._record is None or self._jobs.get(job.key) is not job:
             return
-        ended = 0.0 if job.is_live else (job._record.ended or time.time())
-        job._record = replace(job._record, state=job.state, ended=ended, seconds=job.seconds, error=job.error)
+        ended = 0.0 if state.is_live else (job._record.ended or time.time())
+        job._record = replace(job._record, state=state, ended=ended, seconds=job.seconds, error=job.error)
         try:
             self._records.save(job._record)
         except StorageFailed:

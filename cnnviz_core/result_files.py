@@ -185,7 +185,8 @@ def fits(value: object, hint: object) -> bool:
         key, item = arguments
         return isinstance(value, Mapping) and all(fits(k, key) and fits(v, item) for k, v in value.items())
     if isinstance(origin, type) and issubclass(origin, Sequence):
-        return isinstance(value, Sequence) and all(fits(item, arguments[0]) for item in value)
+        is_one = isinstance(value, origin) and not isinstance(value, str)
+        return is_one and all(fits(item, arguments[0]) for item in value)  # type: ignore[attr-defined]
     if hint is float:
         return isinstance(value, float | int | np.floating) and not isinstance(value, bool)
     if hint is int:

@@ -1,17 +1,22 @@
-"""Long work: order, progress, cancel, failures, and that equal work is shared."""
+"""Long work: turns, progress, pause, cancel, failures, sharing, and what outlives the server."""
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
+import weakref
 from collections.abc import Callable
+from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
-from cnnviz_core import jobs
+from cnnviz_core import job_records, jobs, store
 from cnnviz_core.errors import BadSetting
-from cnnviz_core.job_records import State
-from cnnviz_core.jobs import Job, OnStep, Queue
+from cnnviz_core.job_records import Details, Records, State
+from cnnviz_core.jobs import Job, OnStep, Queue, TooManyJobs, Turns
 from cnnviz_core.results import Step
 
 
@@ -195,3 +200,382 @@ def test_the_worker_outlives_work_that_ends_its_thread() -> None:
     queue = Queue()
     assert ended(queue.submit("a", "work", leaves, owner="me")).state is State.FAILED
     assert ended(queue.submit("b", "work", lambda _: 1, owner="me")).result == 1
+
+
+# ---- turns ----------------------------------------------------------------------------------------------------------
+
+
+def test_people_take_turns_however_many_jobs_one_of_them_has() -> None:
+    queue, gate, order = Queue(), Gate(), []
+    queue.submit("first", "work", gate, owner="ada")
+    assert gate.began.wait(10)
+    asked = [("a1", "ada"), ("a2", "ada"), ("a3", "ada"), ("b1", "bob"), ("b2", "bob"), ("c1", "cy")]
+    waiting = [queue.submit(key, "work", lambda _, key=key: order.append(key), owner=owner) for key, owner in asked]
+    foreseen = sorted(waiting, key=queue.num_ahead)
+    assert [job.key for job in foreseen] == ["b1", "c1", "a1", "b2", "a2", "a3"]
+    gate.may_go_on.set()
+    for job in waiting:
+        ended(job)
+    assert order == [job.key for job in foreseen]
+
+
+def test_a_shared_job_comes_when_the_first_of_its_people_is_due() -> None:
+    queue, gate, order = Queue(), Gate(), []
+    queue.submit("first", "work", gate, owner="ada")
+    assert gate.began.wait(10)
+    waiting = [
+        queue.submit("b", "work", lambda _: order.append("b"), owner="bob"),
+        queue.submit("b2", "work", lambda _: order.append("b2"), owner="bob"),
+        queue.submit("shared", "work", lambda _: order.append("shared"), owner="ada"),
+    ]
+    queue.submit("shared", "work", lambda _: None, owner="cy")
+    gate.may_go_on.set()
+    for job in waiting:
+        ended(job)
+    assert order == ["b", "shared", "b2"]
+
+
+def test_one_person_cannot_fill_the_line() -> None:
+    queue, gate = Queue(), Gate()
+    queue.submit("first", "work", gate, owner="ada")
+    for number in range(jobs._MOST_LIVE - 1):
+        queue.submit(f"{number}", "work", lambda _: None, owner="ada")
+    with pytest.raises(TooManyJobs, match="You have 30 jobs"):
+        queue.submit("one more", "work", lambda _: None, owner="ada")
+    other = queue.submit("other", "work", lambda _: 1, owner="bob")
+    gate.may_go_on.set()
+    assert ended(other).result == 1
+
+
+# ---- pause ----------------------------------------------------------------------------------------------------------
+
+
+class Steps:
+    """Work of many steps, each of which it takes when it is told to."""
+
+    def __init__(self, total: int = 6) -> None:
+        self.total, self.may_step = total, threading.Semaphore(0)
+
+    def __call__(self, on_step: OnStep) -> str:
+        for done in range(1, self.total + 1):
+            assert self.may_step.acquire(timeout=10)
+            on_step(Step(done, self.total, partial=done))
+        return "whole"
+
+    def go(self, steps: int = 1) -> None:
+        for _ in range(steps):
+            self.may_step.release()
+
+
+def at_step(job: Job, done: int) -> None:
+    until(lambda: job.step is not None and job.step.done == done)
+
+
+def test_a_pause_acts_at_the_next_step_and_the_next_job_runs_meanwhile() -> None:
+    queue, steps = Queue(), Steps()
+    job = queue.submit("long", "work", steps, owner="ada")
+    steps.go()
+    at_step(job, 1)
+    assert queue.pause(job, owner="ada")
+    assert job.is_stopping
+    assert job.state is State.RUNNING
+    steps.go(5)
+    until(lambda: job.state is State.PAUSED)
+    assert job.step == Step(2, 6, partial=2)
+    assert not job.is_stopping
+    assert ended(queue.submit("short", "work", lambda _: 1, owner="bob")).result == 1
+    spent = job.seconds
+    time.sleep(0.05)
+    assert job.seconds == spent  # a pause does not count
+    queue.resume(job)
+    assert ended(job).result == "whole"
+    assert job.seconds >= spent
+
+
+def test_a_resumed_job_waits_for_its_turn() -> None:
+    queue, steps, gate = Queue(), Steps(2), Gate()
+    job = queue.submit("long", "work", steps, owner="ada")
+    queue.pause(job, owner="ada")
+    steps.go(2)
+    until(lambda: job.state is State.PAUSED)
+    other = queue.submit("other", "work", gate, owner="bob")
+    assert gate.began.wait(10)
+    queue.resume(job)
+    assert job.state is State.WAITING
+    assert queue.num_ahead(job) == 1
+    gate.may_go_on.set()
+    assert ended(other).result == ended(job).result == "whole"
+
+
+def test_a_job_that_waits_can_be_paused_and_resumed() -> None:
+    queue, gate = Queue(), Gate()
+    queue.submit("first", "work", gate, owner="ada")
+    assert gate.began.wait(10)
+    job = queue.submit("second", "work", lambda _: 2, owner="ada")
+    assert queue.pause(job, owner="ada")
+    assert job.state is State.PAUSED
+    gate.may_go_on.set()
+    assert ended(queue.submit("third", "work", lambda _: 3, owner="ada")).result == 3
+    assert job.state is State.PAUSED
+    queue.resume(job)
+    assert ended(job).result == 2
+
+
+@pytest.mark.parametrize("has_begun", [True, False])
+def test_a_paused_job_can_be_cancelled_at_once(has_begun: bool) -> None:
+    queue, gate, steps = Queue(), Gate(), Steps()
+    if not has_begun:
+        queue.submit("first", "work", gate, owner="ada")
+        assert gate.began.wait(10)
+    job = queue.submit("long", "work", steps, owner="ada")
+    queue.pause(job, owner="ada")
+    steps.go(6)
+    until(lambda: job.state is State.PAUSED)
+    queue.cancel(job, owner="ada")
+    assert ended(job).state is State.CANCELLED
+    gate.may_go_on.set()
+    assert ended(queue.submit("next", "work", lambda _: 1, owner="ada")).result == 1
+
+
+def test_a_job_is_not_paused_for_others_who_wait_for_it_and_goes_on_for_who_joins() -> None:
+    queue, steps = Queue(), Steps()
+    job = queue.submit("long", "work", steps, owner="ada")
+    queue.submit("long", "work", steps, owner="bob")
+    assert not queue.pause(job, owner="ada")
+    queue.cancel(job, owner="bob")
+    assert queue.pause(job, owner="ada")
+    steps.go(6)
+    until(lambda: job.state is State.PAUSED)
+    queue.submit("long", "work", steps, owner="cy")
+    assert ended(job).result == "whole"
+
+
+def test_only_so_many_jobs_keep_memory_while_they_are_paused() -> None:
+    queue, gate = Queue(), Gate()
+    queue.submit("first", "work", gate, owner="ada")
+    waiting = [queue.submit(f"{number}", "work", lambda _: None, owner="ada") for number in range(4)]
+    for job in waiting[:3]:
+        queue.pause(job, owner="ada")
+    with pytest.raises(TooManyJobs, match="3 jobs are paused"):
+        queue.pause(waiting[3], owner="ada")
+    gate.may_go_on.set()
+
+
+def test_a_pause_without_end_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs, "_LONGEST_PAUSE_SECONDS", 0.02)
+    queue, steps = Queue(), Steps()
+    job = queue.submit("long", "work", steps, owner="ada")
+    queue.pause(job, owner="ada")
+    steps.go(6)
+    assert ended(job).state is State.CANCELLED
+    assert "six hours" in job.error
+
+
+# ---- other people's quick computations ------------------------------------------------------------------------------
+
+
+def test_between_two_steps_quick_computations_go_first() -> None:
+    turns, order = Turns(1), []
+    queue, steps = Queue(turns=turns), Steps(2)
+    job = queue.submit("long", "work", steps, owner="ada")
+    steps.go()
+    at_step(job, 1)
+    with turns.take():
+        steps.go()
+        at_step(job, 2)
+        time.sleep(0.05)
+        order.append("quick")
+        assert job.is_live  # it waits after its step
+    ended(job)
+    assert job.result == "whole"
+
+
+def test_long_work_comes_to_its_end_however_many_others_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs, "_GIVES_WAY_SECONDS", 0.02)
+    turns = Turns(1)
+    queue = Queue(turns=turns)
+    with turns.take():
+        assert ended(queue.submit("long", "work", Steps(0), owner="ada")).result == "whole"
+        steps = Steps(3)
+        steps.go(3)
+        assert ended(queue.submit("longer", "work", steps, owner="ada")).result == "whole"
+
+
+def test_only_so_many_quick_computations_run_at_a_time() -> None:
+    turns, running, most = Turns(2), [], []
+
+    def compute() -> None:
+        with turns.take():
+            running.append(1)
+            most.append(len(running))
+            time.sleep(0.01)
+            running.pop()
+
+    threads = [threading.Thread(target=compute) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert max(most) == 2
+    turns.let_go_first()  # returns at once: nobody is left
+
+
+# ---- memory ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"),
+        MemoryError(),
+    ],
+)
+def test_out_of_memory_frees_what_was_held_and_says_what_to_lower(error: Exception) -> None:
+    watched = []
+
+    def hungry(on_step: OnStep) -> None:
+        held = torch.zeros(1000)
+        watched.append(weakref.ref(held))
+        held.mine = held  # only the collector finds it
+        raise error
+
+    hint = "Lower the picture size"
+    job = ended(Queue().submit("a", "DeepDream", hungry, owner="ada", hint=hint))
+    assert job.state is State.FAILED
+    assert job.error.startswith("DeepDream ran out of memory")
+    assert job.error.endswith("Lower the picture size.")
+    error.__traceback__ = None  # the test itself holds on to the error
+    gc.collect()
+    assert watched[0]() is None
+
+
+# ---- after the server has gone --------------------------------------------------------------------------------------
+
+DETAILS = Details("pages/explain/occlusion.py", {"patch": ["8"]}, {"network": "tiny", "patch px": "8"})
+
+
+def server(folder: Path, **options: int) -> tuple[Queue, Records]:
+    """A server that starts now on this folder; the one before, if any, is told by its lock."""
+    records = Records(folder, results_mb=options.get("results_mb", 10))
+    return Queue(records=records, max_finished=options.get("max_finished", 64)), records
+
+
+def killed(records: Records) -> None:
+    """What the system does with the lock of a process that ends."""
+    records._alive.release()
+
+
+def test_a_result_is_found_by_the_next_server(tmp_path: Path) -> None:
+    queue, before = server(tmp_path)
+    value = np.arange(4, dtype=np.float32)
+    done = ended(queue.submit("key", "Occlusion", lambda _: {"a": value}, owner="ada", details=DETAILS))
+    killed(before)
+    again, records = server(tmp_path)
+    job = again.find("key")
+    assert job.state is State.DONE
+    assert (job.result["a"] == value).all()
+    assert job.asked_by == {"ada"}
+    (record,) = records.all()
+    assert (record.title, record.state, record.people) == ("Occlusion", State.DONE, ("ada",))
+    assert (record.page, record.link, record.about) == (DETAILS.page, DETAILS.link, DETAILS.about)
+    assert record.seconds == pytest.approx(done.seconds)
+    ran = []
+    assert again.submit("key", "Occlusion", lambda _: ran.append(1), owner="bob").result is job.result
+    assert not ran
+    assert again.find("another key") is None
+
+
+def test_a_job_that_the_server_took_with_it_is_interrupted_and_can_be_run_again(tmp_path: Path) -> None:
+    queue, before = server(tmp_path)
+    gate = Gate()
+    queue.submit("running", "work", gate, owner="ada", details=DETAILS)
+    assert gate.began.wait(10)
+    queue.submit("waiting", "work", lambda _: 1, owner="ada")
+    assert {record.state for record in Records(tmp_path, results_mb=1).all()} <= {State.WAITING, State.RUNNING}
+    killed(before)
+    again, records = server(tmp_path)
+    assert [record.state for record in records.all()] == [State.INTERRUPTED] * 2
+    job = again.find("running")
+    assert (job.state, job.asked_by) == (State.INTERRUPTED, {"ada"})
+    assert not job.can_be_joined
+    assert ended(again.submit("running", "work", lambda _: 2, owner="ada")).result == 2
+    assert sorted(record.state for record in records.all()) == [State.DONE, State.INTERRUPTED]
+    gate.may_go_on.set()
+
+
+def test_how_jobs_ended_is_kept(tmp_path: Path) -> None:
+    queue, records = server(tmp_path)
+
+    def bad(on_step: OnStep) -> None:
+        raise BadSetting("The patch is larger than the picture.")
+
+    gate = Gate()
+    gone = queue.submit("gone", "work", gate, owner="ada")
+    assert gate.began.wait(10)
+    queue.cancel(gone, owner="ada")
+    gate.may_go_on.set()
+    ended(gone)
+    ended(queue.submit("bad", "work", bad, owner="ada"))
+    found = {record.state: record for record in records.all()}
+    assert set(found) == {State.CANCELLED, State.FAILED}
+    assert found[State.FAILED].error == "The patch is larger than the picture."
+    assert all(record.ended >= record.asked > 0 for record in found.values())
+
+
+def test_what_memory_does_not_hold_any_more_is_read_from_disk(tmp_path: Path) -> None:
+    queue, _ = server(tmp_path, max_finished=1)
+    for key in "abc":
+        ended(queue.submit(key, "work", lambda _, key=key: key.upper(), owner="ada"))
+    assert [queue.find(key).result for key in "abc"] == ["A", "B", "C"]
+
+
+def test_a_result_of_other_code_is_not_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    queue, records = server(tmp_path)
+    ended(queue.submit("a", "work", lambda _: 1, owner="ada"))
+    assert records.all()[0].is_of_this_version
+    monkeypatch.setattr(job_records, "_code", lambda: "newer")
+    again, records = server(tmp_path)
+    assert again.find("a") is None
+    assert not records.all()[0].is_of_this_version
+
+
+def test_a_result_that_is_no_plain_data_is_kept_in_memory(tmp_path: Path) -> None:
+    queue, records = server(tmp_path)
+    job = ended(queue.submit("a", "work", lambda _: object(), owner="ada"))
+    assert queue.find("a") is job
+    assert not job.notice
+    assert not records.results.has(records.all()[0].name)
+
+
+def test_a_full_disk_is_said_and_costs_no_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    queue, _ = server(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(store.os, "fsync", full)
+        job = ended(queue.submit("a", "work", lambda _: 1, owner="ada"))
+        assert (job.state, job.result) == (State.DONE, 1)
+        assert "kept in memory only" in job.notice
+        assert "No space left on device" in job.notice
+    assert ended(queue.submit("b", "work", lambda _: 2, owner="ada")).notice == ""
+    assert not list(tmp_path.glob(".part-*"))
+
+
+def test_two_people_and_one_job_in_the_list(tmp_path: Path) -> None:
+    queue, records = server(tmp_path)
+    gate = Gate()
+    job = queue.submit("a", "work", gate, owner="ada")
+    queue.submit("a", "work", gate, owner="bob")
+    gate.may_go_on.set()
+    ended(job)
+    (record,) = records.all()
+    assert record.people == ("ada", "bob")
+    records.remove(record.name, person="cy")
+    records.remove(record.name, person="ada")
+    assert records.all()[0].people == ("bob",)
+    assert records.results.has(record.name)
+    records.remove(record.name, person="bob")
+    assert records.all() == []
+    assert not records.results.has(record.name)

@@ -118,9 +118,9 @@ def notice(text: str) -> None:
 def guarded(callback: Callable[..., object]) -> Callable[..., None]:
     """A widget's callback whose errors are shown as sentences in the run that follows."""
 
-    def run_callback(*args: object) -> None:
+    def run_callback(*args: object, **settings: object) -> None:
         try:
-            callback(*args)
+            callback(*args, **settings)
         except CnnvizError as error:
             st.session_state["failure"] = str(error)
 

@@ -8,7 +8,7 @@ from cnnviz_core import catalogue, render, settings
 from cnnviz_core.catalogue import WeightsPlace
 from cnnviz_core.errors import CnnvizError
 from cnnviz_core.models import LoadedModel
-from cnnviz_core.ui import access, compute, frame, pickers
+from cnnviz_core.ui import access, compute, frame, person, pickers, work
 from cnnviz_core.ui.pickers import Selection
 
 
@@ -29,6 +29,7 @@ def draw() -> Selection | None:
             st.info("This network has no classifier, so it gives no answer and no class can be explained.")
     with st.sidebar:
         _about(selection.model)
+        _activity()
         access.draw_sign_out()
     return selection
 
@@ -54,6 +55,13 @@ def _about(model: LoadedModel) -> None:
         st.warning("Untrained: random weights. Nothing it answers was learned.", icon=":material/warning:")
     millions = render.format_value(model.anatomy.num_params / 1e6)
     st.caption(f"{millions} million parameters · computing on {device}")
+
+
+def _activity() -> None:
+    """The way to one's jobs, with how many there were before this run; always there, so that nothing moves."""
+    num = sum(person.me() in job.owners for _, job in work.live())
+    words = f"Activity · {num} at work" if num else "Activity"
+    st.page_link("pages/manage/activity.py", label=words, icon=":material/pending_actions:")
 
 
 def _offer_download(network: str) -> None:

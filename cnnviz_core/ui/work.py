@@ -241,15 +241,14 @@ def controls(jobs_of_line: Queue, job: Job, *, name: str) -> None:
             if is_shared
             else "It stops after its present step, keeps what it has, and makes room for the next job.",
         )
-        with frame.errors():
-            if pressed:
-                jobs_of_line.pause(job, owner=me)
+        if pressed:
+            frame.guarded(jobs_of_line.pause)(job, owner=me)
     if cancel.button("Cancel", key=f"{name}_cancel", icon=":material/stop:", width="stretch"):
         st.session_state.setdefault("given_up", set()).add(job.key)
         jobs_of_line.cancel(job, owner=me, may_return=person.may_return)
         st.rerun()
     if pressed:
-        st.rerun(scope="fragment")
+        st.rerun()
 
 
 def progress(jobs_of_line: Queue, job: Job) -> tuple[float, str]:
