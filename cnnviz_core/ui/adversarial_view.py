@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -281,15 +282,10 @@ def _job(
 def _so_far(partial: AdversarialExample | EpsilonSearch) -> None:
     """The altered picture as it is by now, and its answer."""
     found = partial.best if isinstance(partial, EpsilonSearch) else partial
-    # Not a picture file: those go when the next one comes.
-    show.mosaic_wall(
-        render.rgb_mosaic(found.altered[None], tile_px=_SO_FAR_PX),
-        key="adversarial_so_far",
-        aria="The altered picture so far",
-        tile_px=_SO_FAR_PX,
-        smooth=True,
-        max_height=None,
-    )
+    # In the page itself, not a picture file: those go when the next one comes.
+    jpeg = base64.b64encode(render.jpeg(show.enlarged_pixels(found.altered, _SO_FAR_PX), quality=92)).decode()
+    with st.container(key="adversarial_so_far"):
+        st.image(f"data:image/jpeg;base64,{jpeg}", width=_SO_FAR_PX)
     st.caption(f"So far: {_answer(found.after.labels[0], found.after.probabilities[0])}")
 
 
