@@ -53,6 +53,10 @@ PAGES = (
         "feature_maps",
     ),
     PageLink(
+        "compare", "pages/compare/comparison.py", "Base and tuned",
+        "What did training on change, in which layers, and for which pictures?", "difference",
+    ),
+    PageLink(
         "create", "pages/create/adversarial.py", "Fooling images",
         "How little must change for the network to answer something else?", "theater_comedy", "adversarial",
     ),

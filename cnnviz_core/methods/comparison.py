@@ -89,7 +89,8 @@ def screen(
         tuned: The network as it became.
         collection: An id, or a collection; of a larger one so many pictures are taken, evenly spread over its listing.
         num_pictures: At most so many; some hundreds make CKA reliable.
-        on_step: Called with the pictures done, and the result over those seen at the last quarter.
+        on_step: Called with the pictures done, and the result over those seen at the last quarter; at first it has the
+            weights alone.
 
     Raises:
         NotApplicable: Different architectures.
@@ -103,7 +104,7 @@ def screen(
     pictures = _spread(opened.pictures(), num_pictures)
     seen = _Seen(base, tuned, [change.layer for change in changes])
 
-    def result(notices: Sequence[str]) -> Screening:
+    def result() -> Screening:
         return Screening(
             kinship=kinship,
             layers=tuple(seen.layer(change) for change in changes),
@@ -112,7 +113,7 @@ def screen(
             base_scores=seen.scores[0],
             tuned_scores=seen.scores[1],
             cosines=seen.cosines,
-            notices=tuple(notices),
+            notices=tuple(_notices(base, tuned, len(seen.pictures), num_failed)),
             run=pairs.paired_run(
                 base,
                 tuned,
@@ -123,25 +124,25 @@ def screen(
             ),
         )
 
+    num_failed, next_partial = 0, 0.0
     partial: Screening | None = None
-    num_failed, next_partial = 0, len(pictures) / _NUM_PARTIALS
-    for at in range(0, len(pictures), _BATCH):
+    for at in range(0, len(pictures) + _BATCH, _BATCH):
+        if on_step is not None:
+            done = min(at, len(pictures))
+            if done >= next_partial:
+                next_partial += len(pictures) / _NUM_PARTIALS
+                partial = result()
+            on_step(Step(done, len(pictures), partial))
         read = list(_read(pictures[at : at + _BATCH], opened, base, tuned))
         num_failed += len(pictures[at : at + _BATCH]) - len(read)
         if read:
             seen.take(read)
-        if on_step is not None:
-            done = min(at + _BATCH, len(pictures))
-            if done >= next_partial:
-                next_partial += len(pictures) / _NUM_PARTIALS
-                partial = result(())
-            on_step(Step(done, len(pictures), partial))
     if len(seen.pictures) < cka.FEWEST:
         raise BadSetting(
             f"The collection has {len(seen.pictures)} pictures that can be read; comparing layers needs {cka.FEWEST}, "
             f"and {cka.ENOUGH} to be reliable. Choose another one."
         )
-    return result(_notices(base, tuned, len(seen.pictures), num_failed))
+    return result()
 
 
 def _notices(base: LoadedModel, tuned: LoadedModel, num: int, num_failed: int) -> list[str]:
@@ -303,7 +304,7 @@ def changed_answers(base: LoadedModel, tuned: LoadedModel, screening: Screening)
             found.append(ChangedAnswer(at, kind, names[0][one], names[1][other], float(moved[at])))
         rows.append((label or names[0][one], was_right, is_right, is_changed))
     return AnswerChanges(
-        answers=tuple(sorted(found, key=lambda answer: -abs(answer.moved) if np.isfinite(answer.moved) else 0)),
+        answers=tuple(sorted(found, key=lambda answer: -abs(answer.moved) if np.isfinite(answer.moved) else np.inf)),
         unit=unit,
         classes=_by_class(rows),
         num_pictures=len(rows),
@@ -432,3 +433,15 @@ def compare(
         base, tuned, layers=layers, channels=channels, steps=steps, size_px=size_px, seed=seed, on_step=tell_study
     )
     return Comparison(screening, found)
+
+
+def map_correlations(one: FloatArray, other: FloatArray) -> FloatArray:
+    """Pearson's correlation of each channel's two maps of one picture, over the places: (C,).
+
+    Not a number where one of the two is the same everywhere.
+
+    Args:
+        one: (C, h, w) maps of the base network.
+        other: (C, h, w) maps of the tuned one.
+    """
+    return cka.channel_correlations(one.reshape(1, len(one), -1), other.reshape(1, len(other), -1))

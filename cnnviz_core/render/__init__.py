@@ -21,7 +21,10 @@ more of the middle and hides how far the extremes go. Smooth enlargement invents
 """
 
 from cnnviz_core.render.charts import (
+    box_figure,
     categories_figure,
+    cloud_figure,
+    counts_figure,
     curves_figure,
     depth_profile,
     distance_bars,
@@ -76,8 +79,11 @@ __all__ = [
     "amplified",
     "animated_webp",
     "atlas_columns",
+    "box_figure",
     "categories_figure",
+    "cloud_figure",
     "colourise",
+    "counts_figure",
     "curves_figure",
     "depth_profile",
     "distance_bars",

@@ -169,6 +169,100 @@ def depth_profile(layers: Sequence[str], series: Mapping[str, Sequence[float]], 
     return figure
 
 
+def box_figure(groups: Mapping[str, FloatArray], *, unit: str) -> go.Figure:
+    """The spread of a quantity in each of several groups as box plots with every value beside, first group at the left.
+
+    Args:
+        groups: Name and values; missing values are left out.
+        unit: What the values are.
+    """
+    boxes = [
+        go.Box(
+            x=[_literal(name)] * len(values),
+            y=[float(value) if np.isfinite(value) else None for value in values],
+            boxpoints="all",
+            jitter=0.4,
+            pointpos=0,
+            marker={"color": _BLUE, "size": 4, "opacity": 0.6},
+            line={"color": _BLUE, "width": 1.5},
+            hovertemplate="%{x}: %{y:.4g}<extra></extra>",
+        )
+        for name, values in groups.items()
+    ]
+    figure = _figure(*boxes, height=340)
+    figure.update_layout(showlegend=False)
+    figure.update_xaxes(type="category", showgrid=False, tickangle=-30)
+    figure.update_yaxes(title=_literal(unit))
+    return figure
+
+
+def cloud_figure(
+    groups: Mapping[str, tuple[FloatArray, FloatArray]],
+    *,
+    x_title: str,
+    y_title: str,
+    names: Mapping[str, Sequence[str]],
+) -> go.Figure:
+    """One measure against another, a point for each thing, groups told apart by colour and shape.
+
+    Args:
+        groups: Name, and the two measures, (n,) each.
+        x_title: What the first measure is.
+        y_title: What the second is.
+        names: For each group the names of its points.
+    """
+    clouds = [
+        go.Scatter(
+            x=x,
+            y=y,
+            name=_literal(name),
+            mode="markers",
+            marker={
+                "size": 8,
+                "color": _SERIES_COLOURS[at % len(_SERIES_COLOURS)],
+                "symbol": _SERIES_MARKERS[at % len(_SERIES_MARKERS)],
+            },
+            customdata=[_literal(text) for text in names[name]],
+            hovertemplate="%{customdata}: %{x:.4g}, %{y:.4g}<extra></extra>",
+        )
+        for at, (name, (x, y)) in enumerate(groups.items())
+    ]
+    figure = _figure(*clouds, height=340)
+    figure.update_layout(showlegend=len(groups) > 1, legend={"orientation": "h", "y": 1.02, "yanchor": "bottom"})
+    figure.update_xaxes(title=_literal(x_title))
+    figure.update_yaxes(title=_literal(y_title))
+    return figure
+
+
+def counts_figure(names: Sequence[str], counts: Mapping[str, Sequence[int]], *, unit: str) -> go.Figure:
+    """Counts as bars side by side, a group of bars for each name.
+
+    Args:
+        names: Of the groups, first at the left.
+        counts: Name of a series and its count in each group.
+        unit: What is counted.
+    """
+    width = 0.8 / max(1, len(counts))
+    bars = [
+        go.Bar(
+            x=list(range(len(names))),
+            y=list(values),
+            width=width,
+            offset=at * width - 0.4,
+            name=_literal(series),
+            marker={"color": _SERIES_COLOURS[at % len(_SERIES_COLOURS)]},
+            customdata=[_literal(name) for name in names],
+            hovertemplate="%{customdata}: %{y}",
+        )
+        for at, (series, values) in enumerate(counts.items())
+    ]
+    figure = _figure(*bars, height=240)
+    figure.update_layout(showlegend=len(counts) > 1, legend={"orientation": "h", "y": 1.02, "yanchor": "bottom"})
+    figure.update_xaxes(tickvals=list(range(len(names))), ticktext=[_literal(name) for name in names], showgrid=False)
+    figure.update_yaxes(title=_literal(unit), rangemode="tozero")
+    return figure
+
+
 def curves_figure(
     x: FloatArray,
     series: Mapping[str, FloatArray],
@@ -439,7 +533,7 @@ def frequency_figure(magnitude: FloatArray, *, unit: str = "gain", colour_map: s
     return figure
 
 
-def _figure(*traces: go.Bar | go.Scatter | go.Heatmap, height: int) -> go.Figure:
+def _figure(*traces: go.Bar | go.Scatter | go.Heatmap | go.Box, height: int) -> go.Figure:
     figure = go.Figure(list(traces))
     figure.update_layout(
         template="plotly_white",

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import plotly.graph_objects as go
 import streamlit as st
 from numpy.typing import NDArray
 from PIL import Image
@@ -303,6 +305,48 @@ def downloads(
         ("Raw values (.npy)", f"{stem}.npy", "The numbers themselves, for numpy.load.", lambda: render.npy(values)),
         *((label, f"{stem}{ending}", tooltip, data) for label, ending, tooltip, data in more),
         ("Manifest (JSON)", f"{stem}.json", "Network, settings, versions, and lines of Python to repeat it.", account),
+    ]
+    with st.popover("Download", icon=":material/download:", key=f"{key}_downloads"):
+        for place, (label, name, tooltip, data) in enumerate(files):
+            st.download_button(
+                label, data, name, help=tooltip, key=f"{key}_download_{place}", on_click="ignore", width="stretch"
+            )
+
+
+def chart_downloads(
+    run: Run, *, key: str, title: str, chart: go.Figure, columns: Mapping[str, Sequence[object]], code: str
+) -> None:
+    """The four files of a chart: as a picture without a browser, as a table, raw numbers, and how to make it again.
+
+    Args:
+        run: The result's own account.
+        key: Unique on the page.
+        title: What is to be seen; the file names are made of it.
+        chart: The chart.
+        columns: What it shows, by name; all of one length.
+        code: Python that picks what is shown out of ``result``.
+    """
+    stem = re.sub(r"[^A-Za-z0-9_.-]+", "-", title)
+
+    def table() -> bytes:
+        file = io.StringIO()
+        csv.writer(file).writerows([list(columns), *zip(*columns.values(), strict=True)])
+        return file.getvalue().encode()
+
+    def numbers() -> bytes:
+        numeric = [values for values in columns.values() if all(isinstance(v, int | float) for v in values)]
+        return render.npy(np.array(numeric, dtype=np.float32))
+
+    files: list[tuple[str, str, str, Callable[[], bytes]]] = [
+        ("Chart (SVG)", f"{stem}.svg", "For a slide or a paper, sharp at any size.", lambda: render.svg(chart)),
+        ("Table (CSV)", f"{stem}.csv", "What the chart shows, for a spreadsheet.", table),
+        ("Raw values (.npy)", f"{stem}.npy", "The columns of numbers, for numpy.load.", numbers),
+        (
+            "Manifest (JSON)",
+            f"{stem}.json",
+            "Networks, settings, versions, and lines of Python to repeat it.",
+            lambda: manifest.manifest(run, selection=code).encode(),
+        ),
     ]
     with st.popover("Download", icon=":material/download:", key=f"{key}_downloads"):
         for place, (label, name, tooltip, data) in enumerate(files):

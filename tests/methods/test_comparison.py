@@ -116,11 +116,12 @@ def test_activations_agree_with_those_of_the_networks_themselves(tiny_model: Loa
 def test_steps_and_a_result_so_far(tiny_model: LoadedModel, noise: Collection) -> None:
     steps: list[Step] = []
     whole = comparison.screen(tiny_model, pairs.redrawn(tiny_model, ["conv2"]), collection=noise, on_step=steps.append)
-    assert [step.done for step in steps] == [8, 16, 24, NUM]
+    assert [step.done for step in steps] == [0, 8, 16, 24, NUM]
+    assert np.isnan([one.cka for one in steps[0].partial.layers]).all()  # type: ignore[attr-defined]
     last = steps[-1].partial
     assert isinstance(last, Screening)
     assert last.layers[1].cka == whole.layers[1].cka
-    assert len(steps[0].partial.paths) == 8  # type: ignore[attr-defined]
+    assert len(steps[1].partial.paths) == 8  # type: ignore[attr-defined]
 
 
 def test_a_collection_without_enough_pictures_is_refused(tiny_model: LoadedModel, tmp_path: Path) -> None:

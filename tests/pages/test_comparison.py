@@ -1,0 +1,77 @@
+"""The page of two networks: pair, depth, one picture, changed answers, the study, the report."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from streamlit.testing.v1 import AppTest
+
+Open = Callable[..., AppTest]
+PAGE = "compare/comparison"
+FEW = "Photos of scikit-image and scikit-learn"
+
+
+def captions(app: AppTest) -> str:
+    return " ".join(c.value for c in app.caption)
+
+
+def until(app: AppTest, words: str, seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while words not in captions(app):
+        assert time.monotonic() < deadline, captions(app)
+        time.sleep(0.3)
+        app.run()
+        assert not app.exception, app.exception
+
+
+def test_the_first_screen_shows_a_known_change(open_page: Open) -> None:
+    app = open_page(PAGE, collection=FEW)
+    assert "One was trained on from the other" in " ".join(i.value for i in app.info)
+    until(app, "Changed most: channels")
+    assert "pictures. CKA is unbiased" in captions(app)
+    assert "13 of 19 layers are unchanged to the last bit" in captions(app)
+    assert "CKA and correlations come from" in captions(app)
+
+
+def test_an_untrained_partner_is_named_as_unrelated_and_itself_as_the_same(open_page: Open) -> None:
+    app = open_page(PAGE, part="This picture", other="the same architecture, untrained")
+    assert "Two unrelated trainings" in " ".join(w.value for w in app.warning)
+    assert "Rank correlation of the two maps" in captions(app)
+    app.selectbox(key="other").set_value("itself").run()
+    assert "the same network twice" in " ".join(i.value for i in app.info)
+    assert "Rank correlation of the two maps: 1.00" in captions(app)
+    app.selectbox(key="both_layer").set_value("blocks.0.0").run()
+    app.number_input(key="both_channel").set_value(3).run()
+    assert "Channel 3 of blocks.0.0. Correlation of the two maps over the places: 1.00" in captions(app)
+
+
+def test_changed_answers_and_the_report(open_page: Open) -> None:
+    app = open_page(PAGE, part="Changed answers", collection=FEW)
+    until(app, "Those whose evidence moved farthest come first (logits)")
+    assert "pictures are answered differently" in " ".join(m.value for m in app.markdown)
+    app.segmented_control(key="part").set_value("Report").run()
+    assert not app.exception
+    words = " ".join(m.value for m in app.markdown)
+    assert ":material/check_circle: Layers on real pictures" in words
+    assert "not yet: run it under “What channels look for”" in words
+
+
+def test_the_study_is_one_button_with_its_cost(open_page: Open) -> None:
+    app = open_page(PAGE, part="What channels look for", study_layers="blocks.6.0", study_channels="4")
+    assert "8 pictures of 96 steps: about" in captions(app)
+    app.slider(key="study_steps").set_value(16).run()
+    app.slider(key="study_size").set_value(64).run()
+    app.button(key="study_run").click().run()
+    until(app, "of 4 channels have a picture that stayed grey")
+    app.segmented_control(key="part").set_value("Report").run()
+    assert ":material/check_circle: What channels look for" in " ".join(m.value for m in app.markdown)
+
+
+def test_networks_of_other_architectures_are_not_on_offer(open_page: Open, data_dir: Path) -> None:
+    app = open_page(
+        PAGE, part="Report", model="timm/convnext_atto", weights="untrained", other="timm/tf_efficientnet_lite0"
+    )
+    assert all("efficientnet" not in str(option) for option in app.selectbox(key="other").options)
+    assert not app.exception
