@@ -13,7 +13,6 @@ import psutil
 import torch
 
 _MB = 2**20
-_STARTED = time.time()
 
 
 @dataclass(frozen=True)
@@ -32,7 +31,7 @@ class Machine:
         accelerator: Its name; empty for none.
         accelerator_mb: Of it, 0 where that is not known.
         accelerator_left_mb: Free, likewise.
-        up_seconds: Since this process started to serve.
+        up_seconds: Since this process began.
     """
 
     system: str
@@ -55,7 +54,7 @@ def measure(data_dir: Path) -> Machine:
     Args:
         data_dir: Folder on the disk in question; need not be there yet.
     """
-    memory = psutil.virtual_memory()
+    memory, process = psutil.virtual_memory(), psutil.Process()
     there = next(folder for folder in (data_dir, *data_dir.resolve().parents) if folder.exists())
     name, total, left = _accelerator()
     return Machine(
@@ -63,14 +62,14 @@ def measure(data_dir: Path) -> Machine:
         python=platform.python_version(),
         torch=torch.__version__,
         num_cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
-        process_mb=psutil.Process().memory_info().rss / _MB,
+        process_mb=process.memory_info().rss / _MB,
         memory_mb=memory.total / _MB,
         memory_left_mb=memory.available / _MB,
         disk_left_mb=shutil.disk_usage(there).free / _MB,
         accelerator=name,
         accelerator_mb=total / _MB,
         accelerator_left_mb=left / _MB,
-        up_seconds=time.time() - _STARTED,
+        up_seconds=time.time() - process.create_time(),
     )
 
 

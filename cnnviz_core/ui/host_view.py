@@ -50,7 +50,7 @@ def disk() -> None:
     st.dataframe(
         {
             "What": [_KINDS.get(name, name) for name in used],
-            "MB": [round(num_bytes / _MB, 1) for num_bytes in used.values()],
+            "MB": [round(num_bytes / _MB, 2) for num_bytes in used.values()],
         },
         hide_index=True,
         width="content",
