@@ -65,6 +65,10 @@ PAGES = (
         "What does a layer see in the photo, if it may add more of it?", "bedtime", "feature_maps",
     ),
     PageLink(
+        "create", "pages/create/inversion.py", "Inversion",
+        "What does each depth still know of the photo? It is rebuilt from there.", "restore_page", "feature_maps",
+    ),
+    PageLink(
         "manage", "pages/manage/activity.py", "Activity",
         "What is being computed, what has been, and where are the results?", "pending_actions",
         needs_network=False,

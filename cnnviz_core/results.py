@@ -1355,3 +1355,30 @@ def _share_right(confusion: NDArray[np.int64]) -> float:
 def _shares(right: NDArray[np.int64], of: NDArray[np.int64]) -> FloatArray:
     shares: FloatArray = np.divide(right, of, out=np.full(len(of), np.nan), where=of > 0).astype(np.float32)
     return shares
+
+
+@dataclass(frozen=True)
+class Inversion:
+    """A photo rebuilt from what each of several layers knows of it; arrays have one entry per layer.
+
+    Attributes:
+        pictures: (L, H, W, 3) values 0..1.
+        original: (H, W, 3) uint8, the crop of the photo that the network saw.
+        layers: Their dotted names.
+        errors: (L,) |Phi(x) - Phi_0|^2 / |Phi_0|^2 of each picture; 0 where the layer cannot tell it from the photo.
+        losses: (L, S) what went down, before each step; not a number for steps to come.
+        pixel_errors: (L,) root mean square difference from the crop, in grey levels of 0..255.
+        answers: What the network answers to each picture; None without a classifier, and for one that is unfinished.
+        original_answer: What it answers to the crop; None without a classifier.
+        run: How it was made.
+    """
+
+    pictures: FloatArray
+    original: NDArray[np.uint8]
+    layers: tuple[str, ...]
+    errors: FloatArray
+    losses: FloatArray
+    pixel_errors: FloatArray
+    answers: tuple[Predictions | None, ...]
+    original_answer: Predictions | None
+    run: Run

@@ -28,6 +28,7 @@ from cnnviz_core.methods import (
     feature_visualization,
     filters,
     fine_tuning,
+    inversion,
     neighbors,
     occlusion,
     saliency,
@@ -62,6 +63,7 @@ CONTRACT: dict[Callable[..., Any], tuple[list[str], dict[str, object]]] = {
         ["model", "image"],
         {"layer": None, "channel": None, "octaves": 4, "steps": 10, "on_step": None},
     ),
+    inversion.invert: (["model", "image"], {"layers": None, "steps": 256, "on_step": None}),
     feature_visualization.synthesize: (
         ["model", "image"],
         {"layer": NONE, "channels": NONE, "seed": 0, "on_step": None},
