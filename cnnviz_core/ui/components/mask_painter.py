@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from cnnviz_core.ui.components import packing, working_size
 
-_painter = packing.register("mask_painter", "mask_layer")
+_painter = packing.register("mask_painter", "mask_layer", "controls")
 
 Bools = NDArray[np.bool_]
 

@@ -12,7 +12,7 @@ import hashlib
 import io
 import json
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import streamlit as st
@@ -27,17 +27,25 @@ def register(name: str, *shared: str) -> ComponentRenderer:
 
     Args:
         name: The component.
-        shared: Scripts that go before its own, without ``.js``.
+        shared: Scripts and style sheets that go before its own, without endings.
     """
-    folder = Path(__file__).parent
-    html, css = ((folder / name).with_suffix(suffix) for suffix in (".html", ".css"))
-    script = "".join((folder / f"{part}.js").read_text("utf-8") for part in ("packing", *shared, name))
+    styles = _joined(("component", *shared, name), ".css") if _text(f"{name}.css") else None
     return st.components.v2.component(
         f"cnnviz.{name}",
-        html=html.read_text("utf-8") if html.exists() else None,
-        css=css.read_text("utf-8") if css.exists() else None,
-        js=script,
+        html=_text(f"{name}.html") or None,
+        css=styles,
+        js=_joined(("packing", *shared, name), ".js"),
     )
+
+
+def _joined(names: Sequence[str], ending: str) -> str:
+    return "".join(_text(f"{name}{ending}") for name in names)
+
+
+def _text(file: str) -> str:
+    """A file beside this one; empty where there is none."""
+    path = Path(__file__).parent / file
+    return path.read_text("utf-8") if path.exists() else ""
 
 
 _part = register("part")
