@@ -304,6 +304,7 @@ class Queue:
         job = self._order()[0]
         self._line.remove(job)
         self._at_work, job.state = job, State.RUNNING
+        journal.event("job started", title=job.title)
         self._last_turn |= dict.fromkeys(job.owners, time.monotonic())
         job._start_clock()
         if job._has_begun:

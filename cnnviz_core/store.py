@@ -55,7 +55,7 @@ def save_picture(image: InputImage) -> str:
     else:
         name = PngImagePlugin.PngInfo()
         name.add_itxt("name", image.name)
-        with written_aside(path) as aside:
+        with written_aside(path, called=image.name) as aside:
             image.pil().save(aside, "PNG", pnginfo=name, compress_level=1)
     drop_oldest(_pictures(), "*.png", max_mb=settings.current().uploads_mb, keep=path)
     return digest
@@ -158,7 +158,7 @@ def save_checkpoint(
         return card
     _check_room(len(content), name)
     try:
-        with written_aside(card.path) as aside:
+        with written_aside(card.path, called=name) as aside:
             aside.write_bytes(content)
         with written_aside(card.path.parent / _CARD) as aside:
             aside.write_text(json.dumps(asdict(card)), encoding="utf-8")
@@ -241,8 +241,12 @@ def _folder(checkpoint_id: str) -> Path:
 
 
 @contextlib.contextmanager
-def written_aside(path: Path) -> Iterator[Path]:
+def written_aside(path: Path, *, called: str = "") -> Iterator[Path]:
     """A temporary file beside the wanted one, renamed to it once it is whole and on disk.
+
+    Args:
+        path: The wanted one.
+        called: What to call it where it cannot be written; empty takes its name.
 
     Raises:
         StorageFailed: It cannot be written there.
@@ -258,7 +262,7 @@ def written_aside(path: Path) -> Iterator[Path]:
             os.fsync(written.fileno())
         aside.replace(path)
     except OSError as error:
-        raise storage_failed(f"{path.name} could not be kept in", error) from error
+        raise storage_failed(f"{called or path.name} could not be kept in", error) from error
     finally:
         if aside is not None:
             aside.unlink(missing_ok=True)
