@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -14,6 +15,8 @@ import pytest
 
 from cnnviz_core import result_files, store
 from cnnviz_core.images import InputImage, from_pixels
+from cnnviz_core.methods import adversarial, cam, deep_dream, occlusion, saliency, trust
+from cnnviz_core.models import LoadedModel
 from cnnviz_core.result_files import CannotBeKept, Damaged, Kept, ResultFiles, decode, encode, fits
 from cnnviz_core.results import Heatmap, Occlusion, Run, Step
 
@@ -232,3 +235,28 @@ def test_every_result_type_of_the_core_can_be_kept() -> None:
     assert len(kinds) > 20
     for kind in kinds:
         assert result_files._fields_of(result_files._class_of(f"{kind.__module__}:{kind.__name__}"))
+
+
+SLOW: dict[str, Callable[[LoadedModel, InputImage], object]] = {
+    "occlusion": lambda model, image: occlusion.explain(model, image, patch_px=4, stride_px=4),
+    "score_cam": lambda model, image: cam.explain_many(
+        model, image, methods=("score_cam",), targets=(1,), layer="conv2", signed=False
+    ),
+    "smooth_grad": lambda model, image: saliency.explain(model, image, method="smooth_grad", num_samples=2),
+    "deletion": lambda model, image: trust.deletion_insertion(model, image, grad_cam(model, image), steps=4),
+    "randomization": lambda model, image: trust.randomization(model, image, explain=grad_cam),
+    "dream": lambda model, image: deep_dream.dream(model, image, layer="conv1", octaves=1, steps=1),
+    "pgd": lambda model, image: adversarial.attack(model, image, method="pgd", target=1, epsilon=4, steps=1),
+}
+
+
+def grad_cam(model: LoadedModel, image: InputImage) -> Heatmap:
+    return cam.explain(model, image, method="grad_cam")
+
+
+@pytest.mark.parametrize("name", SLOW)
+def test_what_slow_methods_give_can_be_kept(
+    name: str, tiny_model: LoadedModel, noise_image: Callable[..., InputImage]
+) -> None:
+    result = SLOW[name](tiny_model, noise_image(16, 16))
+    assert same(result, decode(encode(result)))

@@ -1,0 +1,97 @@
+"""Long work on a page: what starts by itself, what is let go when settings change, and what a cancel means."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from cnnviz_core import settings
+from cnnviz_core.job_records import State
+from cnnviz_core.ui import person, work
+
+
+@pytest.fixture(autouse=True)
+def data_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    monkeypatch.setenv("CNNVIZ_DATA_DIR", str(tmp_path))
+    monkeypatch.setattr(person, "me", lambda: "ada")
+    settings.current.cache_clear()
+    yield tmp_path
+    settings.current.cache_clear()
+
+
+def page() -> None:
+    import time
+
+    import streamlit as st
+
+    from cnnviz_core.results import Step
+    from cnnviz_core.ui import work
+    from cnnviz_core.ui.frame import PageLink
+
+    st.session_state["page"] = PageLink("look", "pages/look/home.py", "Home", "What?", "home")
+    number = st.number_input("Number", 0, 9, key="number")
+    seconds = st.session_state.get("seconds", 20.0)
+
+    def slow(on_step) -> str:
+        for done in range(1, 101):
+            on_step(Step(done, 100, partial=done))
+            time.sleep(seconds / 100)
+        return f"result {number}"
+
+    found = work.until_done(
+        slow, key=f"key {number}", name="slow", title="Slow work", cost="Some seconds.", at_once=True
+    )
+    st.write(f"found {found}")
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def run(app: AppTest) -> AppTest:
+    app.run()
+    assert not app.exception, app.exception
+    return app
+
+
+def test_what_started_by_itself_is_let_go_with_its_settings_and_starts_again_with_them() -> None:
+    app = run(AppTest.from_function(page))
+    first = work.queue().find("key 0")
+    until(lambda: first.state is State.RUNNING)
+    app.number_input(key="number").set_value(1)
+    run(app)
+    until(lambda: first.state is State.CANCELLED)
+    second = work.queue().find("key 1")
+    assert second.is_live
+    app.number_input(key="number").set_value(0)
+    app.session_state["seconds"] = 0.0
+    run(app)
+    again = work.queue().find("key 0")
+    assert again is not first
+    until(lambda: again.state is State.DONE)
+    assert second.state is State.CANCELLED
+    assert "found result 0" in run(app).markdown[-1].value
+
+
+def test_what_was_cancelled_stays_so_until_it_is_asked_for() -> None:
+    app = run(AppTest.from_function(page))
+    job = work.queue().find("key 0")
+    until(lambda: job.step is not None)
+    app.button(key="slow_cancel").click()
+    run(app)
+    until(lambda: job.state is State.CANCELLED)
+    run(app)
+    assert work.queue().find("key 0") is job
+    assert "Cancelled after" in app.warning[0].value
+    app.session_state["seconds"] = 0.0
+    app.button(key="slow_run").click()
+    run(app)
+    until(lambda: work.queue().find("key 0").state is State.DONE)
+    assert "found result 0" in run(app).markdown[-1].value
