@@ -10,6 +10,9 @@ from cnnviz_core.images import InputImage
 from cnnviz_core.photos import PHOTOS, open_photo
 from cnnviz_core.results import PictureName, Run
 
+# As cnnviz_core.pairs names the weights of a copy of the first network.
+_LAST_STAGE_REDRAWN = "last stage redrawn"
+
 _PACKAGES = ("cnnviz", "torch", "torchvision", "timm", "numpy", "pillow")
 
 
@@ -75,11 +78,18 @@ def python_lines(
         f"from cnnviz_core import {', '.join(packages)}",
         f"from cnnviz_core.methods import {module}",
         f"model = {_loading(run)}",
-        *([f"other = {_loading(run.other)}"] if run.other else []),
+        *(_other(run.other) if run.other else []),
         *(f"{name} = {made}" for name, made in inputs.items()),
         f"result = {module}.{function}({', '.join(arguments)})",
         *([selection] if selection else []),
     ]
+
+
+def _other(run: Run) -> list[str]:
+    """The lines that make the second network."""
+    if run.weights == _LAST_STAGE_REDRAWN:
+        return ["from cnnviz_core import pairs", "other = pairs.redrawn(model, pairs.last_stage(model))"]
+    return [f"other = {_loading(run)}"]
 
 
 def _network(run: Run) -> dict[str, object]:

@@ -21,6 +21,9 @@ from cnnviz_core.errors import BadSetting, NotApplicable
 from cnnviz_core.models import LoadedModel
 from cnnviz_core.results import Kinship, Run, WeightChange
 
+# The weights of a copy whose last stage is redrawn with seed 0.
+LAST_STAGE_REDRAWN = "last stage redrawn"
+
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 _FEWEST_STOPS = 3
 # Networks are related if a quarter of the layers or more still point in the old direction by this cosine.
@@ -273,9 +276,10 @@ def redrawn(model: LoadedModel, names: Sequence[str], *, seed: int = 0) -> Loade
     if not num_drawn:
         raise BadSetting(f"There are no weights to draw anew in {', '.join(names) or 'no layer'}; name a convolution.")
     account = f"{model.spec.weights_hash} {seed} {list(names)}"
+    is_last_stage = tuple(names) == last_stage(model) and not seed
     spec = replace(
         model.spec,
-        weights=f"{names[0]} to {names[-1]} redrawn" if len(names) > 1 else f"{names[0]} redrawn",
+        weights=LAST_STAGE_REDRAWN if is_last_stage else f"{', '.join(names)} redrawn",
         weights_hash=hashlib.blake2b(account.encode(), digest_size=16).hexdigest(),
     )
     return replace(model, net=net, spec=spec)

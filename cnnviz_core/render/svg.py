@@ -158,7 +158,7 @@ def _axis(axis: Any, values: Floats, px: tuple[float, float], ticks: Sequence[tu
         margin = 0.04 * (high - low)
         low, high = low - (margin if low != 0 else 0), high + margin
     if high == low:
-        low, high = low - 0.5, high + 0.5
+        low, high = (low, low + 1) if axis.rangemode == "tozero" else (low - 0.5, high + 0.5)
     start, end = px[::-1] if axis.autorange == "reversed" else px
     drawn = ticks or [
         (10**at if is_log else at, _tick_text(10**at if is_log else at)) for at in _round_steps(low, high)

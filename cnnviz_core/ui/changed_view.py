@@ -152,7 +152,7 @@ def _classes(found: AnswerChanges) -> None:
     st.subheader("By class", anchor=False)
     known = found.num_known > 0
     columns = {
-        "class of the picture" if known else "base network’s answer": [row.name for row in found.classes],
+        "label, or else the base network’s answer": [row.name for row in found.classes],
         "pictures": [row.num for row in found.classes],
         "answered differently": [row.changed for row in found.classes],
     }

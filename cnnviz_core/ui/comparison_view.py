@@ -291,4 +291,4 @@ def _channels(found: Screening) -> None:
     )
     order = np.argsort(np.where(np.isfinite(values), values, np.inf))[:_MOST_NAMED]
     named = ", ".join(f"{c} ({values[c]:.2f})" for c in order.tolist() if np.isfinite(values[c]))
-    st.caption(f"Changed most: channels {named}. Missing are channels that answer alike everywhere in one network.")
+    st.caption(f"Least alike: channels {named}. Missing are channels that answer alike everywhere in one network.")

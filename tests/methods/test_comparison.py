@@ -240,3 +240,8 @@ def test_a_manifest_repeats_it_with_both_networks(lite0: LoadedModel) -> None:
         "other = models.load('timm/tf_efficientnet_lite0', weights='random:0')",
         "result = comparison.study(model, other, layers=['bn2'], channels=4)",
     ]
+    redrawn = pairs.redrawn(lite0, pairs.last_stage(lite0))
+    lines = manifest.python_lines(pairs.paired_run(lite0, redrawn, "comparison.screen", 1.0))
+    made: dict[str, object] = {}
+    exec("\n".join(lines[:-1]), made)
+    assert made["other"].spec == redrawn.spec  # type: ignore[attr-defined]

@@ -29,7 +29,7 @@ def until(app: AppTest, words: str, seconds: float = 120) -> None:
 def test_the_first_screen_shows_a_known_change(open_page: Open) -> None:
     app = open_page(PAGE, collection=FEW)
     assert "One was trained on from the other" in " ".join(i.value for i in app.info)
-    until(app, "Changed most: channels")
+    until(app, "Least alike: channels")
     assert "pictures. CKA is unbiased" in captions(app)
     assert "13 of 19 layers are unchanged to the last bit" in captions(app)
     assert "CKA and correlations come from" in captions(app)
