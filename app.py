@@ -57,6 +57,14 @@ PAGES = (
         "What did training on change, in which layers, and for which pictures?", "difference",
     ),
     PageLink(
+        "create", "pages/create/feature_visualization.py", "Feature visualisation",
+        "What does a channel look for? Pictures made to excite it.", "palette", "feature_maps",
+    ),
+    PageLink(
+        "create", "pages/create/class_image.py", "Class images",
+        "What would be the perfect example of a class, to the network?", "category", "predictions",
+    ),
+    PageLink(
         "create", "pages/create/adversarial.py", "Fooling images",
         "How little must change for the network to answer something else?", "theater_comedy", "adversarial",
     ),

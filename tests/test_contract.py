@@ -21,6 +21,7 @@ from cnnviz_core.images import InputImage
 from cnnviz_core.methods import (
     adversarial,
     cam,
+    class_image,
     comparison,
     deep_dream,
     embeddings,
@@ -64,6 +65,7 @@ CONTRACT: dict[Callable[..., Any], tuple[list[str], dict[str, object]]] = {
         {"layer": None, "channel": None, "octaves": 4, "steps": 10, "on_step": None},
     ),
     inversion.invert: (["model", "image"], {"layers": None, "steps": 256, "on_step": None}),
+    class_image.synthesize: (["model"], {"classes": NONE, "seed": 0, "on_step": None}),
     feature_visualization.synthesize: (
         ["model", "image"],
         {"layer": NONE, "channels": NONE, "seed": 0, "on_step": None},

@@ -17,6 +17,47 @@ Visualization (2017).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+
 from cnnviz_core import synthesis
+from cnnviz_core.errors import NotApplicable
+from cnnviz_core.models import LoadedModel
 
 synthesize = synthesis.synthesize
+seconds_per_step = synthesis.seconds_per_step
+GOALS = synthesis.GOALS
+
+
+@dataclass(frozen=True)
+class Ingredients:
+    """What makes pictures readable, some of it left out.
+
+    Attributes:
+        title: Its name on screen.
+        settings: Arguments of :func:`synthesize`.
+    """
+
+    title: str
+    settings: Mapping[str, bool]
+
+
+INGREDIENTS: Mapping[str, Ingredients] = {
+    "all": Ingredients("everything", {}),
+    "no_fourier": Ingredients("pixels, no spectrum", {"fourier": False}),
+    "no_decorrelation": Ingredients("plain colours", {"decorrelated": False}),
+    "no_robustness": Ingredients("always the same view", {"robust": False}),
+    "none": Ingredients("none of them", {"fourier": False, "decorrelated": False, "robust": False}),
+}
+
+
+def default_layer(model: LoadedModel) -> str:
+    """A layer in the middle, whose pictures show patterns of some size.
+
+    Raises:
+        NotApplicable: The network has no maps.
+    """
+    landmarks = model.layers.landmarks
+    if not landmarks:
+        raise NotApplicable(f"{model.spec.title} has no layer with maps; look at its class images instead.")
+    return landmarks[len(landmarks) // 2]

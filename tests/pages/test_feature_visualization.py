@@ -1,0 +1,54 @@
+"""The feature visualisation page: quick pictures before the first click, the asked ones, what is refused."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from streamlit.testing.v1 import AppTest
+
+Open = Callable[..., AppTest]
+PAGE = "create/feature_visualization"
+
+
+def captions(app: AppTest) -> str:
+    return " ".join(c.value for c in app.caption)
+
+
+def wait_for(app: AppTest, words: str) -> None:
+    deadline = time.monotonic() + 90
+    while words not in captions(app):
+        assert time.monotonic() < deadline, captions(app)
+        time.sleep(0.2)
+        app.run()
+        assert not app.exception
+
+
+def test_quick_pictures_are_there_before_the_first_click_and_the_cost_of_the_asked_ones(open_page: Open) -> None:
+    app = open_page(PAGE)
+    assert "4 × 96 steps at 128 pixels: about" in captions(app)
+    wait_for(app, "4 pictures · 24 steps · from noise, seed 0")
+    assert "The picture reaches" in captions(app)
+    assert "Channel 0" in [heading.value for heading in app.subheader]
+    app.session_state["made"] = 2
+    app.run()
+    assert "Channel 2" in [heading.value for heading in app.subheader]
+
+
+def test_a_link_asks_for_objective_layer_and_start(open_page: Open) -> None:
+    app = open_page(
+        PAGE, layer="conv_stem", objective="whole layer", steps="8", size="64", start="the picture", fourier="false"
+    )
+    app.button(key="synthesis_run").click().run()
+    wait_for(app, "conv\\_stem · 1 pictures · 8 steps · from the picture")
+    assert not app.toggle(key="fourier").value
+
+
+def test_a_unit_outside_the_map_is_said(open_page: Open) -> None:
+    app = open_page(PAGE, objective="one unit", middle="false", unit_row="900", steps="8", size="64")
+    deadline = time.monotonic() + 60
+    while not any("no unit at row 900" in error.value for error in app.error):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+        app.run()
+    assert not app.exception
