@@ -14,7 +14,7 @@ from cnnviz_core import images, masks, photos, render, stereo, store
 from cnnviz_core.errors import BadImage, BadSetting, CnnvizError
 from cnnviz_core.images import InputImage
 from cnnviz_core.methods import segmentation
-from cnnviz_core.ui import compute, frame, show
+from cnnviz_core.ui import access, compute, frame, show
 from cnnviz_core.ui.components import mask_painter, working_size
 
 Bools = NDArray[np.bool_]
@@ -220,6 +220,9 @@ def _add(supports: Sequence[Support]) -> None:
             true = TRUE if picked in stereo.PHOTO_IDS else ""
             _append(Choice(picked, true))
             st.rerun()
+        if not access.may("upload"):
+            st.caption(access.refusal("upload"))
+            return
         st.file_uploader(
             "Your own, one or more",
             type=PICTURE_TYPES,
@@ -240,6 +243,7 @@ def _append(choice: Choice) -> None:
 
 def _take_pictures() -> None:
     """Keeps uploaded pictures; those that were there before the last change are not added again."""
+    access.require("upload")
     taken: set[str] = st.session_state.setdefault("supports_taken", set())
     for file in st.session_state["support_files"]:
         if file.file_id not in taken:
