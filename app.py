@@ -57,6 +57,10 @@ PAGES = (
         "What did training on change, in which layers, and for which pictures?", "difference",
     ),
     PageLink(
+        "compare", "pages/compare/fine_tuning.py", "Fine-tuning",
+        "How well does the network learn the classes of a collection, and what changes in it?", "model_training",
+    ),
+    PageLink(
         "create", "pages/create/feature_visualization.py", "Feature visualisation",
         "What does a channel look for? Pictures made to excite it.", "palette", "feature_maps",
     ),

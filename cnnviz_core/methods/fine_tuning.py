@@ -43,15 +43,17 @@ from cnnviz_core.collections.splitting import Split
 from cnnviz_core.models import LoadedModel
 from cnnviz_core.results import FineTuned, Step, Stored
 from cnnviz_core.store import StorageFailed
-from cnnviz_core.trainable import everything, from_stage, head, last_blocks
+from cnnviz_core.trainable import NUM_BLOCKS, blocks, everything, from_stage, head, last_blocks
 from cnnviz_core.training import OPTIMISERS, SCHEDULES, Settings
 
 __all__ = [
     "AUGMENTATIONS",
     "ENDINGS",
+    "NUM_BLOCKS",
     "OPTIMISERS",
     "SCHEDULES",
     "Plan",
+    "blocks",
     "default_learning_rate",
     "everything",
     "from_stage",

@@ -67,6 +67,7 @@ from cnnviz_core.render.tiles import (
     thumbnail_atlas,
     thumbnail_px,
 )
+from cnnviz_core.render.training_charts import confusion_figure, epochs_figure, parts_figure
 
 __all__ = [
     "COLOUR_MAPS",
@@ -83,10 +84,12 @@ __all__ = [
     "categories_figure",
     "cloud_figure",
     "colourise",
+    "confusion_figure",
     "counts_figure",
     "curves_figure",
     "depth_profile",
     "distance_bars",
+    "epochs_figure",
     "figure_png",
     "find_colour_map",
     "format_value",
@@ -101,6 +104,7 @@ __all__ = [
     "mosaic",
     "npy",
     "overlay",
+    "parts_figure",
     "paste_onto",
     "places_figure",
     "png",

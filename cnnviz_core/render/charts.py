@@ -20,8 +20,8 @@ from cnnviz_core.render.numerals import format_value
 from cnnviz_core.results import FloatArray
 
 _BLUE = "#0072B2"
-_SERIES_COLOURS = (_BLUE, "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
-_SERIES_MARKERS = ("circle", "square", "diamond", "triangle-up", "cross", "x")
+SERIES_COLOURS = (_BLUE, "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
+SERIES_MARKERS = ("circle", "square", "diamond", "triangle-up", "cross", "x")
 _MARK_COLOUR = "#D55E00"
 _MID_GREY = "rgba(128, 128, 128, 0.35)"
 _MOST_TICKS = 24
@@ -55,7 +55,7 @@ def histogram(
         customdata=[f"{format_value(low)} to {format_value(high)}" for low, high in itertools.pairwise(edges)],
         hovertemplate="%{customdata}: %{y:,} values<extra></extra>",
     )
-    figure = _figure(bars, height=260)
+    figure = figure_of(bars, height=260)
     figure.update_layout(bargap=0, showlegend=False)
     figure.update_yaxes(title="number of values", type="log" if log_counts else "linear")
     notes = [_literal(unit)]
@@ -92,7 +92,7 @@ def probability_bars(labels: Sequence[str], probabilities: Sequence[float]) -> g
         customdata=[_literal(label) for label in labels],
         hovertemplate="%{customdata}: %{text}<extra></extra>",
     )
-    figure = _figure(bars, height=40 + 30 * len(labels))
+    figure = figure_of(bars, height=40 + 30 * len(labels))
     figure.update_layout(bargap=0.3, showlegend=False, margin={"r": 60})
     figure.update_xaxes(range=[0, 1], tickformat=".0%", title="probability")
     figure.update_yaxes(
@@ -114,7 +114,7 @@ def distance_bars(names: Sequence[str], distances: FloatArray, *, kinds: Sequenc
         unit: What the distances are.
     """
     order = list(dict.fromkeys(kinds))
-    colours = [*_SERIES_COLOURS, *["#999999"] * len(order)]
+    colours = [*SERIES_COLOURS, *["#999999"] * len(order)]
     bars = [
         go.Bar(
             x=[place for place, kind in enumerate(kinds) if kind == name],
@@ -126,7 +126,7 @@ def distance_bars(names: Sequence[str], distances: FloatArray, *, kinds: Sequenc
         )
         for at, name in enumerate(order)
     ]
-    figure = _figure(*bars, height=220)
+    figure = figure_of(*bars, height=220)
     figure.update_layout(bargap=0.25, showlegend=len(order) > 1)
     figure.update_xaxes(title="nearest first", showticklabels=False, showgrid=False)
     figure.update_yaxes(title=_literal(unit), rangemode="tozero")
@@ -154,12 +154,12 @@ def depth_profile(layers: Sequence[str], series: Mapping[str, Sequence[float]], 
             cliponaxis=False,
             customdata=list(layers),
             hovertemplate="%{customdata}: %{text}",
-            line={"color": _SERIES_COLOURS[at % len(_SERIES_COLOURS)], "width": 2},
-            marker={"size": 8, "symbol": _SERIES_MARKERS[at % len(_SERIES_MARKERS)]},
+            line={"color": SERIES_COLOURS[at % len(SERIES_COLOURS)], "width": 2},
+            marker={"size": 8, "symbol": SERIES_MARKERS[at % len(SERIES_MARKERS)]},
         )
         for at, (name, values) in enumerate(series.items())
     ]
-    figure = _figure(*lines, height=340)
+    figure = figure_of(*lines, height=340)
     figure.update_layout(showlegend=len(series) > 1, legend={"orientation": "h", "y": 1.02, "yanchor": "bottom"})
     shown = places[:: -(-len(layers) // _MOST_TICKS) or 1]
     figure.update_xaxes(tickvals=shown, ticktext=[layers[at] for at in shown], tickangle=-40, showgrid=False)
@@ -189,7 +189,7 @@ def box_figure(groups: Mapping[str, FloatArray], *, unit: str) -> go.Figure:
         )
         for name, values in groups.items()
     ]
-    figure = _figure(*boxes, height=340)
+    figure = figure_of(*boxes, height=340)
     figure.update_layout(showlegend=False)
     figure.update_xaxes(type="category", showgrid=False, tickangle=-30)
     figure.update_yaxes(title=_literal(unit))
@@ -219,15 +219,15 @@ def cloud_figure(
             mode="markers",
             marker={
                 "size": 8,
-                "color": _SERIES_COLOURS[at % len(_SERIES_COLOURS)],
-                "symbol": _SERIES_MARKERS[at % len(_SERIES_MARKERS)],
+                "color": SERIES_COLOURS[at % len(SERIES_COLOURS)],
+                "symbol": SERIES_MARKERS[at % len(SERIES_MARKERS)],
             },
             customdata=[_literal(text) for text in names[name]],
             hovertemplate="%{customdata}: %{x:.4g}, %{y:.4g}<extra></extra>",
         )
         for at, (name, (x, y)) in enumerate(groups.items())
     ]
-    figure = _figure(*clouds, height=340)
+    figure = figure_of(*clouds, height=340)
     figure.update_layout(showlegend=len(groups) > 1, legend={"orientation": "h", "y": 1.02, "yanchor": "bottom"})
     figure.update_xaxes(title=_literal(x_title))
     figure.update_yaxes(title=_literal(y_title))
@@ -250,13 +250,13 @@ def counts_figure(names: Sequence[str], counts: Mapping[str, Sequence[int]], *, 
             width=width,
             offset=at * width - 0.4,
             name=_literal(series),
-            marker={"color": _SERIES_COLOURS[at % len(_SERIES_COLOURS)]},
+            marker={"color": SERIES_COLOURS[at % len(SERIES_COLOURS)]},
             customdata=[_literal(name) for name in names],
             hovertemplate="%{customdata}: %{y}",
         )
         for at, (series, values) in enumerate(counts.items())
     ]
-    figure = _figure(*bars, height=240)
+    figure = figure_of(*bars, height=240)
     figure.update_layout(showlegend=len(counts) > 1, legend={"orientation": "h", "y": 1.02, "yanchor": "bottom"})
     figure.update_xaxes(tickvals=list(range(len(names))), ticktext=[_literal(name) for name in names], showgrid=False)
     figure.update_yaxes(title=_literal(unit), rangemode="tozero")
@@ -286,8 +286,8 @@ def curves_figure(
             y=values,
             name=_literal(name),
             mode="lines+markers",
-            line={"color": _SERIES_COLOURS[at % len(_SERIES_COLOURS)], "width": 2},
-            marker={"size": 6, "symbol": _SERIES_MARKERS[at % len(_SERIES_MARKERS)]},
+            line={"color": SERIES_COLOURS[at % len(SERIES_COLOURS)], "width": 2},
+            marker={"size": 6, "symbol": SERIES_MARKERS[at % len(SERIES_MARKERS)]},
             hovertemplate="%{x:.0%}: %{y:.3f}",
         )
         for at, (name, values) in enumerate(series.items())
@@ -297,7 +297,7 @@ def curves_figure(
         plain = {"mode": "lines", "line": {"width": 0}, "showlegend": False, "hoverinfo": "skip"}
         edges = [go.Scatter(x=x, y=band[0], **plain)]
         edges.append(go.Scatter(x=x, y=band[1], fill="tonexty", fillcolor=_MID_GREY, **plain))
-    figure = _figure(*edges, *lines, height=300)
+    figure = figure_of(*edges, *lines, height=300)
     figure.update_layout(legend={"orientation": "h", "y": 1.02, "yanchor": "bottom"})
     figure.update_xaxes(title=_literal(x_title), tickformat=".0%")
     figure.update_yaxes(title=_literal(unit), range=[0, 1])
@@ -333,14 +333,14 @@ def threshold_figure(
             mode="markers",
             marker={
                 "size": 11,
-                "symbol": _SERIES_MARKERS[number % len(_SERIES_MARKERS)],
-                "color": _SERIES_COLOURS[number % len(_SERIES_COLOURS)],
+                "symbol": SERIES_MARKERS[number % len(SERIES_MARKERS)],
+                "color": SERIES_COLOURS[number % len(SERIES_COLOURS)],
             },
             hovertemplate="%{x:.3f}: %{y:.3f}",
         )
         for number, (name, at) in enumerate(marks.items(), start=1)
     ]
-    figure = _figure(line, *points, height=280)
+    figure = figure_of(line, *points, height=280)
     figure.update_layout(legend={"orientation": "h", "y": 1.02, "yanchor": "bottom"})
     figure.update_xaxes(title=_literal(x_title))
     figure.update_yaxes(title=_literal(unit), range=[0, 1])
@@ -361,13 +361,13 @@ def steps_figure(series: Mapping[str, FloatArray], *, unit: str, mark: int | Non
             y=values,
             name=_literal(_shortened(name)),
             mode="lines+markers",
-            line={"color": _SERIES_COLOURS[at % len(_SERIES_COLOURS)], "width": 2},
-            marker={"size": 6, "symbol": _SERIES_MARKERS[at % len(_SERIES_MARKERS)]},
+            line={"color": SERIES_COLOURS[at % len(SERIES_COLOURS)], "width": 2},
+            marker={"size": 6, "symbol": SERIES_MARKERS[at % len(SERIES_MARKERS)]},
             hovertemplate="step %{x}: %{y:.3f}",
         )
         for at, (name, values) in enumerate(series.items())
     ]
-    figure = _figure(*lines, height=240)
+    figure = figure_of(*lines, height=240)
     figure.update_layout(showlegend=True, legend={"orientation": "h", "y": 1.02, "yanchor": "bottom"})
     num_steps = max((len(values) for values in series.values()), default=1) - 1
     figure.update_xaxes(title="step", tickformat="d", dtick=max(1, num_steps // 5))
@@ -399,7 +399,7 @@ def matrix_figure(names: Sequence[str], values: FloatArray, *, unit: str) -> go.
         texttemplate="%{text}",
         hovertemplate="%{y} and %{x}: %{text}<extra></extra>",
     )
-    figure = _figure(heat, height=120 + 34 * len(names))
+    figure = figure_of(heat, height=120 + 34 * len(names))
     figure.update_yaxes(type="category", autorange="reversed", showgrid=False)
     figure.update_xaxes(type="category", showgrid=False, tickangle=-30)
     return figure
@@ -426,7 +426,7 @@ def places_figure(
         colorbar={"title": _literal(unit), "thickness": 14},
         hovertemplate="centre %{x:.0f} px across, %{y:.0f} px down: %{z:.3g}<extra></extra>",
     )
-    figure = _figure(heat, height=320)
+    figure = figure_of(heat, height=320)
     figure.update_yaxes(autorange="reversed", scaleanchor="x", constrain="domain", showgrid=False, title="px down")
     figure.update_xaxes(constrain="domain", showgrid=False, title="px across")
     return figure
@@ -439,7 +439,7 @@ def categories_figure(values: NDArray[np.int64], names: Mapping[int, str]) -> go
         values: (rows, cols) numbers of kinds; numbers without a name are left empty.
         names: Number and name of each kind, the most important first; those beyond the sixth share grey.
     """
-    colours = [*_SERIES_COLOURS, "#999999"]
+    colours = [*SERIES_COLOURS, "#999999"]
     places = {number: min(at, len(colours) - 1) for at, number in enumerate(names)}
     used = sorted(set(places.values()))
     grid = np.array([[places.get(int(number), np.nan) for number in row] for row in values])
@@ -452,7 +452,7 @@ def categories_figure(values: NDArray[np.int64], names: Mapping[int, str]) -> go
         customdata=[[_literal(names.get(int(number), "not tried")) for number in row] for row in values],
         hovertemplate="row %{y}, column %{x}: %{customdata}<extra></extra>",
     )
-    titles = [list(names.values())[at] if at < len(_SERIES_COLOURS) else "others" for at in used]
+    titles = [list(names.values())[at] if at < len(SERIES_COLOURS) else "others" for at in used]
     legend = [
         go.Scatter(
             x=[None],
@@ -463,7 +463,7 @@ def categories_figure(values: NDArray[np.int64], names: Mapping[int, str]) -> go
         )
         for at, title in zip(used, titles, strict=True)
     ]
-    figure = _figure(heat, *legend, height=320)
+    figure = figure_of(heat, *legend, height=320)
     figure.update_layout(legend={"orientation": "v"})
     figure.update_yaxes(autorange="reversed", scaleanchor="x", constrain="domain", showgrid=False, showticklabels=False)
     figure.update_xaxes(constrain="domain", showgrid=False, showticklabels=False)
@@ -482,7 +482,7 @@ def space_figure(
         axes: Titles.
         height: In pixels.
     """
-    figure = _figure(
+    figure = figure_of(
         go.Scatter3d(
             x=points[:, 0],
             y=points[:, 1],
@@ -490,7 +490,7 @@ def space_figure(
             mode="markers",
             marker={
                 "size": 3,
-                "color": _SERIES_COLOURS[0] if colours is None else [f"rgb({r}, {g}, {b})" for r, g, b in colours],
+                "color": SERIES_COLOURS[0] if colours is None else [f"rgb({r}, {g}, {b})" for r, g, b in colours],
             },
             text=[_literal(caption).replace("\n", "<br>") for caption in captions],
             hoverinfo="text",
@@ -527,13 +527,14 @@ def frequency_figure(magnitude: FloatArray, *, unit: str = "gain", colour_map: s
         colorbar={"title": _literal(unit), "thickness": 14},
         hovertemplate="%{x:.2f} across, %{y:.2f} down: %{z:.3g}<extra></extra>",
     )
-    figure = _figure(heat, height=360)
+    figure = figure_of(heat, height=360)
     figure.update_xaxes(title="cycles per pixel across", tickvals=ticks, tickangle=0, constrain="domain")
     figure.update_yaxes(title="down", tickvals=ticks, autorange="reversed", scaleanchor="x")
     return figure
 
 
-def _figure(*traces: go.Bar | go.Scatter | go.Heatmap | go.Box, height: int) -> go.Figure:
+def figure_of(*traces: go.Bar | go.Scatter | go.Heatmap | go.Box, height: int) -> go.Figure:
+    """A figure of some traces in the style of all charts."""
     figure = go.Figure(list(traces))
     figure.update_layout(
         template="plotly_white",
