@@ -11,13 +11,15 @@ seam stays in its place.
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from cnnviz_core import folding, probe
 from cnnviz_core.errors import NotApplicable
@@ -42,7 +44,13 @@ class Goal:
 
 
 def find(
-    model: LoadedModel, x: Tensor, goals: Sequence[Goal], scales: Sequence[float], *, tile_px: int
+    model: LoadedModel,
+    x: Tensor,
+    goals: Sequence[Goal],
+    scales: Sequence[float],
+    *,
+    tile_px: int,
+    dtype: torch.dtype = torch.float32,
 ) -> tuple[Tensor, tuple[float, ...]]:
     """The gradient with respect to the picture of what is to grow, each goal times its scale.
 
@@ -53,6 +61,9 @@ def find(
         scales: One per goal.
         tile_px: Largest side of a tile, rounded up to a whole stride; a picture of no more pixels than such a square
             is not cut.
+        dtype: What is computed in. In bfloat16 a step takes half the time on processors that know it, and the gradient
+            points a little elsewhere: enough for a picture, not for a measurement. For one goal only; several are
+            always computed in float32.
 
     Returns:
         The gradient, (1, C, H, W), and for each goal the mean of ``a * direction(a)`` over all numbers of its layer.
@@ -64,9 +75,9 @@ def find(
     sums, counts = [0.0] * len(goals), [0] * len(goals)
     for rows, columns in _tiles(x.shape[-2], x.shape[-1], tile_px, stride=_common_stride(goals)):
         tile = x[..., rows, columns].detach().clone().requires_grad_()
-        outputs = _outputs(model, tile, goals)
-        directions = [goal.direction(a.detach()) for goal, a in zip(goals, outputs, strict=True)]
-        weighted = [scale * direction for scale, direction in zip(scales, directions, strict=True)]
+        outputs = _outputs(model, tile, goals, dtype)
+        directions = [goal.direction(a.detach().float()) for goal, a in zip(goals, outputs, strict=True)]
+        weighted = [(scale * d).to(a.dtype) for scale, d, a in zip(scales, directions, outputs, strict=True)]
         gradient[..., rows, columns] = torch.autograd.grad(outputs, tile, weighted)[0]
         for at, (a, direction) in enumerate(zip(outputs, directions, strict=True)):
             sums[at] += float((a.detach() * direction).sum(dtype=torch.float64))
@@ -74,10 +85,10 @@ def find(
     return gradient, tuple(total / count for total, count in zip(sums, counts, strict=True))
 
 
-def _outputs(model: LoadedModel, x: Tensor, goals: Sequence[Goal]) -> list[Tensor]:
+def _outputs(model: LoadedModel, x: Tensor, goals: Sequence[Goal], dtype: torch.dtype) -> list[Tensor]:
     """What the layers put out, each (1, C, h, w)."""
     try:
-        found = _forward(model, normalised(model, x), [goal.layer for goal in goals])
+        found = _forward(model, normalised(model, x), [goal.layer for goal in goals], dtype)
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # a network that takes one size only can raise anything
@@ -90,16 +101,29 @@ def _outputs(model: LoadedModel, x: Tensor, goals: Sequence[Goal]) -> list[Tenso
     return [a.movedim(goal.layer.channel_dim, 1) for a, goal in zip(found, goals, strict=True)]
 
 
-def _forward(model: LoadedModel, x: Tensor, layers: Sequence[LayerInfo]) -> list[Tensor]:
+def _forward(model: LoadedModel, x: Tensor, layers: Sequence[LayerInfo], dtype: torch.dtype) -> list[Tensor]:
     """What the layers put out, by the fast copy where there is one."""
     if len(layers) == 1 and model.is_static:
         (info,) = layers
         usual = torch.empty((1, model.preprocessing.num_channels, *model.preprocessing.input_px), device=x.device)
         begin = folding.up_to(model.net, info.name, usual, num_calls=info.num_calls)
-        return [begin(x.contiguous(memory_format=torch.channels_last))]
+        if dtype is not torch.float32:
+            begin = replace(begin, net=_in_dtype(begin.net, dtype))
+        return [begin(x.to(dtype).contiguous(memory_format=torch.channels_last))]
     stop_after = {info.name: info.num_calls for info in layers}
     outputs = probe.record(model.net, x, stop_after, stop_after=stop_after).outputs
     return [outputs[info.name][info.num_calls - 1] for info in layers]
+
+
+_converted: WeakKeyDictionary[nn.Module, nn.Module] = WeakKeyDictionary()
+
+
+def _in_dtype(net: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """A copy with weights of that type, made once."""
+    found = _converted.get(net)
+    if found is None or next(found.parameters()).dtype != dtype:
+        found = _converted[net] = copy.deepcopy(net).to(dtype)
+    return found
 
 
 def normalised(model: LoadedModel, x: Tensor) -> Tensor:

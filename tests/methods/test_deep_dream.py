@@ -172,6 +172,17 @@ def test_cancelled_before_the_first_step(tiny_model: LoadedModel, noise_image: N
         deep_dream.dream(tiny_model, noise_image(16, 16), layer="conv2", on_step=cancel)
 
 
+def test_bfloat16_dreams_nearly_the_same(zoo_64: Load, noise_image: Noise) -> None:
+    model, image = zoo_64("torchvision/resnet18"), noise_image(64, 64)
+    exact, quick = (
+        deep_dream.dream(model, image, steps=1, precision=precision, **ONE) for precision in ("float32", "bfloat16")
+    )
+    moved, moved_quickly = ((found.values - image.pixels).ravel() for found in (exact, quick))
+    assert 0.9 < np.corrcoef(moved, moved_quickly)[0, 1] < 1
+    assert quick.objectives[0, 0] == pytest.approx(exact.objectives[0, 0], rel=0.05)
+    assert model.net.get_parameter("conv1.weight").dtype == torch.float32
+
+
 def test_frames_are_few_and_small(tiny_model: LoadedModel, noise_image: Noise) -> None:
     found = deep_dream.dream(tiny_model, noise_image(16, 600), layer="relu1", octaves=1, steps=100)
     assert 30 < len(found.frames) <= 49
@@ -198,6 +209,7 @@ def test_a_photo_keeps_its_size_up_to_2_megapixels(noise_image: Noise) -> None:
         ({"octave_scale": 1.0}, "octave_scale is 1.0"),
         ({"strength": float("nan")}, "strength is nan"),
         ({"objective": "beauty"}, "'beauty' is not an objective"),
+        ({"precision": "float8"}, "'float8' is not a precision"),
         ({"objective": "guide"}, "belong together"),
         ({"channel": 6}, "channels 0 to 5"),
         ({"layer": ("conv1", "conv2"), "channel": 1}, "at one layer"),
