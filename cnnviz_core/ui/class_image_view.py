@@ -184,6 +184,6 @@ def _show(chosen: Selection, found: ClassImages) -> None:
     notes = [f"{probability:.0%}" for probability in found.probabilities]
     key = f"class_{found.method}"
     place = synthesis_view.wall(pictures, key=key, what=f"Class images, {found.method}", notes=notes)
-    synthesis_view.caption(pictures)
+    synthesis_view.caption(chosen, pictures)
     name = f"{found.method} class image of {pictures.names[place]}"
     synthesis_view.enlarged(chosen, pictures, place, title=name, code="result.pictures.images[{}]", key=key)

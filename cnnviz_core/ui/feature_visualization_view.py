@@ -242,7 +242,7 @@ def draw(chosen: Selection, found: Synthesis) -> None:
     """The wall, one picture enlarged, and what real pictures say of the same channel."""
     layer = frame.plain(found.layer)
     place = synthesis_view.wall(found, key="made", what=f"Pictures for {found.layer}")
-    synthesis_view.caption(found)
+    synthesis_view.caption(chosen, found)
     st.caption(
         f"Below each picture: what it reached, seen straight. For a channel that is its mean activation in {layer}, "
         "for a unit its activation, for a direction the cosine. A picture shows one way to get there, to an extreme "

@@ -120,10 +120,10 @@ def _over_checker(picture: show.Pixels, alpha: show.Pixels) -> show.Pixels:
     return np.asarray((share * picture + (1 - share) * ground).round(), dtype=np.uint8)
 
 
-def caption(found: Synthesis) -> None:
+def caption(chosen: Selection, found: Synthesis) -> None:
     """Network, layer, how many, how long; and the picture it began with, if it did."""
     run = found.run
-    parts = [run.model_id, found.layer, f"{len(found.images)} pictures", f"{found.histories.shape[1]} steps"]
+    parts = [chosen.model.spec.title, found.layer, f"{len(found.images)} pictures", f"{found.histories.shape[1]} steps"]
     start = "from the picture" if run.image_digest else f"from noise, seed {run.seed}"
     st.caption(frame.plain(" · ".join(filter(None, [*parts, start, f"{run.seconds:.1f} s"]))))
 
