@@ -216,7 +216,7 @@ def _state(net: nn.Module, stop: Stop) -> dict[str, Tensor]:
 def kinship(base: LoadedModel, changes: Sequence[WeightChange]) -> Kinship:
     """How two networks are related, from :func:`weight_changes`, in a word and in a sentence or two."""
     head = base.anatomy.head.classifier
-    body = [change for change in changes if not (head and f"{change.layer}.".startswith(f"{head}."))]
+    body = [change for change in changes if not _meets(change.layer, head)]
     frozen = [change for change in body if change.same_parameters]
     drifted = [change for change in frozen if not change.same_statistics]
     cosines = np.array([change.cosine for change in body if np.isfinite(change.cosine)])
@@ -247,6 +247,11 @@ def kinship(base: LoadedModel, changes: Sequence[WeightChange]) -> Kinship:
             "not, so what they put out changed all the same."
         )
     return Kinship("related", words, near)
+
+
+def _meets(name: str, other: str) -> bool:
+    """Whether one of two modules is, or lies in, the other; an empty name is none."""
+    return bool(name and other) and (f"{name}.".startswith(f"{other}.") or f"{other}.".startswith(f"{name}."))
 
 
 @torch.no_grad()
@@ -292,7 +297,11 @@ def last_stage(model: LoadedModel) -> tuple[str, ...]:
         NotApplicable: There is none.
     """
     head = model.anatomy.head.classifier
-    found = [stop for stop in stops(model) if stop.layer in model.layers.names and stop.layer != head]
+    found = [
+        stop
+        for stop in stops(model)
+        if stop.layer in model.layers.names and model.layers[stop.layer].cells and not _meets(stop.layer, head)
+    ]
     if not found:
         raise NotApplicable(f"{model.spec.title} has no layer with weights below its head; choose another network.")
     coarsest = model.layers[found[-1].layer].cells

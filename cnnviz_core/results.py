@@ -1061,8 +1061,8 @@ class ChangedAnswer:
 
     Attributes:
         picture: Index into the screening's pictures.
-        kind: "gained" (only the tuned network is right), "lost" (only the base is), "other wrong", or "changed" where
-            it is not known what the picture shows.
+        kind: "gained" (only the tuned network is right), "lost" (only the base is), "other wrong"; "new word" where
+            only one of the networks has a class for what the picture shows, "changed" where that is not known.
         base: The base network's answer.
         tuned: The tuned network's.
         moved: How far the evidence moved, in the unit of :class:`AnswerChanges`.
@@ -1104,7 +1104,7 @@ class AnswerChanges:
             distance" of what the classifiers read.
         classes: By the class of the pictures, those with most changes first.
         num_pictures: How many there are.
-        num_known: For how many it is known what they show, in the words of one of the networks.
+        num_known: For how many both networks have a class for what they show.
     """
 
     answers: tuple[ChangedAnswer, ...]

@@ -14,13 +14,14 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 from torch.nn import functional as F
 
-from cnnviz_core import doctor, images, models, photos, probe, torchvision_shim
+from cnnviz_core import collections, doctor, images, models, pairs, photos, probe, settings, torchvision_shim
 from cnnviz_core.doctor import Status
 from cnnviz_core.errors import BadCheckpoint, NotApplicable
 from cnnviz_core.images import InputImage
-from cnnviz_core.methods import feature_maps, filters
+from cnnviz_core.methods import comparison, feature_maps, filters
 from cnnviz_core.models import LoadedModel
 
 FOLDER = Path(__file__).parent.parent.parent / "shared" / "evaldata"
@@ -225,3 +226,20 @@ def test_the_file_alone_and_its_architecture_suffice(
 def test_a_file_of_another_architecture_is_refused_in_words(name: str, architecture: str, words: str) -> None:
     with pytest.raises(BadCheckpoint, match=words):
         models.load(architecture, weights=FOLDER / "weights" / f"{name}.safetensors")
+
+
+def test_siblings_are_told_from_strangers_and_differ_more_in_depth(
+    network: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The bird and insect networks came from one ancestor; what ImageNet's has learned came from another start."""
+    monkeypatch.setattr(settings, "current", lambda: settings.Settings(data_dir=tmp_path))
+    base, tuned, stranger = (network(f"mobilenetv2_100_{name}") for name in ("inat_bird", "inat_insect", "imagenet"))
+    assert pairs.kinship(base, pairs.weight_changes(base, stranger)).kind == "unrelated"
+    photos_folder = collections.open_collection(FOLDER / "images" / "caltech101")
+    found = comparison.screen(base, tuned, collection=photos_folder, num_pictures=20)
+    assert found.kinship.kind == "related"
+    correlations = [one.correlation for one in found.layers[:-1]]
+    assert stats.spearmanr(range(len(correlations)), correlations).statistic < -0.8
+    ckas = [one.cka for one in found.layers]
+    assert min(ckas[1:12]) > 0.75 > 0.55 > max(ckas[-3:])
+    assert comparison.changed_answers(base, tuned, found).unit == "cosine distance"

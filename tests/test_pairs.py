@@ -152,7 +152,9 @@ def test_redrawn_layers_hold_the_same_numbers_in_another_order(tiny_model: Loade
         pairs.redrawn(tiny_model, ["relu1"])
 
 
-def test_the_last_stage(lite0: LoadedModel, tiny_model: LoadedModel) -> None:
+def test_the_last_stage(lite0: LoadedModel, tiny_model: LoadedModel, zoo: Zoo) -> None:
+    convnext = pairs.last_stage(zoo("timm/convnext_atto"))  # its head is a module with a norm and the classifier
+    assert convnext[-2:] == ("stages.3.blocks.0", "stages.3.blocks.1")
     assert pairs.last_stage(lite0) == (*(f"blocks.5.{at}" for at in range(4)), "blocks.6.0", "conv_head", "bn2")
     assert pairs.last_stage(tiny_model) == ("conv2",)
     assert pairs.redrawn(tiny_model, ["conv2"]).spec.weights == pairs.LAST_STAGE_REDRAWN

@@ -66,6 +66,7 @@ KINDS = {
     "gained": "only the tuned network is right",
     "lost": "only the base network is right",
     "other wrong": "both are wrong, in different ways",
+    "new word": "only one of the networks has a class for what the picture shows",
     "changed": "what the picture shows is not known",
 }
 
@@ -291,8 +292,8 @@ def changed_answers(base: LoadedModel, tuned: LoadedModel, screening: Screening)
     scores = (screening.base_scores, screening.tuned_scores)
     answers = [found.argmax(axis=1) for found in scores]
     aliases = tuple([_aliases(name) for name in known] for known in names)
-    is_known = [_is_known(label, aliases) for label in screening.labels]
-    moved, unit = _moved(base, tuned, screening, answers, aliases, is_known=any(is_known))
+    num_knowing = [sum(_is_known(label, known) for known in aliases) for label in screening.labels]
+    moved, unit = _moved(base, tuned, screening, answers, aliases, is_known=any(num_knowing))
     found, rows = [], []
     for at, label in enumerate(screening.labels):
         one, other = (answers[side][at] for side in (0, 1))
@@ -300,7 +301,7 @@ def changed_answers(base: LoadedModel, tuned: LoadedModel, screening: Screening)
         is_same = one == other if names[0] == names[1] else bool(aliases[0][one] & aliases[1][other])
         is_changed = not (is_same or (was_right and is_right))
         if is_changed:
-            kind = _kind(was_right, is_right) if is_known[at] else "changed"
+            kind = ("changed", "new word", _kind(was_right, is_right))[num_knowing[at]]
             found.append(ChangedAnswer(at, kind, names[0][one], names[1][other], float(moved[at])))
         rows.append((label or names[0][one], was_right, is_right, is_changed))
     return AnswerChanges(
@@ -308,7 +309,7 @@ def changed_answers(base: LoadedModel, tuned: LoadedModel, screening: Screening)
         unit=unit,
         classes=_by_class(rows),
         num_pictures=len(rows),
-        num_known=sum(is_known),
+        num_known=num_knowing.count(2),
     )
 
 
@@ -326,8 +327,9 @@ def _says(aliases: frozenset[str], label: str) -> bool:
     return bool(aliases & _aliases(label))
 
 
-def _is_known(label: str, aliases: Sequence[Sequence[frozenset[str]]]) -> bool:
-    return bool(label) and any(_says(names, label) for known in aliases for names in known)
+def _is_known(label: str, aliases: Sequence[frozenset[str]]) -> bool:
+    """Whether one of a network's classes has that name."""
+    return bool(label) and any(_says(names, label) for names in aliases)
 
 
 def _moved(

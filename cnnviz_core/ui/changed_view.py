@@ -33,8 +33,8 @@ def draw(_chosen: Selection, pair: Pair) -> None:
     st.markdown(f"**{len(found.answers):,} of {found.num_pictures:,} pictures are answered differently.**")
     if found.num_known < found.num_pictures:
         st.caption(
-            f"For {found.num_known:,} pictures it is known what they show, in the words of one of the networks. For "
-            "the others nothing is gained or lost: their answers only differ."
+            f"For {found.num_known:,} pictures both networks have a class for what they show. For the others nothing "
+            "is gained or lost: their answers only differ, or only one network has a word for them."
         )
     if not found.answers:
         st.caption("There is nothing to show: both networks give the same answers.")

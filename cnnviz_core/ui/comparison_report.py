@@ -167,7 +167,7 @@ def _changed(pair: Pair, screening: Screening) -> Iterator[Block]:
     yield Heading("Pictures whose answer changed")
     yield Paragraph(
         f"{len(found.answers):,} of {found.num_pictures:,} pictures are answered differently. For {found.num_known:,} "
-        f"it is known what they show. Those whose evidence moved farthest come first ({found.unit})."
+        f"both networks have a class for what they show. Those whose evidence moved farthest come first ({found.unit})."
     )
     shown = found.answers[:_NUM_CHANGED]
     if shown:

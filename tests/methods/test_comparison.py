@@ -177,6 +177,11 @@ def test_other_heads_are_compared_by_the_names_of_their_classes(tiny_model: Load
     (gained,) = found.answers
     assert (gained.picture, gained.kind, gained.tuned) == (1, "gained", "Parus major (Bird, great tit)")
     assert gained.moved == pytest.approx(1, abs=1e-3)
+    assert found.num_known == 2
+    without = replace(other, class_names=("x", "y", "z"))
+    found = comparison.changed_answers(tiny_model, without, screening(tiny_model, without, noise, base, tuned))
+    assert [answer.kind for answer in found.answers] == ["new word", "new word"]
+    assert (found.num_known, found.unit) == (0, "probability")
 
 
 def test_without_labels_or_common_names_vectors_tell_how_far_the_evidence_moved(
