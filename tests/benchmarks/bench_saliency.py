@@ -1,14 +1,20 @@
-"""Saliency against Captum, in one run, on the same network with the same allocator.
+"""Saliency against Captum, in one run, on the same network.
 
-Run it on a quiet machine: ``python tests/benchmarks/bench_saliency.py``. Random weights, which cost the same. Captum is
-given the network as cnnviz holds it, frozen and in eval mode; for guided backprop a copy of it, since Captum hooks its
-modules.
+Run it on a quiet machine: ``python tests/benchmarks/bench_saliency.py``. Random weights, which cost the same. In this
+process Captum is given what cnnviz has: the network frozen and in eval mode, and its allocator; for guided backprop a
+copy of the network, since Captum hooks its modules. Integrated gradients are also measured as a plain script would
+make them: in a process of its own, with the allocator as it comes, at the best of several settings; in turns.
 """
 
 from __future__ import annotations
 
 import copy
+import statistics
+import subprocess
+import sys
+import time
 import warnings
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -24,6 +30,27 @@ NETWORKS = ("torchvision/resnet18", "torchvision/resnet50")
 INTERNAL_BATCHES = (None, 4, 8, 16)
 TARGET = 285
 NUM_STEPS = 50
+ROUNDS = 3
+
+# Reads an internal batch size a line, 0 for all at once; answers with seconds.
+PLAIN = """
+import sys, time, warnings
+import torch
+from cnnviz_core import torchvision_shim
+torchvision_shim.install()
+import torchvision
+from captum.attr import IntegratedGradients
+warnings.simplefilter("ignore")
+name, num_steps, target, frozen = sys.argv[1:]
+net = torchvision.models.get_model(name).eval().requires_grad_(frozen != "frozen")
+x = torch.randn(1, 3, 224, 224)
+for line in sys.stdin:
+    start = time.perf_counter()
+    IntegratedGradients(net).attribute(
+        x.clone(), target=int(target), n_steps=int(num_steps), internal_batch_size=int(line) or None
+    )
+    print(time.perf_counter() - start, flush=True)
+"""
 
 
 def report(title: str, mine: float, theirs: float) -> None:
@@ -57,9 +84,44 @@ def bench(model: LoadedModel, image: InputImage) -> None:
         report(f"integrated_gradients, {NUM_STEPS} steps, Captum {batches}", times[0], peer_time)
     one, other = mine(), theirs(8)
     difference, correlation = np.abs(one - other).max() / np.abs(other).max(), np.corrcoef(one.ravel(), other.ravel())
+    against_a_plain_script(model, mine)
     print(
         f"  {'difference, as a share of the largest value':52} {difference:8.1e}, correlation {correlation[0, 1]:.6f}"
     )
+
+
+def against_a_plain_script(model: LoadedModel, mine: Callable[[], object]) -> None:
+    """Integrated gradients against Captum in processes of its own, the network frozen or as it comes."""
+    name = model.spec.model_id.rpartition("/")[2]
+    peers = {
+        frozen: subprocess.Popen(
+            [sys.executable, "-c", PLAIN, name, str(NUM_STEPS), str(TARGET), frozen],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for frozen in ("frozen", "as it comes")
+    }
+    mine_seconds: list[float] = []
+    their_seconds: dict[tuple[str, int | None], list[float]] = {}
+    for turn in range(ROUNDS + 1):  # the first warms up
+        start = time.perf_counter()
+        mine()
+        mine_seconds.append(time.perf_counter() - start)
+        for frozen, peer in peers.items():
+            for size in INTERNAL_BATCHES:
+                assert peer.stdin is not None
+                assert peer.stdout is not None
+                print(size or 0, file=peer.stdin, flush=True)
+                seconds = float(peer.stdout.readline())
+                if turn:
+                    their_seconds.setdefault((frozen, size), []).append(seconds)
+    for peer in peers.values():
+        peer.kill()
+    times = {settings: 1e3 * statistics.median(seconds) for settings, seconds in their_seconds.items()}
+    (frozen, size), best = min(times.items(), key=lambda item: item[1])
+    title = f"the same, Captum as a plain script; its best: {frozen}, batch {size}"
+    report(title, 1e3 * statistics.median(mine_seconds[1:]), best)
 
 
 def main() -> None:
