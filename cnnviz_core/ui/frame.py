@@ -77,7 +77,7 @@ def _draw(pages: Sequence[PageLink]) -> None:
         page = st.Page(link.path, title=link.title, icon=f":material/{link.icon}:", default=link is pages[0])
         menu.setdefault(link.section.capitalize(), []).append(page)
         links[page] = link
-    page = st.navigation(menu)
+    page = st.navigation(menu, position="top")
     st.session_state["pages"], st.session_state["page"] = pages, links[page]
     header("cnnviz" if links[page] is pages[0] else links[page].title, links[page].question)
     # Always there, so that a notice does not move what follows.

@@ -152,6 +152,11 @@ class Site:
         """Waits until no run is going on. Right after a click, expect its outcome first: the run may not have begun."""
         self.page.wait_for_function(IDLE, timeout=timeout_ms)
 
+    def go(self, section: str, title: str) -> None:
+        """Goes to a page by the menu."""
+        self.page.get_by_test_id("stTopNavSection").filter(has_text=section).click()
+        self.page.get_by_test_id("stTopNavDropdownLink").filter(has_text=title).click()
+
     def check(self) -> None:
         """Fails on page errors, console errors, requests to other hosts, and exceptions or notices of bugs shown."""
         exceptions = self.page.locator("[data-testid=stException], [class*=st-key-bug_]").all_inner_texts()

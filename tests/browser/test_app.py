@@ -72,14 +72,14 @@ def test_another_layer_starts_with_its_own_first_channel(app) -> None:
 def test_state_follows_from_page_to_page_and_back(app) -> None:
     page = app.open("/?image=Espresso")  # not a title: said, and the default is shown
     expect(page.get_by_text("which is not on offer here")).to_be_visible()
-    page.get_by_test_id("stSidebarNavItems").get_by_role("link", name="Filters").click()
+    app.go("Look", "Filters")
     expect(page.get_by_role("heading", name="Filters")).to_be_visible()
     page.locator(".st-key-kernel input").fill("9")
     page.keyboard.press("Enter")
     expect(page).to_have_url(re.compile("kernel=9"))
-    page.get_by_test_id("stSidebarNavItems").get_by_role("link", name="Model doctor").click()
+    app.go("Manage", "Model doctor")
     expect(page.get_by_role("heading", name="What fits it")).to_be_visible()
-    page.get_by_test_id("stSidebarNavItems").get_by_role("link", name="Filters").click()
+    app.go("Look", "Filters")
     expect(page.locator(".st-key-kernel input")).to_have_value("9")
 
 

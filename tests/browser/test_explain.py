@@ -105,7 +105,7 @@ def test_a_run_goes_on_when_its_page_is_left(app) -> None:
     page = app.open("/occlusion?patch=18&stride=9")
     page.get_by_role("button", name="Run: Occlusion").click()
     expect(page.get_by_text(re.compile(r"Occlusion: \d+ of 576"))).to_be_visible(timeout=30_000)
-    page.get_by_test_id("stSidebarNavItems").get_by_role("link", name="Home").click()
+    app.go("Look", "Home")
     expect(page.get_by_role("heading", name="It says: Egyptian cat")).to_be_visible(timeout=20_000)
     page.goto(app.url + "/occlusion?patch=18&stride=9")
     expect(page.get_by_text(re.compile("patch 18 px, step 9 px"))).to_be_visible(timeout=60_000)
