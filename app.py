@@ -81,6 +81,11 @@ PAGES = (
         "What does each depth still know of the photo? It is rebuilt from there.", "restore_page", "feature_maps",
     ),
     PageLink(
+        "share", "pages/share/report.py", "Report",
+        "Which figures do I show to others, and what do they say?", "auto_stories",
+        needs_network=False,
+    ),
+    PageLink(
         "manage", "pages/manage/activity.py", "Activity",
         "What is being computed, what has been, and where are the results?", "pending_actions",
         needs_network=False,

@@ -42,7 +42,9 @@ Package map, from the outside in::
     robustness       random views of a picture
     preprocessing    pixels <-> normalised input, with the geometry of resize and crop
     store            uploaded pictures and checkpoints in the data folder, found again by digest
-    manifest         how to make a result again: settings and lines of Python
+    manifest         how to make a result again: settings, lines of Python, the way back to the screen
+    reports          a person's report: figures set aside, commented, exported
+    links            the address of a screen, checked
     html_report      a report as one HTML file that opens anywhere: text, tables, pictures, settings
     masks            masks checked, brought to grids, compared with score maps
     maps             one value for each place, brought from one size to another

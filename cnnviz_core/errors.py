@@ -7,6 +7,7 @@
     ├── BadCheckpoint       a weights file that cannot be read safely or does not fit the architecture
     ├── BadCollection       a folder, ZIP or data set that cannot be opened as a collection of pictures
     ├── BadSetting          a CNNVIZ_* variable or an argument outside its range
+    ├── BadLink             a link or manifest that leads to no screen
     ├── UnknownModel        no network of that name in the catalogue
     ├── UnknownLayer        no layer of that name in the network
     ├── WeightsUnavailable  the weights are not on this machine and could not be fetched
@@ -40,6 +41,10 @@ class BadCollection(CnnvizError):
 
 class BadSetting(CnnvizError):
     """A setting or argument outside its range."""
+
+
+class BadLink(CnnvizError):
+    """A link or manifest that leads to no screen."""
 
 
 class UnknownModel(CnnvizError):

@@ -30,7 +30,7 @@ body { font: 16px/1.5 system-ui, sans-serif; color: #1c212c; background: #fff; m
 h1 { font-size: 1.9rem; line-height: 1.2; margin: 0 0 .25rem; }
 h2 { font-size: 1.35rem; margin: 2.5rem 0 .5rem; padding-top: .75rem; border-top: 1px solid #cdd1d9; }
 h3 { font-size: 1.1rem; margin: 1.5rem 0 .25rem; }
-p { max-width: 46rem; margin: .5rem 0; }
+p { max-width: 46rem; margin: .5rem 0; white-space: pre-line; }
 .quiet, figcaption { color: #5c6370; font-size: .9rem; }
 .note { border-left: 4px solid #d55e00; padding: .25rem .75rem; background: #fdf3ec; }
 table { border-collapse: collapse; margin: .75rem 0; font-size: .92rem; display: block; overflow-x: auto; }

@@ -1,12 +1,19 @@
-"""How to make a result again: its settings as JSON, and the lines of Python that call the public contract."""
+"""How to make a result again: its settings as JSON, and the lines of Python that call the public contract.
+
+A manifest that the app has written also names the screen it came from; :func:`read` finds the way back to it.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib import metadata
 
+from cnnviz_core import links
+from cnnviz_core.errors import BadLink
 from cnnviz_core.images import InputImage
+from cnnviz_core.links import Link
 from cnnviz_core.photos import PHOTOS, open_photo
 from cnnviz_core.results import PictureName, Run
 
@@ -14,6 +21,20 @@ from cnnviz_core.results import PictureName, Run
 _LAST_STAGE_REDRAWN = "last stage redrawn"
 
 _PACKAGES = ("cnnviz", "torch", "torchvision", "timm", "numpy", "pillow")
+_LARGEST = 2**20  # bytes
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a manifest came from.
+
+    Attributes:
+        link: The screen.
+        changed: Packages whose versions are others here: "torch 2.12, here 2.13".
+    """
+
+    link: Link
+    changed: tuple[str, ...] = ()
 
 
 def manifest(
@@ -24,6 +45,7 @@ def manifest(
     selection: str = "",
     shown: Mapping[str, object] | None = None,
     inputs: Mapping[str, str] | None = None,
+    link: Link | None = None,
 ) -> str:
     """Everything that led to a result, as JSON.
 
@@ -35,9 +57,11 @@ def manifest(
         shown: How the numbers were drawn: order, colours, limits.
         inputs: The function's arguments after the model by name, each with the Python that makes it; None for the
             picture alone.
+        link: The screen that showed it; without the host, so that it says nothing of the server.
     """
     return json.dumps(
         {
+            **({"link": {"page": link.page, "parameters": dict(link.params)}} if link else {}),
             "network": _network(run),
             **({"other_network": _network(run.other)} if run.other else {}),
             "image": _account(image, photo_id) if image else None,
@@ -90,6 +114,34 @@ def _other(run: Run) -> list[str]:
     if run.weights == _LAST_STAGE_REDRAWN:
         return ["from cnnviz_core import pairs", "other = pairs.redrawn(model, pairs.last_stage(model))"]
     return [f"other = {_loading(run)}"]
+
+
+def read(content: bytes) -> Origin:
+    """The way back to the screen that a manifest came from.
+
+    Raises:
+        BadLink: Not a manifest, or one without a link.
+    """
+    if len(content) > _LARGEST:
+        raise BadLink("A manifest has up to 1 MB; this file is larger, so it is none.")
+    try:
+        account = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise BadLink("The file is no manifest: it is not JSON. Take one from a figure’s Download menu.") from error
+    link = account.get("link") if isinstance(account, dict) else None
+    if not isinstance(link, dict):
+        raise BadLink(
+            "The file has no link to a screen: it is no manifest, or one that was written in Python. Its lines of "
+            "Python, if it has any, make the result again."
+        )
+    written = account.get("versions")
+    versions = written if isinstance(written, dict) else {}
+    changed = [
+        f"{name} {str(versions[name])[:20]}, here {_version(name)}"
+        for name in _PACKAGES
+        if name in versions and versions[name] != _version(name)
+    ]
+    return Origin(links.check(link.get("page"), link.get("parameters", {})), tuple(changed))
 
 
 def _network(run: Run) -> dict[str, object]:

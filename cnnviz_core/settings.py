@@ -27,17 +27,18 @@ class Settings:
     """Settings of one server.
 
     Attributes:
-        data_dir: Folder for uploads, indexes and results of long work. Created when first needed.
+        data_dir: Folder for uploads, indexes, results of long work and reports. Created when first needed.
         device: "auto", "cpu", "cuda", "cuda:1", "mps". "auto" takes CUDA, else MPS, else the CPU.
         max_image_megapixels: Pictures above this are refused before they are decoded.
         max_checkpoint_mb: Uploaded weights files above this are refused.
         uploads_mb: Space for uploaded pictures; the oldest go first.
         checkpoints_mb: Space for uploaded weights files; beyond it one must be removed before another comes.
         collections_mb: Space for uploaded and downloaded collections and all indexes; the longest unused go first.
-        retention_days: Uploaded pictures and collections, and indexes, that nobody used for so many days go; 0 keeps
-            them.
+        retention_days: Uploaded pictures and collections, indexes and reports that nobody used for so many days go; 0
+            keeps them.
         cache_mb: Memory for computed results.
         results_mb: Space on disk for the results of long work; the oldest go first.
+        reports_mb: Space for the reports of all people; beyond it no figure can be added.
         collection_roots: Folders on the server, separated as in PATH, below which people may open collections.
         max_zip_mb: Uploaded collections above this are refused.
         max_collection_mb: What one collection may take on disk when it is unpacked or downloaded.
@@ -67,6 +68,7 @@ class Settings:
     retention_days: int = 0
     cache_mb: int = 512
     results_mb: int = 2000
+    reports_mb: int = 5000
     collection_roots: tuple[Path, ...] = ()
     max_zip_mb: int = 1000
     max_collection_mb: int = 20_000
@@ -146,7 +148,16 @@ def _contradictions(values: Mapping[str, object]) -> list[str]:
     ]
 
 
-_LEAST = {"CNNVIZ_UPLOADS_MB": 0, "CNNVIZ_RESULTS_MB": 0, "CNNVIZ_THREADS": 0, "CNNVIZ_RETENTION_DAYS": 0}
+_LEAST = dict.fromkeys(
+    (
+        "CNNVIZ_UPLOADS_MB",
+        "CNNVIZ_RESULTS_MB",
+        "CNNVIZ_REPORTS_MB",
+        "CNNVIZ_THREADS",
+        "CNNVIZ_RETENTION_DAYS",
+    ),
+    0,
+)
 _FORMS = {
     "CNNVIZ_DEVICE": (re.compile(r"auto|cpu|cuda(:\d+)?|mps"), "auto, cpu, cuda, cuda:1 or mps"),
     "CNNVIZ_LOG": (re.compile(r"text|json"), "text or json"),

@@ -3,7 +3,7 @@
 Uploaded and downloaded collections and all indexes share one bound of space; pictures have their own, which
 :mod:`~cnnviz_core.store` holds whenever one comes. What somebody used within the last hour, or is being written, stays.
 Weights files are never removed here: an index can be made again and a ZIP uploaded again, but nobody may count on
-having the only copy of a network elsewhere.
+having the only copy of a network elsewhere. Reports go only by the retention, since nobody can make a comment again.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from cnnviz_core import journal, settings, store
+from cnnviz_core import journal, reports, settings, store
 from cnnviz_core.collections import indexing, sources
 from cnnviz_core.errors import CnnvizError
 
@@ -51,9 +51,9 @@ def sweep() -> None:
     chosen = settings.current()
     if chosen.retention_days:
         before = time.time() - chosen.retention_days * _DAY_SECONDS
-        _remove([*_files(), *_units()], lambda unit: unit.last_used < before)
+        _remove([*_files(), *_units(), *_reports()], lambda unit: unit.last_used < before)
     _bound(chosen.collections_mb * _MB)
-    for folder in ("pictures", "checkpoints", "collections", "indexes"):
+    for folder in ("pictures", "checkpoints", "collections", "indexes", "reports"):
         _remove_left_overs(chosen.data_dir / folder)
 
 
@@ -131,6 +131,11 @@ def _files() -> Iterator[_Unit]:
             with contextlib.suppress(OSError):
                 status = path.stat()
                 yield _Unit(kind, status.st_size, status.st_mtime, lambda path=path: _unlinked(path))  # type: ignore[misc]
+
+
+def _reports() -> Iterator[_Unit]:
+    for folder in reports.folders():
+        yield _Unit("report", _size(folder), _last_used(folder), lambda folder=folder: reports.remove_folder(folder))  # type: ignore[misc]
 
 
 def _unlinked(path: Path) -> bool:

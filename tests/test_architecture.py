@@ -17,11 +17,11 @@ PAGES = sorted((ROOT / "pages").rglob("*.py"))
 # else. "methods", "render" and "ui" stand for all modules inside them.
 LEVELS = (
     {"errors", "journal", "machine", "parametrization", "robustness", "roles", "torchvision_shim", "receptive_field"},
-    {"settings", "results", "maps", "startup", "catalogue", "checkpoints", "html_report"},
+    {"settings", "results", "maps", "startup", "catalogue", "checkpoints", "html_report", "links"},
     {"cka", "cli", "images"},
     {"photos", "preprocessing", "store", "render"},
     {"probe", "manifest", "masks", "stereo", "result_files"},
-    {"folding", "incremental", "layers", "job_records"},
+    {"folding", "incremental", "layers", "job_records", "reports"},
     {"anatomy", "dilation", "jobs", "objectives", "tail"},
     {"models"},
     {"ascent", "doctor", "model_shelf", "pairs", "trainable"},

@@ -11,14 +11,11 @@ import streamlit as st
 
 from cnnviz_core.job_records import Record, State
 from cnnviz_core.jobs import Job, Queue
-from cnnviz_core.ui import access, frame, person, work
+from cnnviz_core.ui import access, frame, person, screen, work
 
 _POLL_SECONDS = 1.0
 _AT_A_TIME = 10
 _DAY_SECONDS = 24 * 3600
-
-# What a session knows beside the state of its pages; opening a job is as opening its link, but for these.
-_KEPT = ("my_pictures", "given_up")
 
 _WORDS = {
     State.WAITING: ":material/hourglass_empty: waits in another process of this server",
@@ -174,9 +171,6 @@ def _open_button(record: Record, label: str, key: str, *, again: bool = False) -
     is_here = record.page in {link.path for link in frame.pages()}
     icon = ":material/replay:" if again else ":material/open_in_new:"
     if st.button(label, key=key, icon=icon, disabled=not is_here, help=None if is_here else "That page is not here."):
-        kept = {name: st.session_state[name] for name in _KEPT if name in st.session_state}
-        st.session_state.clear()  # or what widgets hold now would win over the link
-        st.session_state.update(kept)
         if again:
             work.run_again(record.key)
-        st.switch_page(record.page, query_params=dict(record.link))
+        screen.go(record.page, record.link)

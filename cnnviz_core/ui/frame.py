@@ -79,6 +79,10 @@ def _draw(pages: Sequence[PageLink]) -> None:
         links[page] = link
     page = st.navigation(menu, position="top")
     st.session_state["pages"], st.session_state["page"] = pages, links[page]
+    from cnnviz_core.ui import screen  # which knows the frame
+
+    if screen.follow():
+        return
     header("cnnviz" if links[page] is pages[0] else links[page].title, links[page].question)
     # Always there, so that a notice does not move what follows.
     st.session_state["notices"] = st.container(key="notices")
@@ -91,8 +95,9 @@ def _draw(pages: Sequence[PageLink]) -> None:
 def _run_page(page: StreamlitPage, link: PageLink) -> None:
     # The frame is on screen before torch is imported.
     from cnnviz_core import doctor, settings, startup
-    from cnnviz_core.ui import compute, sidebar
+    from cnnviz_core.ui import compute, screen, sidebar
 
+    screen.tell_notice()
     startup.prepare(settings.current().threads_per_run)
     selection = None
     with errors():

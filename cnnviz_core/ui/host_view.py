@@ -19,6 +19,7 @@ _KINDS = {
     "collections": "collections",
     "indexes": "indexes",
     "jobs": "results of long work",
+    "reports": "reports",
 }
 
 

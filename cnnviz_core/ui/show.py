@@ -18,12 +18,12 @@ from cnnviz_core import manifest, render
 from cnnviz_core.images import InputImage
 from cnnviz_core.render import Scale
 from cnnviz_core.results import FloatArray, Run
+from cnnviz_core.ui import screen, take_away
 from cnnviz_core.ui.components import heat_view, tiles
 from cnnviz_core.ui.pickers import Selection
+from cnnviz_core.ui.take_away import File
 
 Pixels = NDArray[np.uint8]
-# Label, file name or its ending, tooltip, and what makes the bytes.
-File = tuple[str, str, str, Callable[[], bytes]]
 
 _SO_FAR_PX = 420
 _WHOLE_PX = 1024
@@ -275,7 +275,7 @@ def downloads(
     inputs: Mapping[str, str] | None = None,
     more: Sequence[File] = (),
 ) -> None:
-    """The four files of a figure: as shown, pixel by pixel, raw numbers, and how to make it again.
+    """Below a figure: its four files (as shown, pixel by pixel, raw, how to make it again), report and link.
 
     Args:
         selection: Network and picture.
@@ -288,14 +288,14 @@ def downloads(
         code: Python that picks what is shown out of ``result``.
         shown: How it is shown: order, colours, limits.
         inputs: As in :func:`manifest.manifest`.
-        more: Further files, before the last.
+        more: Further files, before the last; in place of a file's name its ending.
     """
     image = selection.image if run.image_digest else None
-    stem = re.sub(r"[^A-Za-z0-9_.-]+", "-", title)
+    stem, link = re.sub(r"[^A-Za-z0-9_.-]+", "-", title), screen.here()
 
     def account() -> bytes:
         made = manifest.manifest(
-            run, image=image, photo_id=selection.image_id, selection=code, shown=shown, inputs=inputs
+            run, image=image, photo_id=selection.image_id, selection=code, shown=shown, inputs=inputs, link=link
         )
         return made.encode()
 
@@ -304,19 +304,30 @@ def downloads(
         ("Exact pixels (PNG)", f"{stem}-exact.png", "Pixel by pixel, nothing interpolated.", exact),
         ("Raw values (.npy)", f"{stem}.npy", "The numbers themselves, for numpy.load.", lambda: render.npy(values)),
         *((label, f"{stem}{ending}", tooltip, data) for label, ending, tooltip, data in more),
-        ("Manifest (JSON)", f"{stem}.json", "Network, settings, versions, and lines of Python to repeat it.", account),
+        (
+            "Manifest (JSON)",
+            f"{stem}.json",
+            "Network, settings, versions, and lines of Python to repeat it. Dropped into the sidebar, it brings this "
+            "screen back.",
+            account,
+        ),
     ]
-    with st.popover("Download", icon=":material/download:", key=f"{key}_downloads"):
-        for place, (label, name, tooltip, data) in enumerate(files):
-            st.download_button(
-                label, data, name, help=tooltip, key=f"{key}_download_{place}", on_click="ignore", width="stretch"
-            )
+    take_away.draw(
+        files,
+        key=key,
+        title=title,
+        picture=figure,
+        caption=_caption(selection),
+        settings=take_away.settings_of(
+            run, network=selection.model.spec.title, picture=selection.image.name if image else ""
+        ),
+    )
 
 
 def chart_downloads(
     run: Run, *, key: str, title: str, chart: go.Figure, columns: Mapping[str, Sequence[object]], code: str
 ) -> None:
-    """The four files of a chart: as a picture without a browser, as a table, raw numbers, and how to make it again.
+    """Below a chart: its four files (as a picture, as a table, raw, how to make it again), report and link.
 
     Args:
         run: The result's own account.
@@ -326,7 +337,7 @@ def chart_downloads(
         columns: What it shows, by name; all of one length.
         code: Python that picks what is shown out of ``result``.
     """
-    stem = re.sub(r"[^A-Za-z0-9_.-]+", "-", title)
+    stem, link = re.sub(r"[^A-Za-z0-9_.-]+", "-", title), screen.here()
 
     def table() -> bytes:
         file = io.StringIO()
@@ -337,22 +348,19 @@ def chart_downloads(
         numeric = [values for values in columns.values() if all(isinstance(v, int | float) for v in values)]
         return render.npy(np.array(numeric, dtype=np.float32))
 
-    files: list[tuple[str, str, str, Callable[[], bytes]]] = [
+    files: list[File] = [
         ("Chart (SVG)", f"{stem}.svg", "For a slide or a paper, sharp at any size.", lambda: render.svg(chart)),
         ("Table (CSV)", f"{stem}.csv", "What the chart shows, for a spreadsheet.", table),
         ("Raw values (.npy)", f"{stem}.npy", "The columns of numbers, for numpy.load.", numbers),
         (
             "Manifest (JSON)",
             f"{stem}.json",
-            "Networks, settings, versions, and lines of Python to repeat it.",
-            lambda: manifest.manifest(run, selection=code).encode(),
+            "Networks, settings, versions, and lines of Python to repeat it. Dropped into the sidebar, it brings this "
+            "screen back.",
+            lambda: manifest.manifest(run, selection=code, link=link).encode(),
         ),
     ]
-    with st.popover("Download", icon=":material/download:", key=f"{key}_downloads"):
-        for place, (label, name, tooltip, data) in enumerate(files):
-            st.download_button(
-                label, data, name, help=tooltip, key=f"{key}_download_{place}", on_click="ignore", width="stretch"
-            )
+    take_away.draw(files, key=key, title=title, picture=lambda: render.svg(chart), settings=take_away.settings_of(run))
 
 
 def colour_bar(scale: Scale, colour_map: str | None, unit: str) -> None:

@@ -8,7 +8,7 @@ from cnnviz_core import catalogue, render, settings
 from cnnviz_core.catalogue import WeightsPlace
 from cnnviz_core.errors import CnnvizError
 from cnnviz_core.models import LoadedModel
-from cnnviz_core.ui import access, compute, frame, person, pickers, work
+from cnnviz_core.ui import access, compute, frame, person, pickers, screen, work
 from cnnviz_core.ui.pickers import Selection
 
 
@@ -17,6 +17,7 @@ def draw() -> Selection | None:
     with st.sidebar:
         network, weights = pickers.network()
         pickers.image()
+        screen.opener()
         answer = st.container(gap="xsmall")
     if weights == "default" and not network.startswith("checkpoint/") and not catalogue.find(network).ready:
         _offer_download(network)

@@ -11,7 +11,7 @@ import streamlit as st
 from cnnviz_core import job_records, jobs, settings
 from cnnviz_core.job_records import Details, Records, State
 from cnnviz_core.jobs import Job, Queue
-from cnnviz_core.ui import compute, frame, person
+from cnnviz_core.ui import compute, frame, person, screen
 from cnnviz_core.ui.pickers import Selection
 
 _POLL_SECONDS = 0.5
@@ -185,16 +185,17 @@ def _may_start(name: str, key: str, mine: Job | None, jobs_of_line: Queue) -> bo
 
 def _details(about: Mapping[str, object] | None) -> Details:
     """What the list of jobs says of one that is asked for on this page, now."""
-    link = {name: st.query_params.get_all(name) for name in st.query_params}
+    link = screen.here().params
     if about is None:
         about = {"network": st.session_state.get("model", ""), **{name: ", ".join(link[name]) for name in link}}
-    words = {name.replace("_", " "): _words(value) for name, value in about.items() if value is not None}
+    words = {name.replace("_", " "): in_words(value) for name, value in about.items() if value is not None}
     return Details(page=frame.page().path, link=link, about=words)
 
 
-def _words(value: object) -> str:
+def in_words(value: object) -> str:
+    """A setting as people read it; a long one is cut."""
     if isinstance(value, list | tuple):
-        text = ", ".join(map(_words, value))
+        text = ", ".join(map(in_words, value))
     else:
         text = f"{value:g}" if isinstance(value, float) else str(value)
     return text if len(text) <= _MOST_WORDS else f"{text[:_MOST_WORDS]}…"

@@ -1,0 +1,110 @@
+"""What is on screen as a link, and the way to another screen: from a job, a report, a manifest, a pasted address."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import streamlit as st
+
+from cnnviz_core import links, manifest
+from cnnviz_core.errors import BadLink
+from cnnviz_core.links import Link
+from cnnviz_core.ui import frame
+
+# What a session knows beside the state of its pages; going to another screen is as opening its link, but for these.
+_KEPT = ("my_pictures", "given_up", "run_again", "num_opened")
+_CLEARED_SECONDS = 0.2
+
+
+def here() -> Link:
+    """The screen that is shown now."""
+    params = {name: st.query_params.get_all(name) for name in st.query_params}
+    return Link(_name(frame.page().path), params)
+
+
+def base() -> str:
+    """Where the app is, as the browser has it: "https://cnnviz.example.org"; empty where that is not known."""
+    url = st.context.url
+    return url.rstrip("/") if isinstance(url, str) and url.startswith(("http://", "https://")) else ""
+
+
+def go(path: str, params: Mapping[str, list[str]]) -> None:
+    """Leaves this screen for another one, which gets all of its state from the link.
+
+    Args:
+        path: Script of the page, as the table of pages has it.
+        params: What it is to be set to.
+    """
+    st.session_state["wanted_screen"] = path, dict(params), ""
+    st.rerun()
+
+
+def follow() -> bool:
+    """Goes to the screen that was asked for; gives whether one was, and then nothing else may be drawn in this run.
+
+    A widget that stays on screen would keep its value against the link, and its name in the address is taken. So one
+    run draws no widgets at all, and only after it does the page change.
+    """
+    if "wanted_screen" not in st.session_state:
+        return False
+    _leave()
+    return True
+
+
+@st.fragment(run_every=_CLEARED_SECONDS)
+def _leave() -> None:
+    if "is_cleared" not in st.session_state:
+        st.session_state["is_cleared"] = True
+        st.caption("Opening the screen")
+        return
+    path, params, notice = st.session_state["wanted_screen"]
+    kept = {name: st.session_state[name] for name in _KEPT if name in st.session_state}
+    st.session_state.clear()
+    st.session_state.update(kept)
+    if notice:
+        st.session_state["notice_there"] = notice
+    st.switch_page(path, query_params=params)
+
+
+def path_of(link: Link) -> str | None:
+    """Script of the page that a link leads to; None where this person has no such page here."""
+    return next((page.path for page in frame.pages() if _name(page.path) == link.page), None)
+
+
+def opener() -> None:
+    """Takes a manifest or a pasted link and opens the screen that it names."""
+    turn = st.session_state.setdefault("num_opened", 0)  # parts of another name are closed and empty
+    take = frame.guarded(_take)
+    with st.popover("Open a manifest or link", icon=":material/file_open:", width="stretch", key=f"opener_{turn}"):
+        st.caption("Shows the screen that a figure came from: its page, network, picture and settings.")
+        st.file_uploader(
+            "Manifest", type=["json"], key=f"manifest_{turn}", max_upload_size=1, on_change=take, args=(turn,),
+            help="The JSON file from a figure’s Download menu. It is only read; nothing in it is run.",
+        )  # fmt: skip
+        st.text_input("Link", key=f"link_{turn}", on_change=take, args=(turn,), placeholder="https://…")
+
+
+def tell_notice() -> None:
+    """Says what is to be known of a screen that was just opened."""
+    if words := st.session_state.pop("notice_there", ""):
+        frame.notice(words)
+
+
+def _take(turn: int) -> None:
+    """Reads what was given; a link that leads nowhere changes nothing."""
+    file, text = st.session_state.get(f"manifest_{turn}"), st.session_state.get(f"link_{turn}") or ""
+    if file is None and not text.strip():
+        return
+    st.session_state["num_opened"] = turn + 1
+    origin = manifest.read(file.getvalue()) if file is not None else manifest.Origin(links.parse(text))
+    path = path_of(origin.link)
+    if path is None:
+        raise BadLink(f"It leads to a page {origin.link.page!r}, which is not here.")
+    changed = f"Made with other versions: {'; '.join(origin.changed)}. Numbers may differ." if origin.changed else ""
+    st.session_state["wanted_screen"] = path, dict(origin.link.params), changed
+
+
+def _name(path: str) -> str:
+    """A page's name in the address; the start page has none."""
+    return "" if path == st.session_state["pages"][0].path else Path(path).stem

@@ -1,0 +1,78 @@
+"""What can be done with any figure: its files, the way into the report, and the link to its screen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import streamlit as st
+
+from cnnviz_core import reports
+from cnnviz_core.results import PictureName, Run
+from cnnviz_core.ui import frame, person, screen, work
+from cnnviz_core.ui.components import copy_link
+
+# Label, file name, tooltip, and what makes the bytes.
+File = tuple[str, str, str, Callable[[], bytes]]
+
+
+def draw(
+    files: Sequence[File],
+    *,
+    key: str,
+    title: str,
+    picture: Callable[[], bytes],
+    settings: Mapping[str, str],
+    caption: str = "",
+) -> None:
+    """The row below a figure.
+
+    Args:
+        files: What can be downloaded, made when it is asked for.
+        key: Unique on the page.
+        title: What is to be seen.
+        picture: Makes the PNG or SVG for the report.
+        settings: Everything that led to it; as :func:`settings_of` gives it.
+        caption: How it was made, in one line.
+    """
+    row = st.container(horizontal=True, vertical_alignment="center", gap="small", key=f"{key}_take_away")
+    with row.popover("Download", icon=":material/download:", key=f"{key}_downloads"):
+        for place, (label, name, tooltip, data) in enumerate(files):
+            st.download_button(
+                label, data, name, help=tooltip, key=f"{key}_download_{place}", on_click="ignore", width="stretch"
+            )
+    with row:
+        is_wanted = st.button(
+            "Add to report",
+            key=f"{key}_report",
+            icon=":material/note_add:",
+            help="Keeps this figure with its settings and link on the page Report, where you comment and export it.",
+        )
+        copy_link.show(key=f"{key}_link", of=title)
+    if is_wanted:
+        with frame.errors():
+            report = reports.add(
+                person.me(), picture(), title=title, caption=caption, settings=settings, link=screen.here()
+            )
+            count = len(report.entries)
+            st.toast(f"Added to your report: {count} figure{'s' * (count != 1)}.", icon=":material/note_add:")
+
+
+def settings_of(run: Run, *, network: str = "", picture: str = "") -> dict[str, str]:
+    """Everything that led to a result, for people.
+
+    Args:
+        run: The result's own account.
+        network: What the network is called; empty for its id.
+        picture: What the picture is called; empty where none took part.
+    """
+    made: dict[str, object] = {
+        "network": network or run.model_id,
+        "weights": None if run.weights == "default" else run.weights,
+        "other network": run.other.model_id if run.other else None,
+        "picture": picture or None,
+        "method": run.method,
+        **run.settings,
+        "seed": run.seed,
+    }
+    texts = {name: value.name if isinstance(value, PictureName) else value for name, value in made.items()}
+    return {name.replace("_", " "): work.in_words(value) for name, value in texts.items() if value is not None}
