@@ -31,6 +31,7 @@ Package map, from the outside in::
     anatomy          what a network is made of, read off a dry run: head, activations, pooling
     catalogue        the names on offer, what is known of them, whether their weights are here; downloads
     checkpoints      reading .safetensors and state dicts, matching their keys, saying what does not fit
+    pickle_check     what reading a pickle would cost, told without reading it
     layers           one dry run -> names, shapes, strides, receptive fields, call counts
     dilation         a copy of a network whose last stage keeps the finer grid of the one before
     folding          a copy of a network, or of its beginning, that gives the same in less time on a CPU

@@ -13,6 +13,7 @@ weights belong to the network: two trainings of one architecture look the same.
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import pickle
 import re
@@ -23,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from cnnviz_core import pickle_check
 from cnnviz_core.errors import BadCheckpoint
 
 if TYPE_CHECKING:
@@ -53,6 +55,7 @@ _TRAINING_ONLY = ("aux1.", "aux2.", "AuxLogits.")
 _BATCH_COUNTER = "num_batches_tracked"
 _MAX_CLASS_LIST_BYTES = 8 * _MB
 _SHOWN = 3
+_NUMBER = re.compile(r"[0-9]{1,9}")
 
 
 def read_state_dict(path: Path, *, max_mb: int) -> dict[str, Tensor]:
@@ -253,7 +256,13 @@ def read_class_names(source: bytes | Path) -> tuple[str, ...]:
         raise BadCheckpoint("The class list is not UTF-8 text. Save it as plain text in UTF-8.") from error
     if not text:
         raise BadCheckpoint("The class list is empty. Write one class name per line.")
-    return _names_from_json(text) if text[0] in "[{" else _names_from_lines(text)
+    names = _names_from_json(text) if text[0] in "[{" else _names_from_lines(text)
+    return tuple(map(_printable, names))
+
+
+def _printable(name: str) -> str:
+    """A name on one line; halves of characters, which JSON can hold and no page can show, become question marks."""
+    return re.sub(r"[\x00-\x1f\x7f\u2028-\u202e\u2066-\u2069]+", " ", name).encode("utf-8", "replace").decode()
 
 
 def check_class_names(names: Sequence[str], num_classes: int) -> None:
@@ -319,6 +328,7 @@ def _read_torch(path: Path, head: bytes, max_mb: int) -> object:
 
     if head.startswith(b"PK"):
         _check_zip(path, max_mb)
+    _check_cost(path, head)
     # Many training programs store their command line; the class only holds attributes.
     torch.serialization.add_safe_globals([argparse.Namespace])
     try:
@@ -336,7 +346,7 @@ def _check_zip(path: Path, max_mb: int) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
-    except (zipfile.BadZipFile, OSError, ValueError) as error:
+    except (zipfile.BadZipFile, NotImplementedError, OSError, ValueError) as error:
         raise BadCheckpoint(_damaged(path.name)) from error
     names = [member.filename for member in members]
     if any(name.endswith("/constants.pkl") for name in names):
@@ -352,13 +362,34 @@ def _check_zip(path: Path, max_mb: int) -> None:
         _too_large(path.name, unpacked, max_mb)
 
 
+def _check_cost(path: Path, head: bytes) -> None:
+    """Refuses pickles that would fill the memory or compute without end, though they hold no code."""
+    import torch
+
+    try:
+        if head.startswith(b"PK"):
+            # torch's own view of the archive: another reader may be shown another one.
+            pickle_check.check(io.BytesIO(torch._C.PyTorchFileReader(str(path)).get_record("data.pkl")))
+        elif head.startswith(b"\x80"):
+            with path.open("rb") as file:
+                pickle_check.check(file)
+    except pickle_check.Refused as error:
+        raise BadCheckpoint(_holds(path.name, "Python objects or code", str(error) or "nested tuples")) from error
+    except (OSError, ValueError, EOFError, RuntimeError) as error:
+        raise BadCheckpoint(_damaged(path.name)) from error
+
+
 def _explain_refusal(name: str, head: bytes, message: str) -> str:
     found = re.search(r"GLOBAL ([\w.]+)", message)
     if found is None:
         return _damaged(name) if head[:1] == b"\x80" or head.startswith(b"PK") else _not_weights(name)
     what = "a whole pickled network" if found[1].startswith("torch.nn.") else "Python objects or code"
+    return _holds(name, what, found[1])
+
+
+def _holds(name: str, what: str, which: str) -> str:
     return (
-        f"{name} holds {what} ({found[1]}) and not only weights. Nothing in it was run. "
+        f"{name} holds {what} ({which}) and not only weights. Nothing in it was run. "
         f"If you trust it, open it where it was made and save the weights alone: {_SAVE_LINE}"
     )
 
@@ -501,7 +532,7 @@ def _names_from_json(text: str) -> tuple[str, ...]:
 def _in_order(table: dict[str, Any]) -> list[Any]:
     """The names of an index-to-name or a name-to-index table, by index."""
     pairs = [(value, key) if isinstance(value, int) else (key, value) for key, value in table.items()]
-    by_index = {int(index): name for index, name in pairs if str(index).strip().isdecimal()}
+    by_index = {int(index): name for index, name in pairs if _NUMBER.fullmatch(str(index).strip())}
     if sorted(by_index) != list(range(len(table))):
         raise BadCheckpoint(
             f"The class list has {len(table)} entries, but their numbers do not run from 0 to {len(table) - 1}. "

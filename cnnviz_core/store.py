@@ -11,8 +11,11 @@ import hashlib
 import json
 import os
 import re
+import struct
 import tempfile
 import time
+import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -28,6 +31,21 @@ _CHECKPOINT_ID = re.compile(r"checkpoint/[A-Za-z0-9_][A-Za-z0-9_.-]*-[0-9a-f]{16
 _CARD = "card.json"
 USED = ".used"  # its time of change is when a collection or index was last used
 _NOTED_EVERY_SECONDS = 60
+# What numpy raises where a file of arrays that this package wrote is damaged; it is a ZIP.
+DAMAGED_ARRAYS = (
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,  # bytes in place of an array
+    EOFError,
+    SyntaxError,  # the head of an array is read as Python
+    RuntimeError,  # as if it were encrypted, or compressed in a way that is not known
+    MemoryError,  # a size out of nowhere
+    struct.error,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 class StorageFailed(CnnvizError):
@@ -223,9 +241,10 @@ def _read_card(path: Path) -> Card | None:
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
         card = Card(**{**fields, "class_names": tuple(fields["class_names"])})
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return None
-    return card if card.checkpoint_id == f"checkpoint/{path.parent.name}" else None
+    is_whole = all(isinstance(text, str) for text in (card.name, card.architecture, card.file, *card.class_names))
+    return card if is_whole and card.checkpoint_id == f"checkpoint/{path.parent.name}" else None
 
 
 def _pictures() -> Path:

@@ -21,7 +21,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -341,7 +340,7 @@ class _Shelf:
         try:
             with self._file(channel).open("rb") as file, np.load(file) as stored:
                 picture: Pixels = stored["picture"]
-        except (OSError, ValueError, KeyError, EOFError, BadZipFile):
+        except store.DAMAGED_ARRAYS:
             return None
         return picture if picture.shape == (size, size, 3) and picture.dtype == np.uint8 else None
 

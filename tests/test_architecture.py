@@ -16,6 +16,7 @@ PAGES = sorted((ROOT / "pages").rglob("*.py"))
 # A module imports only from the lines above its own. A new module gets its place here, in the package map and nowhere
 # else. "methods", "render" and "ui" stand for all modules inside them.
 LEVELS = (
+    {"pickle_check"},
     {"errors", "journal", "machine", "parametrization", "robustness", "roles", "torchvision_shim", "receptive_field"},
     {"settings", "results", "maps", "startup", "catalogue", "checkpoints", "html_report", "links"},
     {"cka", "cli", "images"},

@@ -269,6 +269,37 @@ def test_files_without_named_tensors_are_refused(tmp_path: Path, content: object
         read(tmp_path / "none.pth")
 
 
+_COSTLY = {
+    "builtins.bytearray": b"cbuiltins\nbytearray\n\x8a\x05\x00\x00\x00\x00\x10\x85R",  # 64 GB of zeros
+    "nested tuples": b")q\x01" + 60 * b"h\x01h\x01\x86q\x01" + b"}h\x01K\x01s",  # a key of 2 ** 60 parts
+}
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("named", list(_COSTLY))
+def test_a_small_file_that_would_fill_the_memory_or_never_end_is_refused(
+    tmp_path: Path, named: str, zipped: bool
+) -> None:
+    program = b"\x80\x02" + _COSTLY[named] + b"."
+    file = tmp_path / "costly.pth"
+    if zipped:
+        with zipfile.ZipFile(file, "w") as archive:
+            archive.writestr("a/data.pkl", program)
+            archive.writestr("a/version", b"3\n")
+    else:
+        file.write_bytes(b"".join(pickle.dumps(part, 2) for part in (0x1950A86A20F9469CFC6C, 1001, {})) + program)
+    with pytest.raises(BadCheckpoint, match=named):
+        read(file)
+
+
+def test_what_is_shared_in_moderation_is_read(tmp_path: Path) -> None:
+    """The sizes of many tensors are one tuple, and training programs keep nested settings."""
+    shape = (3, (1, 2), ((4, 5), (6, 7)))
+    state = {f"layer{i}.weight": torch.ones(2, 3) for i in range(300)}
+    torch.save({"state_dict": state, "settings": {(i, shape): shape for i in range(50)}}, tmp_path / "many.pth")
+    assert read(tmp_path / "many.pth").keys() == state.keys()
+
+
 def test_a_file_that_contains_itself_is_refused(tmp_path: Path) -> None:
     loop: dict[str, object] = {"epoch": 1}
     loop["model"] = loop
@@ -478,6 +509,11 @@ def test_names_that_are_or_start_with_numbers_stay() -> None:
     assert checkpoints.read_class_names("Käfer\n猫".encode()) == ("Käfer", "猫")
 
 
+def test_class_names_are_made_fit_to_be_shown() -> None:
+    content = json.dumps(["a\nb", "half \ud800", "\u202egnp", "<b>"]).encode()
+    assert checkpoints.read_class_names(content) == ("a b", "half ?", " gnp", "<b>")
+
+
 @pytest.mark.parametrize(
     ("data", "said"),
     [
@@ -488,6 +524,7 @@ def test_names_that_are_or_start_with_numbers_stay() -> None:
         (b'{"0": "cat", "2": "dog"}', "do not run from 0 to 1"),
         (b'{"cat": 0, "dog": 0}', "do not run from 0 to 1"),
         (b'{"a": "cat"}', "do not run from 0"),
+        (b'{"' + b"9" * 5000 + b'": "cat"}', "do not run from 0"),
         (b'["cat", null]', "not names"),
         (b'["cat", ""]', "not names"),
         (b"[]", "not names"),

@@ -27,7 +27,6 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -302,7 +301,7 @@ class _Record:
                 bad_files = zip(texts["bad_paths"], texts["bad_digests"], strict=True)
                 bad = dict(zip(bad_files, texts["bad_reasons"], strict=True))
                 return _Record(path, int(stored["first_row"]), texts["paths"], texts["digests"], bad)
-        except (OSError, ValueError, KeyError, EOFError, BadZipFile):
+        except store.DAMAGED_ARRAYS:
             return None
 
     @property

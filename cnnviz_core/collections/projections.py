@@ -7,7 +7,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 
@@ -16,7 +15,6 @@ from cnnviz_core.collections import indexing
 from cnnviz_core.results import Projection
 
 _MOST_KEPT = 200
-_UNREADABLE = (OSError, ValueError, KeyError, EOFError, BadZipFile)
 
 
 @dataclass(frozen=True)
@@ -84,7 +82,7 @@ def find(collection_id: str, vectors_key: str, settings: Mapping[str, object]) -
             return Projection(
                 stored["values"], about["method"], stored["explained"], about["divergence"], about["settings"]
             )
-    except _UNREADABLE:  # never made, or damaged: it is made anew
+    except store.DAMAGED_ARRAYS:  # never made, or damaged: it is made anew
         return None
 
 
@@ -95,11 +93,10 @@ def kept(collection_id: str, *, network: str) -> list[Kept]:
         try:
             with path.open("rb") as file, np.load(file) as stored:
                 about = json.loads(str(stored["about"]))
-        except _UNREADABLE:
+            if about.get("network") == network:
+                found.setdefault(about["name"], Kept(about["name"], about["layer"], about["asked"]))
+        except store.DAMAGED_ARRAYS:
             continue
-        if about.get("network") != network:
-            continue
-        found.setdefault(about["name"], Kept(about["name"], about["layer"], about["asked"]))
     return list(found.values())
 
 

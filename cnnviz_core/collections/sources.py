@@ -229,7 +229,7 @@ def _added(collection_id: str) -> Added | None:
     try:
         card = json.loads((kept / _CARD).read_text(encoding="utf-8"))
         found = Added(collection_id, str(card["title"]), int(card["num_pictures"]), tuple(card["notes"]))
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError):
         return None
     return found if (kept / _FILES).is_dir() else None
 
@@ -377,7 +377,7 @@ def _kept_folder(collection_id: str) -> Path | None:
     try:
         card = json.loads((home(collection_id) / _CARD).read_text(encoding="utf-8"))
         return Path(str(card["folder"]))
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return None
 
 

@@ -210,5 +210,9 @@ def few_cells(cells: tuple[int, ...]) -> None:
 
 
 def plain(text: str) -> str:
-    """Text from outside, so that no character of it acts as markup."""
-    return "".join(f"\\{c}" if c in r"\`*_[]<>#$~:" else c for c in text)
+    """Text from outside, so that no character of it acts as markup.
+
+    Half a character, as a file name that is no text may hold, becomes a question mark.
+    """
+    whole = text.encode("utf-8", "replace").decode()
+    return "".join(f"\\{c}" if c in r"\`*_[]<>#$~:" else c for c in whole)
