@@ -77,7 +77,7 @@ def _check_one(operations: Iterator[tuple[pickletools.OpcodeInfo, object, int | 
 
 def _taken(stack: list[int], num: int | None) -> list[int]:
     """Takes so many sizes off the stack, or all down to the last mark."""
-    taken = []
+    taken: list[int] = []
     while num is None or len(taken) < num:
         if not stack:
             raise ValueError("The pickle takes more than it made.")
