@@ -53,8 +53,8 @@ def sweep() -> None:
         before = time.time() - chosen.retention_days * _DAY_SECONDS
         _remove([*_files(), *_units(), *_reports()], lambda unit: unit.last_used < before)
     _bound(chosen.collections_mb * _MB)
-    for folder in ("pictures", "checkpoints", "collections", "indexes", "reports"):
-        _remove_left_overs(chosen.data_dir / folder)
+    for folder in chosen.data_dir.glob("[!.]*"):
+        _remove_left_overs(folder)
 
 
 def make_room(num_bytes: int = 0) -> None:

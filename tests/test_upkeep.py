@@ -174,9 +174,11 @@ def test_bundled_sets_and_weights_stay(bounds: Callable[..., None], tmp_path: Pa
 
 
 def test_left_overs_go_after_a_day(bounds: Callable[..., None], tmp_path: Path) -> None:
-    for place, days_ago in (("pictures/.part-a", 2), ("pictures/.part-b", 0), ("indexes/x/.gone-c", 2)):
+    places = ("pictures/.part-a", 2), ("pictures/.part-b", 0), ("indexes/x/.gone-c", 2), ("visualisations/x/.part-d", 2)
+    for place, days_ago in places:
         path = tmp_path / place
-        path.mkdir(parents=True) if "gone" in place else (path.parent.mkdir(exist_ok=True), path.write_text("half"))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.mkdir() if "gone" in place else path.write_text("half")
         when = time.time() - days_ago * DAY
         os.utime(path, (when, when))
     upkeep.sweep()
