@@ -33,7 +33,8 @@ OnStep = Callable[[Step], None]
 Work = Callable[[OnStep], object]
 
 _MOST_LIVE = 30  # of one person
-_MOST_PAUSED = 3  # each keeps the memory that it works with
+_MOST_ASIDE = 3  # paused or set aside; each keeps the memory that it works with
+_TURN_SECONDS = 60.0  # after which a job lets somebody else's go on, if one waits
 _LONGEST_PAUSE_SECONDS = 6 * 3600.0
 _GIVES_WAY_SECONDS = 2.0
 _OUT_OF_MEMORY = re.compile("out of memory|not enough memory|allocate memory", re.IGNORECASE)
@@ -160,9 +161,11 @@ class Job:
 
 
 class Queue:
-    """Jobs of many people, one at a time. Who had a turn last waits longest for the next; the last results are kept.
+    """Jobs of many people, one at a time; the last results are kept.
 
-    A paused job makes room for the next one and goes on when it is its turn again.
+    Whose last turn is longest ago has the next one; who has just come stands behind those who wait already. A turn ends
+    with the job, with a pause, and at the first step after a minute when somebody else waits: then the job is set
+    aside, keeps what it has, and goes on when it is its turn again.
 
     Args:
         max_finished: Finished jobs to keep in memory; the oldest go first.
@@ -175,7 +178,7 @@ class Queue:
         self._work: dict[Job, Work] = {}  # not begun
         self._line: list[Job] = []  # waiting for their turn, in the order in which they came
         self._at_work: Job | None = None
-        self._last_turn: dict[str, float] = {}
+        self._waits_since: dict[str, float] = {}  # each person in the line: since they came, or since their last turn
         self._max_finished = max_finished
         self._records = records
         self._turns = turns
@@ -211,6 +214,7 @@ class Queue:
             elif job._record is not None and owner not in job._record.people:
                 job._record = replace(job._record, people=(*job._record.people, owner))
             if job.is_live:
+                self._arrive(owner)
                 job.owners.add(owner)
                 self._resume(job)
             job.asked_by.add(owner)
@@ -265,12 +269,13 @@ class Queue:
         with self._changed:
             if not job.is_live or job.owners != {owner}:
                 return False
-            if sum(other._pause and other.is_live for other in self._jobs.values()) >= _MOST_PAUSED:
-                raise TooManyJobs(f"{_MOST_PAUSED} jobs are paused already; resume or cancel one of them first.")
+            if sum(other._pause and other.is_live and other is not job for other in self._jobs.values()) >= _MOST_ASIDE:
+                raise TooManyJobs(f"{_MOST_ASIDE} jobs are paused already; resume or cancel one of them first.")
             job._pause = True
             if job in self._line:
                 self._leave(job)
                 job.state = State.PAUSED
+                self._changed.notify_all()
             return True
 
     def resume(self, job: Job) -> None:
@@ -285,16 +290,22 @@ class Queue:
         if sum(owner in job.owners and job.is_live for job in self._jobs.values()) >= _MOST_LIVE:
             raise TooManyJobs(f"You have {_MOST_LIVE} jobs waiting; cancel some of them on the page Activity.")
 
+    def _arrive(self, owner: str) -> None:
+        """Whoever has nothing in the line stands behind those who do."""
+        if not any(owner in job.owners for job in (*self._line, self._at_work) if job is not None):
+            self._waits_since[owner] = time.monotonic()
+
     def _order(self) -> list[Job]:
-        """The line as it will be served: whoever had no turn for longest first, then whoever came first."""
-        last, left, served = dict(self._last_turn), list(self._line), []
+        """The line as it will be served: whoever waits longest first, then whoever came first."""
+        now, left, served = time.monotonic(), list(self._line), []
+        since = dict(self._waits_since)
         if self._at_work is not None:
-            last |= dict.fromkeys(self._at_work.owners, time.monotonic())
+            since |= dict.fromkeys(self._at_work.owners, now)
         while left:
-            job = min(left, key=lambda job: min((last.get(owner, 0.0) for owner in job.owners), default=0.0))
+            job = min(left, key=lambda job: min((since.get(owner, now) for owner in job.owners), default=now))
             left.remove(job)
             served.append(job)
-            last |= dict.fromkeys(job.owners, time.monotonic() + len(served))
+            since |= dict.fromkeys(job.owners, now + len(served))
         return served
 
     def _advance(self) -> None:
@@ -302,31 +313,49 @@ class Queue:
         if self._at_work is not None or not self._line:
             return
         job = self._order()[0]
+        if not job._has_begun:
+            # First, so that where no thread can be had the job is still in the line for the next who comes here.
+            threading.Thread(target=self._do, args=(job, self._work[job]), name="cnnviz-job", daemon=True).start()
+            del self._work[job]
+            job._has_begun = True
+            journal.event("job started", title=job.title)
         self._line.remove(job)
         self._at_work, job.state = job, State.RUNNING
-        journal.event("job started", title=job.title)
-        self._last_turn |= dict.fromkeys(job.owners, time.monotonic())
         job._start_clock()
-        if job._has_begun:
-            self._changed.notify_all()
-        else:
-            job._has_begun = True
-            threading.Thread(target=self._do, args=(job, self._work.pop(job)), name="cnnviz-job", daemon=True).start()
+        self._changed.notify_all()
 
     def _leave(self, job: Job) -> None:
-        """Takes a job out of the line, or off its turn, which is the next one's then."""
+        """Takes a job out of the line, or off its turn."""
         if job in self._line:
             self._line.remove(job)
         if self._at_work is job:
-            job._stop_clock()
-            self._at_work = None
-            self._advance()
+            self._end_turn(job)
+
+    def _end_turn(self, job: Job) -> None:
+        """Takes a job off its turn, which is the next one's then."""
+        job._stop_clock()
+        self._at_work = None
+        now, in_line = time.monotonic(), {owner for other in self._line for owner in other.owners}
+        since = self._waits_since
+        self._waits_since = {owner: now if owner in job.owners else since.get(owner, now) for owner in in_line}
+        self._advance()
+
+    def _is_turn_of_others(self, job: Job) -> bool:
+        """Whether a job at work has had its time and somebody else's is next, for which there is memory."""
+        if self._at_work is not job or time.monotonic() - job._since < _TURN_SECONDS or not self._line:
+            return False
+        following = self._order()[0]
+        num_aside = sum(other._has_begun and other.is_live for other in self._jobs.values()) - 1
+        return not following.owners <= job.owners and (following._has_begun or num_aside < _MOST_ASIDE)
 
     def _resume(self, job: Job) -> None:
         job._pause = False
         if job.state is State.PAUSED:
+            for owner in job.owners:
+                self._arrive(owner)
             job.state = State.WAITING
             self._line.append(job)
+            self._changed.notify_all()
 
     def _drop_oldest(self) -> None:
         finished = [key for key, job in self._jobs.items() if not job.is_live]
@@ -336,57 +365,76 @@ class Queue:
     # ---- the work, in the thread of the job -------------------------------------------------------------------------
 
     def _do(self, job: Job, work: Work) -> None:
-        state, result, error = State.FAILED, None, ""
         try:
-            result = work(lambda step: self._report(job, step))
-            state = State.DONE
+            state, result, error = self._outcome(job, work)
+            job._stop_clock()
+            if state is State.FAILED:  # only here, where no exception holds on to the frames of the work
+                gc.collect()
+                _release_memory(job)
+            if state is State.DONE:
+                self._keep(job, result)
+            with self._changed:
+                self._end(job, state, result=result, error=error)
+            _release_memory(job)  # long work leaves hundreds of MB behind
+        finally:
+            with self._changed:
+                self._leave(job)
+
+    def _outcome(self, job: Job, work: Work) -> tuple[State, object, str]:
+        """Does the work: what has become of it, its result, its error."""
+        try:
+            return State.DONE, work(lambda step: self._report(job, step)), ""
         except _Cancelled as why:
-            state, error = State.CANCELLED, str(why)
+            return State.CANCELLED, None, str(why)
         except CnnvizError as problem:
-            error = str(problem)
+            return State.FAILED, None, str(problem)
         except BaseException as problem:  # the line must outlive any job
-            error = _what_failed(job, problem)
-        job._stop_clock()
-        if state is State.FAILED:  # only here, where no exception holds on to the frames of the work
-            gc.collect()
-            startup.release_memory()
-        if state is State.DONE:
-            self._keep(job, result)
-        with self._changed:
-            self._end(job, state, result=result, error=error)
-        startup.release_memory()  # long work leaves hundreds of MB behind
-        with self._changed:
-            self._leave(job)
+            return State.FAILED, None, _what_failed(job, problem)
 
     def _report(self, job: Job, step: Step) -> None:
-        """Takes a step from the work; waits here through a pause, and ends the work if it was cancelled."""
+        """Takes a step from the work; waits here while it is not its turn, and ends the work if it was cancelled."""
         job.step = step
         with self._changed:
             if job._pause and not job._cancel:
                 self._leave(job)
                 job.state = State.PAUSED
                 self._write(job, State.PAUSED)
-                # Ends with a cancel, or a turn after it was resumed.
-                if not self._changed.wait_for(
-                    lambda: job._cancel or self._at_work is job, timeout=_LONGEST_PAUSE_SECONDS
-                ):
-                    job._cancel = True
-                    raise _Cancelled("A pause ends after six hours, since it keeps memory from others.")
-            if job._cancel:
-                raise _Cancelled
+            elif self._is_turn_of_others(job):
+                self._line.append(job)
+                job.state = State.WAITING
+                self._end_turn(job)
+            self._wait_for_turn(job)
         if self._turns is not None:
             self._turns.let_go_first()
         if job._cancel:
             raise _Cancelled
 
+    def _wait_for_turn(self, job: Job) -> None:
+        """Returns when a job is at work; a pause ends with a resume, and then there may be a line before it."""
+        while self._at_work is not job and not job._cancel:
+            waited = job.state
+            is_over = self._changed.wait_for(
+                lambda waited=waited: job._cancel or job.state is not waited,  # type: ignore[misc]
+                timeout=_LONGEST_PAUSE_SECONDS if waited is State.PAUSED else None,
+            )
+            if not is_over:
+                job._cancel = True
+                raise _Cancelled("A pause ends after six hours, since it keeps memory from others.")
+        if job._cancel:
+            raise _Cancelled
+
     def _end(self, job: Job, state: State, *, result: object = None, error: str = "") -> None:
         self._work.pop(job, None)
+        if job in self._line:  # cancelled while it waited to go on
+            self._line.remove(job)
         if state is State.DONE and job.step is not None:
             job.step = replace(job.step, partial=None)  # a second copy of the result
         job.result, job.error = result, error
         job._stop_clock()
-        self._write(job, state)
-        job.state = state  # last, since whoever reads it may look for all the others
+        try:
+            self._write(job, state)
+        finally:
+            job.state = state  # last, since whoever reads it may look for all the others
         journal.event("job ended", title=job.title, state=state.value, seconds=round(job.seconds, 2))
 
     # ---- on disk ----------------------------------------------------------------------------------------------------
@@ -399,6 +447,9 @@ class Queue:
         except StorageFailed as error:
             journal.event("result not kept", title=job.title, level=logging.WARNING)
             job.notice = f"This result is kept in memory only, until the server ends. {error}"
+        except Exception as error:  # memory for a copy of it, above all: the result itself is there
+            journal.bug(error, where=job.title)
+            job.notice = "This result is kept in memory only, until the server ends."
 
     def _write(self, job: Job, state: State) -> None:
         """Brings the record up to date; a disk that is full costs the record, never the job."""
@@ -427,6 +478,14 @@ class Queue:
             job = self._jobs.setdefault(key, job)
             self._drop_oldest()
         return job
+
+
+def _release_memory(job: Job) -> None:
+    """An accelerator that has failed says so again at every call, also at this one."""
+    try:
+        startup.release_memory()
+    except RuntimeError as error:
+        journal.bug(error, where=job.title)
 
 
 def _what_failed(job: Job, problem: BaseException) -> str:

@@ -46,6 +46,15 @@ class Gate:
         return "whole"
 
 
+class Silent(Gate):
+    """As the gate, but it reports nothing, so that it is asked for nothing."""
+
+    def __call__(self, on_step: OnStep) -> str:
+        self.began.set()
+        assert self.may_go_on.wait(10)
+        return "whole"
+
+
 def test_a_job_gives_its_result() -> None:
     job = ended(Queue().submit("a", "work", lambda on_step: 7, owner="me"))
     assert (job.state, job.result, job.error) == (State.DONE, 7, "")
@@ -369,6 +378,183 @@ def test_a_pause_without_end_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     steps.go(6)
     assert ended(job).state is State.CANCELLED
     assert "six hours" in job.error
+
+
+# ---- long jobs let others go on -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def short_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs, "_TURN_SECONDS", 0.0)
+
+
+@pytest.mark.usefixtures("short_turns")
+def test_a_long_job_is_set_aside_for_somebody_else_and_goes_on_after() -> None:
+    queue, steps = Queue(), Steps()
+    long = queue.submit("long", "work", steps, owner="ada")
+    steps.go()
+    at_step(long, 1)
+    gate = Silent()
+    short = queue.submit("short", "work", gate, owner="bob")
+    steps.go()
+    assert gate.began.wait(10)
+    assert (long.state, short.state) == (State.WAITING, State.RUNNING)
+    assert long.step == Step(2, 6, partial=2)
+    assert queue.num_ahead(long) == 1
+    gate.may_go_on.set()
+    steps.go(4)
+    assert ended(short).result == ended(long).result == "whole"
+
+
+@pytest.mark.usefixtures("short_turns")
+def test_long_jobs_take_turns_and_who_comes_later_stands_behind_them() -> None:
+    queue, order = Queue(), []
+
+    def noting(name: str) -> Callable[[OnStep], str]:
+        def work(on_step: OnStep) -> str:
+            for done in range(1, 4):
+                order.append(f"{name}{done}")
+                on_step(Step(done, 3))
+            return name
+
+        return work
+
+    gate = Silent()
+    queue.submit("first", "work", gate, owner="eve")
+    assert gate.began.wait(10)
+    waiting = [queue.submit(name, "work", noting(name), owner=name) for name in "abc"]
+    gate.may_go_on.set()
+    assert [ended(job).result for job in waiting] == ["a", "b", "c"]
+    assert order == ["a1", "b1", "c1", "a2", "b2", "c2", "a3", "b3", "c3"]
+
+
+@pytest.mark.usefixtures("short_turns")
+def test_no_job_is_set_aside_for_its_own_people_or_where_many_are() -> None:
+    queue, gate, order = Queue(), Gate(), []
+    queue.submit("first", "work", gate, owner="ada")
+    assert gate.began.wait(10)
+    own = queue.submit("own", "work", lambda _: order.append("own"), owner="ada")
+    paused = [queue.submit(f"{number}", "work", Steps(0), owner="bob") for number in range(3)]
+    for job in paused:
+        job._has_begun = job._pause = True  # as if each had been paused at work
+        queue._leave(job)
+        job.state = State.PAUSED
+    other = queue.submit("other", "work", lambda _: order.append("other"), owner="cy")
+    gate.may_go_on.set()
+    for job in (own, other):
+        ended(job)
+    assert order == ["other", "own"]
+    assert queue.find("first").result == "whole"
+
+
+@pytest.mark.usefixtures("short_turns")
+@pytest.mark.parametrize("after", ["pause", "cancel"])
+def test_a_job_that_was_set_aside_can_be_paused_and_cancelled(after: str) -> None:
+    queue, steps, gate = Queue(), Steps(), Silent()
+    long = queue.submit("long", "work", steps, owner="ada")
+    short = queue.submit("short", "work", gate, owner="bob")
+    steps.go()
+    assert gate.began.wait(10)
+    assert long.state is State.WAITING
+    if after == "pause":
+        assert queue.pause(long, owner="ada")
+        assert long.state is State.PAUSED
+        gate.may_go_on.set()
+        assert ended(short).result == "whole"
+        assert long.state is State.PAUSED
+        queue.resume(long)
+        steps.go(5)
+        assert ended(long).result == "whole"
+    else:
+        queue.cancel(long, owner="ada")
+        assert ended(long).state is State.CANCELLED
+        gate.may_go_on.set()
+        assert ended(short).result == "whole"
+        assert long.state is State.CANCELLED
+    assert queue.live() == []
+
+
+def test_who_comes_while_others_wait_stands_behind_them_also_for_the_first_time() -> None:
+    queue, gate, order = Queue(), Gate(), []
+    ended(queue.submit("before", "work", lambda _: None, owner="ada"))
+    queue.submit("first", "work", gate, owner="eve")
+    assert gate.began.wait(10)
+    asked = ["ada", "new"]
+    waiting = [queue.submit(name, "work", lambda _, name=name: order.append(name), owner=name) for name in asked]
+    gate.may_go_on.set()
+    for job in waiting:
+        ended(job)
+    assert order == asked
+
+
+# ---- the line outlives what goes wrong ------------------------------------------------------------------------------
+
+
+def test_an_accelerator_that_has_failed_does_not_stop_the_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails() -> None:
+        raise RuntimeError("device-side assert triggered")
+
+    monkeypatch.setattr(jobs.startup, "release_memory", fails)
+    queue = Queue()
+
+    def broken(on_step: OnStep) -> None:
+        raise RuntimeError("device-side assert triggered")
+
+    assert ended(queue.submit("a", "work", broken, owner="me")).state is State.FAILED
+    assert ended(queue.submit("b", "work", lambda _: 1, owner="me")).result == 1
+
+
+def test_no_memory_for_a_copy_on_disk_costs_no_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> None:
+        raise MemoryError
+
+    queue, records = server(tmp_path)
+    monkeypatch.setattr(records.results, "save", fails)
+    job = ended(queue.submit("a", "work", lambda _: 1, owner="me"))
+    assert (job.state, job.result) == (State.DONE, 1)
+    assert "kept in memory only" in job.notice
+    assert ended(queue.submit("b", "work", lambda _: 2, owner="me")).result == 2
+
+
+def test_where_no_thread_can_be_had_the_job_stays_in_the_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    queue = Queue()
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", fails)
+        with pytest.raises(RuntimeError):
+            queue.submit("a", "work", lambda _: 1, owner="me")
+    assert ended(queue.submit("b", "work", lambda _: 2, owner="me")).result == 2
+    assert ended(queue.find("a")).result == 1
+
+
+def test_a_job_cancelled_on_its_way_back_from_a_pause_stays_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    queue, steps, gate = Queue(), Steps(), Gate()
+    job = queue.submit("long", "work", steps, owner="ada")
+    queue.pause(job, owner="ada")
+    steps.go()
+    until(lambda: job.state is State.PAUSED)
+    other = queue.submit("other", "work", gate, owner="bob")
+    assert gate.began.wait(10)
+    queue.resume(job)
+    is_tidying, may_leave = threading.Event(), threading.Event()
+
+    def slow() -> None:
+        if threading.current_thread().name == "cnnviz-job" and not is_tidying.is_set():
+            is_tidying.set()
+            assert may_leave.wait(10)
+
+    monkeypatch.setattr(jobs.startup, "release_memory", slow)
+    queue.cancel(job, owner="ada")
+    assert is_tidying.wait(10)
+    gate.may_go_on.set()
+    ended(other)
+    until(lambda: queue._at_work is None)
+    assert job.state is State.CANCELLED
+    may_leave.set()
+    assert ended(queue.submit("next", "work", lambda _: 3, owner="bob")).result == 3
+    assert job.state is State.CANCELLED
 
 
 # ---- other people's quick computations ------------------------------------------------------------------------------
