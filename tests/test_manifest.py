@@ -13,6 +13,8 @@ import torch
 from PIL import Image
 
 from cnnviz_core import images, manifest, models, photos
+from cnnviz_core.errors import BadLink
+from cnnviz_core.links import Link
 from cnnviz_core.methods import feature_maps, filters
 from cnnviz_core.models import LoadedModel
 from cnnviz_core.results import PictureName, Run
@@ -124,3 +126,45 @@ def test_a_package_that_is_not_installed_has_no_version(monkeypatch: pytest.Monk
     run = Run("timm/x", "default", "0", "filters.compute", {}, 0.1)
     versions = json.loads(manifest.manifest(run))["versions"]
     assert versions == {"torch": metadata.version("torch"), "no-such-package": None}
+
+
+LINK = Link("cam", {"layer": ["a & b"], "image": ["Füße (0123456789abcdef)"]})
+RUN = Run("timm/x", "default", "0", "cam.explain", {}, 0.1)
+
+
+def test_the_link_of_a_manifest_is_found_again_and_names_no_host() -> None:
+    text = manifest.manifest(RUN, link=LINK)
+    assert json.loads(text)["link"] == {"page": "cam", "parameters": dict(LINK.params)}
+    assert manifest.read(text.encode()) == manifest.Origin(LINK)
+    assert "link" not in json.loads(manifest.manifest(RUN))
+
+
+def test_other_versions_are_said() -> None:
+    account = json.loads(manifest.manifest(RUN, link=LINK))
+    account["versions"].update(torch="1.0", nonsense="3")
+    here = metadata.version("torch")
+    assert manifest.read(json.dumps(account).encode()).changed == (f"torch 1.0, here {here}",)
+    account["versions"] = "x"
+    assert manifest.read(json.dumps(account).encode()).changed == ()
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b" " * (2**20 + 1), "up to 1 MB"),
+        (b"", "not JSON"),
+        (b"\x89PNG", "not JSON"),
+        (b"[" * 100_000, "not JSON"),
+        (b"[]", "no link"),
+        (b"{}", "no link"),
+        (b'{"link": "https://x.org/cam"}', "no link"),
+        (b'{"link": {}}', "names no page"),
+        (b'{"link": {"page": "../../etc"}}', "names no page"),
+        (b'{"link": {"page": "cam", "parameters": {"layer": {"a": 1}}}}', "layer of the link is not a text"),
+        (b'{"link": {"page": "cam", "parameters": {"<b>": "x"}}}', "no name"),
+        (b'{"link": {"page": "cam", "parameters": {"a": "\\ud800"}}}', "not a text"),
+    ],
+)
+def test_a_file_that_leads_nowhere_is_refused(content: bytes, why: str) -> None:
+    with pytest.raises(BadLink, match=why):
+        manifest.read(content)

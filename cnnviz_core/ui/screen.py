@@ -26,7 +26,9 @@ def here() -> Link:
 def base() -> str:
     """Where the app is, as the browser has it: "https://cnnviz.example.org"; empty where that is not known."""
     url = st.context.url
-    return url.rstrip("/") if isinstance(url, str) and url.startswith(("http://", "https://")) else ""
+    if not isinstance(url, str) or not url.startswith(("http://", "https://")):
+        return ""
+    return url.rstrip("/").removesuffix(f"/{_name(frame.page().path)}").rstrip("/")
 
 
 def go(path: str, params: Mapping[str, list[str]]) -> None:

@@ -1,0 +1,117 @@
+"""The report's page: figures come from others, move, go and are commented; links and manifests open screens."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from cnnviz_core import render, reports
+from cnnviz_core.links import Link
+from cnnviz_core.ui import person
+
+Open = Callable[..., AppTest]
+PAGE = "share/report"
+ME = f"browser-{'a' * 32}"
+PNG = render.png(np.zeros((4, 4, 3), np.uint8))
+
+
+@pytest.fixture(autouse=True)
+def me(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(person, "me", lambda: ME)
+
+
+def fill(*titles: str) -> list[str]:
+    for title in titles:
+        report = reports.add(ME, PNG, title=title, link=Link("feature_maps", {"channel": ["3"]}))
+    return [entry.entry_id for entry in report.entries]
+
+
+def titles() -> list[str]:
+    return [entry.title for entry in reports.load(ME).entries]
+
+
+def words(app: AppTest) -> str:
+    return " ".join(element.value for element in [*app.markdown, *app.caption, *app.info, *app.warning, *app.error])
+
+
+def test_a_figure_goes_into_the_report_with_its_settings_and_its_screen_comes_back(open_page: Open) -> None:
+    app = open_page("look/feature_maps", channel="7")
+    app.button(key="enlarged_report").click().run()
+    assert not app.exception
+    (entry,) = reports.load(ME).entries
+    assert entry.title == "blocks.3.0.bn1 channel 7"
+    assert entry.settings["layer"] == "blocks.3.0.bn1"
+    assert entry.settings["picture"] == "Chelsea the cat"
+    assert entry.link == Link("feature_maps", {"channel": ["7"]})
+    app = open_page(PAGE)
+    assert "blocks.3.0.bn1 channel 7" in words(app)
+    app.button(key=f"open_{entry.entry_id}").click().run()
+    app.run()  # as the browser asks for by itself
+    assert app.number_input(key="channel").value == 7
+
+
+def test_figures_are_arranged_commented_removed_and_put_back(open_page: Open) -> None:
+    assert "press **Add to report** below a figure" in words(open_page(PAGE))
+    a, b = fill("a", "*b* <b>")
+    app = open_page(PAGE)
+    assert r"\*b\* \<b\>" in words(app)
+    assert app.button(key=f"up_{a}").disabled
+    app.button(key=f"up_{b}").click().run()
+    assert titles() == ["*b* <b>", "a"]
+    app.text_area(key=f"comment_{a}").set_value("What is this?").run()
+    app.text_input(key="report_title").set_value("Cats").run()
+    report = reports.load(ME)
+    assert (report.title, report.entries[1].comment) == ("Cats", "What is this?")
+    app.button(key=f"remove_{a}").click().run()
+    assert titles() == ["*b* <b>"]
+    app.button(key="report_undo").click().run()
+    assert titles() == ["*b* <b>", "a"]
+    assert app.text_area(key=f"comment_{a}").value == "What is this?"
+    app.button(key="report_clear").click().run()
+    assert titles() == []
+    assert not app.exception
+
+
+def test_damage_is_said_and_the_rest_stays(open_page: Open, data_dir: Path) -> None:
+    a, _ = fill("a", "b")
+    (data_dir / "reports" / ME / f"{a}.png").write_bytes(b"\x89PNG")
+    app = open_page(PAGE)
+    assert "The picture of “a” is missing or damaged" in words(app)
+    (data_dir / "reports" / ME / "report.json").write_text("{")
+    assert "list of your report was damaged" in words(open_page(PAGE))
+
+
+def test_a_figure_removed_in_another_window_is_said(open_page: Open) -> None:
+    a, _ = fill("a", "b")
+    app = open_page(PAGE)
+    reports.remove(ME, a)
+    app.button(key=f"down_{a}").click().run()
+    assert "taken out in another window" in words(app)
+    assert titles() == ["b"]
+
+
+def test_a_manifest_opens_its_screen_and_a_bad_one_is_said(open_page: Open) -> None:
+    app = open_page(PAGE)
+    account = {
+        "link": {"page": "feature_maps", "parameters": {"channel": ["5"], "layer": "<img src=x> [a](b)"}},
+        "versions": {"torch": "1.0 **x**"},
+    }
+    app.file_uploader(key="manifest_0").upload("m.json", json.dumps(account).encode(), "application/json").run()
+    app.run()
+    assert app.number_input(key="channel").value == 5
+    assert r"torch 1.0 \*\*x\*\*, here" in words(app)
+    assert r"layer “\<img src=x\> \[a\](b)”" in words(app)
+    app.file_uploader(key="manifest_1").upload("m.json", b"{}", "application/json").run()
+    assert "no link to a screen" in words(app)
+    app.text_input(key="link_2").set_value("https://x.org/no_such_page").run()
+    assert "which is not here" in words(app)
+    app.text_input(key="link_3").set_value("/feature_maps?image=cat+(0123456789abcdef)").run()
+    app.run()
+    assert "does not keep any more" in words(app)
+    assert app.selectbox(key="image").value == "chelsea"
+    assert not app.exception
