@@ -300,7 +300,7 @@ def storage_failed(what: str, error: Exception) -> StorageFailed:
     )
 
 
-def drop_oldest(folder: Path, pattern: str, *, max_mb: int, keep: Path) -> None:
+def drop_oldest(folder: Path, pattern: str, *, max_mb: int, keep: Path | None = None) -> None:
     """Removes files until the rest needs no more room than given; those not used for longest go first.
 
     Args:

@@ -1,9 +1,11 @@
 """Keeps the data folder within its bounds of space and time: what nobody used for longest goes first.
 
-Uploaded and downloaded collections and all indexes share one bound of space; pictures have their own, which
-:mod:`~cnnviz_core.store` holds whenever one comes. What somebody used within the last hour, or is being written, stays.
-Weights files are never removed here: an index can be made again and a ZIP uploaded again, but nobody may count on
-having the only copy of a network elsewhere. Reports go only by the retention, since nobody can make a comment again.
+Uploaded and downloaded collections and all indexes share one bound of space. Uploaded pictures have their own, which
+:mod:`~cnnviz_core.store` holds whenever one comes, and so have the pictures of studies, which
+:mod:`~cnnviz_core.visual_study` holds whenever a study begins. What somebody used within the last hour, or is being
+written, stays. Weights files are never removed here: an index can be made again and a ZIP uploaded again, but nobody may
+count on having the only copy of a network elsewhere. Reports go only by the retention, since nobody can make a comment
+again.
 """
 
 from __future__ import annotations
@@ -126,7 +128,13 @@ def _deletes(collection_id: str) -> Callable[[], bool]:
 
 def _files() -> Iterator[_Unit]:
     """Pictures, results of long work, and what is known of it."""
-    for kind, pattern in (("picture", "pictures/*.png"), ("result", "jobs/*.result"), ("job", "jobs/*.json")):
+    patterns = {
+        "picture": "pictures/*.png",
+        "picture of a study": "visualisations/*/*.npz",
+        "result": "jobs/*.result",
+        "job": "jobs/*.json",
+    }
+    for kind, pattern in patterns.items():
         for path in settings.current().data_dir.glob(pattern):
             with contextlib.suppress(OSError):
                 status = path.stat()

@@ -14,7 +14,6 @@ layer, both networks share one picture.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import time
@@ -176,7 +175,7 @@ def study(
             ),
         )
 
-    _sweep()
+    store.drop_oldest(_folder(), "*/*.npz", max_mb=_MOST_KEPT_MB)
     for name, numbers in wanted.items():
         shelves = [_Shelf(model, name, steps=steps, size_px=size_px, seed=seed) for model in (base, tuned)]
         parts: list[_Part] = []
@@ -342,6 +341,7 @@ class _Shelf:
                 picture: Pixels = stored["picture"]
         except store.DAMAGED_ARRAYS:
             return None
+        store.touch(self._file(channel))
         return picture if picture.shape == (size, size, 3) and picture.dtype == np.uint8 else None
 
     def _keep(self, channel: int, picture: Pixels | None) -> None:
@@ -373,18 +373,5 @@ def _weights_up_to(model: LoadedModel, layer: str) -> str:
 
 
 def _folder() -> Path:
+    """Where the pictures are kept: a folder for each layer of each network with its settings."""
     return settings.current().data_dir / "visualisations"
-
-
-def _sweep() -> None:
-    """Drops the oldest pictures beyond what may be kept."""
-    found = []
-    for path in _folder().glob("*/*.npz"):
-        with contextlib.suppress(OSError):  # another study may drop it at the same time
-            found.append((path.stat(), path))
-    room = _MOST_KEPT_MB * 2**20
-    for status, path in sorted(found, key=lambda item: -item[0].st_mtime):
-        room -= status.st_size
-        if room < 0:
-            with contextlib.suppress(OSError):
-                path.unlink()

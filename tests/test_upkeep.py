@@ -82,6 +82,17 @@ def test_what_was_unused_for_longer_goes(bounds: Callable[..., None], noise_imag
         store.open_picture(digests[0])
 
 
+def test_pictures_of_studies_go_too(bounds: Callable[..., None], tmp_path: Path) -> None:
+    bounds(retention_days=7)
+    paths = [tmp_path / "visualisations" / "layer" / name for name in ("1.npz", "2.npz", ".part-2.npz")]
+    paths[0].parent.mkdir(parents=True)
+    for path, days_ago in zip(paths, (8, 6, 2), strict=True):
+        path.touch()
+        os.utime(path, (time.time() - days_ago * DAY,) * 2)
+    upkeep.sweep()
+    assert [path.exists() for path in paths] == [False, True, False]
+
+
 def test_looking_at_it_counts_as_use(bounds: Callable[..., None], noise_image: Callable[..., InputImage]) -> None:
     bounds(retention_days=7)
     collection_id = bring("old", days_ago=8)

@@ -149,7 +149,6 @@ class Available(NamedTuple):
 
     collection_id: str
     title: str
-    num_pictures: int | None  # None where it was not scanned yet
 
 
 def open_collection(source: str | Path, *, on_step: OnStep | None = None) -> Collection:
@@ -196,7 +195,7 @@ def available() -> list[Available]:
     titles |= {card.collection_id: card.title for card in sources.added()}
     folders = [*sources.offered_folders(), *sources.opened_folders()]
     titles |= {sources.folder_id(folder): folder.name for folder in folders}
-    return [Available(collection_id, title, _num_pictures(collection_id)) for collection_id, title in titles.items()]
+    return [Available(*one) for one in titles.items()]
 
 
 def _opened(collection_id: str, title: str, folder: Path, on_step: OnStep | None) -> Collection:

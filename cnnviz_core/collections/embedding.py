@@ -79,9 +79,11 @@ class NotThere(BadImage):
 class Tops:
     """For each channel of a layer the pictures in which it answers most, strongest first, one place per picture.
 
+    k is :data:`NUM_TOPS`, or the number of pictures where there are fewer.
+
     Attributes:
-        values: (C, k) activations; not a number where there are fewer pictures.
-        rows: (C, k) which picture; -1 where there are fewer.
+        values: (C, k) activations.
+        rows: (C, k) which picture.
         cells: (C, k, 2) row and column of the place in the layer's grid.
         around: (C, k) mean activation of the 3 x 3 cells there, which decides between equal values: where an
             activation has an upper limit, many places and pictures reach it.

@@ -769,8 +769,6 @@ def grid(
       2,500 cells 0 to 16 % above the optimum, fifty times as fast.
     - ``greedy``: cell by cell in reading order, each takes the nearest picture that is left. The last rows get what
       nobody wanted. (Karpathy's second layout.)
-    - ``nearest``: each picture in turn takes the cell it lies in; where that is taken, it is left out. (Karpathy's
-      first layout.)
 
     Args:
         projection: Of :func:`project`.
@@ -779,7 +777,7 @@ def grid(
         method: A key of :data:`GRIDS`.
 
     Returns:
-        (N, 2) row and column of each point; -1, -1 for those that ``nearest`` leaves out.
+        (N, 2) row and column of each point.
 
     Raises:
         BadSetting: No such method, or a number out of range.
@@ -788,8 +786,7 @@ def grid(
         raise BadSetting(f"{method!r} is not a grid layout; choose one of {', '.join(GRIDS)}.")
     shape = grid_shape(len(projection.values), num_columns=num_columns, aspect=aspect)
     indices = GRIDS[method](_unit_square(projection), shape)
-    cells = np.stack(np.divmod(indices, shape[1]), axis=1)
-    return np.where(indices[:, None] < 0, -1, cells).astype(np.int32)
+    return np.stack(np.divmod(indices, shape[1]), axis=1).astype(np.int32)
 
 
 def grid_cost(projection: Projection, cells: NDArray[np.integer], *, shape: tuple[int, int] | None = None) -> float:
@@ -797,12 +794,11 @@ def grid_cost(projection: Projection, cells: NDArray[np.integer], *, shape: tupl
 
     Args:
         projection: Of :func:`project`.
-        cells: Of :func:`grid`; pictures that were left out do not count.
+        cells: Of :func:`grid`.
         shape: Rows and columns; None takes the smallest grid that holds the cells.
     """
-    is_placed = cells[:, 0] >= 0
     rows, columns = shape or _shape_of(cells)
-    ways = _unit_square(projection)[is_placed] - _centres((rows, columns))[cells[is_placed] @ (columns, 1)]
+    ways = _unit_square(projection) - _centres((rows, columns))[cells @ (columns, 1)]
     return float(_squares(ways).mean())
 
 
@@ -827,8 +823,7 @@ def seams(
     if len(x) != len(cells):
         raise BadSetting(f"There are {len(x)} vectors and {len(cells)} cells; each vector needs its own.")
     pictures = np.full(shape or _shape_of(cells), -1, dtype=np.int64)
-    is_placed = cells[:, 0] >= 0
-    pictures[tuple(cells[is_placed].T)] = np.flatnonzero(is_placed)
+    pictures[tuple(cells.T)] = np.arange(len(cells))
     return _seam(x, pictures[:, :-1], pictures[:, 1:]), _seam(x, pictures[:-1], pictures[1:])
 
 
@@ -917,21 +912,9 @@ def _greedy(points: Doubles, shape: tuple[int, int]) -> Ints:
     return cells
 
 
-def _snap(points: Doubles, shape: tuple[int, int]) -> Ints:
-    rows, columns = shape
-    row = np.minimum((points[:, 1] * rows).astype(np.int64), rows - 1)
-    column = np.minimum((points[:, 0] * columns).astype(np.int64), columns - 1)
-    wanted = row * columns + column
-    cells = np.full(len(points), -1, dtype=np.int64)
-    taken, first = np.unique(wanted, return_index=True)
-    cells[first] = taken
-    return cells
-
-
 GRIDS: Mapping[str, Callable[[Doubles, tuple[int, int]], Ints]] = {
     "assignment": _assign,
     "greedy": _greedy,
-    "nearest": _snap,
 }
 
 

@@ -665,6 +665,8 @@ class Answers:
         col: (n,) its column.
         share: (n,) the activation as a share of the strongest on the collection; above 1 where it is stronger than
             any; not a number where none was above zero.
+        mean_share: (n,) likewise of the mean activation over all that counts, which tells channels apart whose
+            activations have an upper limit.
         num_stronger: (n,) how many pictures of the collection answer more strongly, by more than rounding; 16 means
             that many or more.
     """
@@ -674,6 +676,7 @@ class Answers:
     row: NDArray[np.int64]
     col: NDArray[np.int64]
     share: FloatArray
+    mean_share: FloatArray
     num_stronger: NDArray[np.int64]
 
 
@@ -706,8 +709,9 @@ def activation_on(
         raise BadSetting(f"There are no pictures in the index of {index.layer} to compare with; build it first.")
     rows, columns = _cells_within(model, image, info, box)
     values = _maps(model, image, info)[chosen][:, rows, columns]
-    down, across = np.unravel_index(values.reshape(len(chosen), -1).argmax(axis=1), values.shape[1:])
-    value = values.reshape(len(chosen), -1).max(axis=1)
+    flat = values.reshape(len(chosen), -1)
+    down, across = np.unravel_index(flat.argmax(axis=1), values.shape[1:])
+    value = flat.max(axis=1)
     strongest = tops.values[chosen]
     reached = np.where(strongest[:, 0] > 0, strongest[:, 0], np.nan)
     return Answers(
@@ -716,6 +720,7 @@ def activation_on(
         row=down + (rows.start or 0),
         col=across + (columns.start or 0),
         share=(value / reached).astype(np.float32),
+        mean_share=(flat.mean(axis=1) / reached).astype(np.float32),
         num_stronger=(strongest > (value + _ROUNDING * np.abs(value))[:, None]).sum(axis=1),
     )
 
@@ -733,7 +738,7 @@ def channels_like(
         k: How many channels at most, at least 1; those that never fire on the collection are left out.
 
     Returns:
-        The largest share first.
+        The largest share first, and among equals the largest mean share.
 
     Raises:
         BadSetting: k is below 1, or as :func:`activation_on`.
@@ -742,7 +747,8 @@ def channels_like(
     if k < 1:
         raise BadSetting(f"k is {k}; it must be 1 or more.")
     answers = activation_on(model, image, index=index, box=box)
-    order = np.argsort(-answers.share, kind="stable")[: min(k, int(np.isfinite(answers.share).sum()))]
+    by_share = np.lexsort((-answers.mean_share, -answers.share))
+    order = by_share[: min(k, int(np.isfinite(answers.share).sum()))]
     return Answers(*(getattr(answers, field.name)[order] for field in fields(Answers)))
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import html
 import itertools
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -22,6 +23,7 @@ from cnnviz_core.results import FloatArray
 _BLUE = "#0072B2"
 SERIES_COLOURS = (_BLUE, "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
 SERIES_MARKERS = ("circle", "square", "diamond", "triangle-up", "cross", "x")
+_SPACE_SHAPES = ("circle", "square", "diamond", "cross", "x")
 _MARK_COLOUR = "#D55E00"
 _MID_GREY = "rgba(128, 128, 128, 0.35)"
 _MOST_TICKS = 24
@@ -471,7 +473,13 @@ def categories_figure(values: NDArray[np.int64], names: Mapping[int, str]) -> go
 
 
 def space_figure(
-    points: FloatArray, *, colours: Pixels | None, captions: Sequence[str], axes: Sequence[str], height: int
+    points: FloatArray,
+    *,
+    colours: Pixels | None,
+    captions: Sequence[str],
+    axes: Sequence[str],
+    height: int,
+    groups: Sequence[str] = (),
 ) -> go.Figure:
     """Points in space, to be turned with the mouse.
 
@@ -481,26 +489,41 @@ def space_figure(
         captions: A text for each point, shown when it is pointed at.
         axes: Titles.
         height: In pixels.
+        groups: The name of each point's group, for the legend; empty without one.
     """
-    figure = figure_of(
+    members: dict[str, list[int]] = {}
+    for at in range(len(points)):
+        members.setdefault(groups[at] if groups else "", []).append(at)
+    alike: Counter[tuple[int, ...]] = Counter()  # groups of one colour have each a shape
+    traces = [
         go.Scatter3d(
-            x=points[:, 0],
-            y=points[:, 1],
-            z=points[:, 2],
+            x=points[rows, 0],
+            y=points[rows, 1],
+            z=points[rows, 2],
             mode="markers",
             marker={
                 "size": 3,
-                "color": SERIES_COLOURS[0] if colours is None else [f"rgb({r}, {g}, {b})" for r, g, b in colours],
+                "symbol": _shape_of_group(None if colours is None else colours[rows[0]], alike),
+                "color": SERIES_COLOURS[0] if colours is None else [f"rgb({r}, {g}, {b})" for r, g, b in colours[rows]],
             },
-            text=[_literal(caption).replace("\n", "<br>") for caption in captions],
+            name=_literal(name) or "no label",
+            text=[_literal(captions[row]).replace("\n", "<br>") for row in rows],
             hoverinfo="text",
-        ),
-        height=height,
-    )
+        )
+        for name, rows in sorted(members.items())
+    ]
+    figure = figure_of(*traces, height=height)
+    figure.update_layout(showlegend=bool(groups), legend={"itemsizing": "constant"})
     titles = zip(("xaxis", "yaxis", "zaxis"), axes, strict=True)
     background = "rgba(0, 0, 0, 0)"
     figure.update_scenes({axis: {"title": {"text": title}, "backgroundcolor": background} for axis, title in titles})
     return figure
+
+
+def _shape_of_group(colour: Pixels | None, alike: Counter[tuple[int, ...]]) -> str:
+    key = () if colour is None else tuple(colour.tolist())
+    alike[key] += 1
+    return _SPACE_SHAPES[(alike[key] - 1) % len(_SPACE_SHAPES)]
 
 
 def frequency_figure(magnitude: FloatArray, *, unit: str = "gain", colour_map: str = "viridis") -> go.Figure:

@@ -99,8 +99,8 @@ def choose(*, default: str = "bundled/tiles") -> Collection | None:
             key="collection",
             default=default,
             name=lambda collection_id: names[collection_id],
-            help="A folder of pictures. The bundled ones are made of the photos and digits that installed packages "
-            "carry.",
+            help="A folder of pictures. Those that come with the app:  \n"
+            + "  \n".join(f"**{one.title}**: {one.caption}" for one in sources.BUNDLED.values()),
         )
         with st.popover("Your own", icon=":material/create_new_folder:", key="own_collection"):
             _bring()

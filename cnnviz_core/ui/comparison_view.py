@@ -222,11 +222,14 @@ def profile_series(layers: tuple[LayerChange, ...]) -> dict[str, list[float]]:
 
 def _profile(found: Screening, *, live: bool = False) -> None:
     names = [one.layer for one in found.layers]
-    series = profile_series(found.layers)
+    series = {name: values for name, values in profile_series(found.layers).items() if np.isfinite(values).any()}
     chart = render.depth_profile(names, series, unit="1 is unchanged (relative change: 0)")
     st.plotly_chart(chart, key="depth_so_far" if live else "depth", width="stretch")
     if live:
-        st.caption(f"The first {len(found.paths):,} pictures.")
+        num = len(found.paths)
+        st.caption(
+            f"The first {num:,} pictures." if num else "The weights alone, so far; the pictures are on their way."
+        )
         return
     st.caption(
         f"{len(found.paths):,} pictures. CKA is unbiased: 1 means the layer finds the same pictures alike, 0 is "

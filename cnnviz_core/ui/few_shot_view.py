@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 _SIZES = (224, 320, 384, 512, 640, 768)
 _QUERY_PX = 520
+_SIDE_PX = 400  # both fit beside the open sidebar from 1280 pixels on
 _MASK_MB = 20
 _DIMMED = 0.25
 _ROUNDING = 1e-9  # the browser tells thresholds with twelve digits
@@ -106,8 +107,9 @@ def _toggle(label: str, key: str, tooltip: str, *, first: bool = False) -> bool:
 
 
 def columns() -> Sequence[DeltaGenerator]:
-    """Room for the pictures to learn from, and for those to search."""
-    return st.columns(2, gap="large")
+    """Room for the pictures to learn from, and for those to search: side by side, or stacked where it is narrow."""
+    with st.container(horizontal=True, gap="medium"):
+        return [st.container(width=_SIDE_PX, key=key) for key in ("learn_from", "find_in_side")]
 
 
 def search(chosen: Selection, supports: Sequence[Support], options: Options) -> Query | None:

@@ -257,7 +257,8 @@ def _regions(query: Query, found: Indexed, wanted: Wanted, part: Mask) -> None:
     if matches is not None:
         draw(matches)
         st.caption(
-            f"The best place of {cells[0]} × {cells[1]} cells of {frame.plain(layer)} in each picture, by cosine. Only "
+            f"The best place of {cells[0]} × {cells[1]} cells of {frame.plain(layer)} in each picture, with its cosine "
+            "distance: 0 is the same direction, smaller is nearer. Only "
             f"the {len(rows)} pictures whose average is nearest to the part were looked at closely."
         )
 
@@ -270,7 +271,7 @@ def _matches(found: Indexed, rows: Sequence[int], matches: Sequence[RegionMatch]
     show.mosaic_wall(
         mosaic,
         key="regions_wall",
-        labels=[f"{match.similarity:.3f}" for match in matches],
+        labels=[f"{1 - match.similarity:.3f}" for match in matches],
         hints=[found.name(rows[match.image]) for match in matches],
         tile_px=_REGION_TILE_PX,
         smooth=True,

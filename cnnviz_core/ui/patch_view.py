@@ -154,16 +154,19 @@ def channel(chosen: Selection, found: Indexed, patches: TopPatches, number: int)
         "in the patch drives this very unit, as in Zeiler and Fergus; zero is mid grey.",
     )
     one = _of_channels(found, patches.layer, [number], patches.image.shape[1])
+    of = repr((found.indexes[patches.layer].digest, patches.layer, number, one.image.tolist()))
     places = np.flatnonzero(one.image[0] >= 0)
     if not len(places):
         st.caption("No picture has an answer of this channel.")
         return
     names = [f"{one.paths[one.image[0, place]]}, {render.format_value(float(one.value[0, place]))}" for place in places]
-    raw = top_patches.wall(found.model, found.collection, one, size_px=_PATCH_PX).tiles[0, places]
+    raw = _cut(of, found, one)[places]
     labels = [render.format_value(float(value)) for value in one.value[0, places]]
     _row(raw, "patches_wall", f"Strongest patches of channel {number}", names, labels)
     try:
-        _row(_explained(found, one, places, _BESIDE[beside]), "explained_wall", f"The same patches, {beside}", names)
+        _row(
+            _explained(of, _BESIDE[beside], found, one, places), "explained_wall", f"The same patches, {beside}", names
+        )
     except CnnvizError as error:
         st.info(frame.plain(str(error)))
     _labels(found, one, number)
@@ -185,8 +188,23 @@ def _row(pictures: NDArray[np.uint8], key: str, what: str, hints: list[str], lab
     )
 
 
-def _explained(found: Indexed, one: TopPatches, places: NDArray[np.intp], method: str) -> NDArray[np.uint8]:
+@st.cache_data(max_entries=64, show_spinner="Cutting patches")
+def _cut(found_by: str, _found: Indexed, _one: TopPatches) -> NDArray[np.uint8]:  # noqa: ARG001 - the cache's key
+    """(k, h, w, 3): the patches of one channel."""
+    tiles: NDArray[np.uint8] = top_patches.wall(_found.model, _found.collection, _one, size_px=_PATCH_PX).tiles[0]
+    return tiles
+
+
+@st.cache_data(max_entries=64, show_spinner="Looking at what counts in them")
+def _explained(
+    found_by: str,  # noqa: ARG001 - the cache's key
+    method: str,
+    _found: Indexed,
+    _one: TopPatches,
+    _places: NDArray[np.intp],
+) -> NDArray[np.uint8]:
     """(n, h, w, 3): each patch with what in it counts."""
+    found, one, places = _found, _one, _places
     by_path = {row.path: row for row in found.rows}
     pictures = []
     for place in places:
@@ -285,6 +303,9 @@ def like(chosen: Selection, found: Indexed, patches: TopPatches) -> None:
             mosaic,
             key="like_wall",
             labels=[f"{number}: {share:.0%}" for number, share in zip(ids, answers.share, strict=True)],
+            hints=[
+                f"channel {number}: {mean:.0%} on average" for number, mean in zip(ids, answers.mean_share, strict=True)
+            ],
             tile_px=_WALL_TILE_PX,
             smooth=True,
             aria="Channels that answer to this part",
@@ -293,7 +314,8 @@ def like(chosen: Selection, found: Indexed, patches: TopPatches) -> None:
         where = "in the rectangle" if box else "anywhere in the picture"
         st.caption(
             f"The channels that answer most {where}, as a share of the strongest answer in the collection; above 100 % "
-            "this picture excites the channel more than any of it. Click one."
+            "this picture excites the channel more than any of it. Among equals, as where all reach the limit of their "
+            "ReLU6, those come first that answer most on average there. Click one."
         )
 
 

@@ -244,12 +244,17 @@ def _space(projection: Projection, axes: Sequence[int], view: View) -> None:
     figure = render.space_figure(
         projection.values[:, list(axes)],
         colours=None if colours is None else colours.palette[colours.index],
+        groups=() if colours is None or not colours.labels else [colours.labels[at] for at in colours.index],
         captions=view.captions,
         axes=[_axis_title(projection, axis) for axis in axes],
         height=_MAP_PX,
     )
     st.plotly_chart(figure, key="space", width="stretch")
-    st.caption("Drag to turn. Lasso, thumbnails and the legend are there in two dimensions.")
+    key = "A click on a label hides its points. " if colours is not None and colours.labels else ""
+    if colours is not None and colours.values is not None:
+        low, high = (render.format_value(value) for value in (colours.low, colours.high))
+        key = f"{frame.plain(colours.title)}: dark is {low}, bright is {high} {frame.plain(colours.unit)}. "
+    st.caption(f"Drag to turn. {key}Lasso and thumbnails are there in two dimensions.")
 
 
 def _axes(projection: Projection) -> list[int]:
@@ -329,6 +334,8 @@ def _grid(_chosen: Selection, found: Indexed, wanted: Wanted, projection: Projec
         height=_MAP_PX,
         **_marks(),
     )
+    moved = embeddings.grid_cost(projection, cells) ** 0.5
+    st.caption(f"For its cell a picture moves by {moved:.0%} of the map’s side (root mean square).")
     with st.popover("Download", icon=":material/download:", key="grid_downloads"):
         st.download_button(
             "The grid as one picture",

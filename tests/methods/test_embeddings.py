@@ -518,12 +518,6 @@ class TestGrid:
         points = np.array([(0, 1), (0.9, 0.1), (1, 0.2), (1, 0)])
         assert embeddings.grid(map_of(points), method="greedy").tolist() == [[0, 0], [1, 0], [0, 1], [1, 1]]
 
-    def test_nearest_leaves_out_who_comes_late(self) -> None:
-        points = np.array([(0, 1), (1, 0), (0.9, 0.1), (0.1, 0.9)])
-        cells = embeddings.grid(map_of(points), method="nearest")
-        assert cells.tolist() == [[0, 0], [1, 1], [-1, -1], [-1, -1]]
-        assert embeddings.grid_cost(map_of(points), cells) == pytest.approx(2 * 0.25**2)
-
     def test_third_axis_is_left_aside(self) -> None:
         points = noise(30, 3)
         np.testing.assert_array_equal(embeddings.grid(map_of(points)), embeddings.grid(map_of(points[:, :2])))
@@ -552,7 +546,7 @@ class TestGrid:
     @pytest.mark.parametrize(
         ("settings", "message"),
         [
-            ({"method": "spiral"}, "'spiral' is not a grid layout; choose one of assignment, greedy, nearest"),
+            ({"method": "spiral"}, "'spiral' is not a grid layout; choose one of assignment, greedy"),
             ({"num_columns": 0}, "num_columns is 0; for 9 points it must be from 1 to 9"),
             ({"num_columns": 10}, "num_columns is 10"),
             ({"aspect": 0.0}, "aspect is 0.0"),
@@ -564,15 +558,15 @@ class TestGrid:
             embeddings.grid(map_of(noise(9, 2)), **settings)
 
     def test_seams_by_hand(self) -> None:
-        vectors = np.array([[0, 0], [3, 4], [0, 1], [6, 8], [9, 9]])
-        cells = np.array([[0, 0], [0, 1], [1, 0], [0, 2], [-1, -1]])
+        vectors = np.array([[0, 0], [3, 4], [0, 1], [6, 8]])
+        cells = np.array([[0, 0], [0, 1], [1, 0], [0, 2]])
         beside, below = embeddings.seams(vectors, cells)
         np.testing.assert_array_equal(beside, [[5, 5], [np.nan, np.nan]])
         np.testing.assert_array_equal(below, [[1, np.nan, np.nan]])
         beside, below = embeddings.seams(vectors, cells, shape=(3, 4))
         assert (beside.shape, below.shape) == ((3, 3), (2, 4))
-        with pytest.raises(BadSetting, match="5 vectors and 4 cells"):
-            embeddings.seams(vectors, cells[:4])
+        with pytest.raises(BadSetting, match="4 vectors and 3 cells"):
+            embeddings.seams(vectors, cells[:3])
 
     def test_seams_are_brighter_between_classes(self, digits: tuple, maps: dict) -> None:
         cells = embeddings.grid(maps["tsne"])

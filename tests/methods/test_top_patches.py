@@ -916,6 +916,31 @@ def test_a_patch_of_the_collection_finds_its_channel(tiny_model: LoadedModel, no
         assert like.num_stronger[mine] == 0
 
 
+def test_at_the_limit_the_mean_tells_channels_apart(noise: Draw) -> None:
+    """Three channels that all reach six somewhere: first comes the one that is there most of the time."""
+
+    class Capped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gain = nn.Conv2d(3, 3, 1)
+            self.relu = nn.ReLU6()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.relu(self.gain(x))
+
+    net = Capped()
+    with torch.no_grad():
+        net.gain.weight.copy_(torch.tensor([20.0, 80.0, 40.0])[:, None, None, None].expand(3, 3, 1, 1))
+        net.gain.bias.zero_()
+    listed, model = noise(), from_module(net)
+    indexing.build(listed, model, layers=["relu"])
+    index = indexing.read(listed, model, layer="relu")
+    like = top_patches.channels_like(model, images.open_image(next(listed.folder.glob("*"))), index=index)
+    assert like.share.tolist() == [1, 1, 1]
+    assert like.channels.tolist() == [1, 2, 0]
+    assert (np.diff(like.mean_share) < 0).all()
+
+
 def test_only_cells_inside_the_box_count(noise: Draw) -> None:
     """A bright block in the middle of its cell counts when the box holds that middle, or no middle at all is nearer."""
     listed = noise()
