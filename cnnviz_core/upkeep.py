@@ -3,9 +3,9 @@
 Uploaded and downloaded collections and all indexes share one bound of space. Uploaded pictures have their own, which
 :mod:`~cnnviz_core.store` holds whenever one comes, and so have the pictures of studies, which
 :mod:`~cnnviz_core.visual_study` holds whenever a study begins. What somebody used within the last hour, or is being
-written, stays. Weights files are never removed here: an index can be made again and a ZIP uploaded again, but nobody may
-count on having the only copy of a network elsewhere. Reports go only by the retention, since nobody can make a comment
-again.
+written, stays. Weights files are never removed here: an index can be made again and a ZIP uploaded again, but nobody
+may count on having the only copy of a network elsewhere. Reports go only by the retention, since nobody can make a
+comment again.
 """
 
 from __future__ import annotations
