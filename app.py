@@ -86,6 +86,11 @@ PAGES = (
         needs_network=False,
     ),
     PageLink(
+        "share", "pages/share/tour.py", "Guided tour",
+        "What does a network see? Eight pictures to show to others, full-screen.", "slideshow",
+        needs_network=False, is_alone=True,
+    ),
+    PageLink(
         "manage", "pages/manage/activity.py", "Activity",
         "What is being computed, what has been, and where are the results?", "pending_actions",
         needs_network=False,

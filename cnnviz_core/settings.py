@@ -47,6 +47,7 @@ class Settings:
         threads: CPU threads of one computation; 0 shares the cores among ``parallel_runs``.
         parallel_runs: Computations that run at the same time; the rest wait their turn.
         allow_downloads: Whether a click may fetch published weights from the internet.
+        demo: Whether the app opens with the guided tour.
         log: "text" for a person, "json" for one JSON object a line.
         allowed_people: Who may enter where sign-in is set up: e-mail addresses and @domains.
         admins: Who looks after the server: e-mail addresses.
@@ -77,6 +78,7 @@ class Settings:
     threads: int = 0
     parallel_runs: int = 2
     allow_downloads: bool = True
+    demo: bool = False
     log: str = "text"
     allowed_people: tuple[str, ...] = ("everyone",)
     admins: tuple[str, ...] = ()

@@ -270,7 +270,7 @@ def _job(
     """As :func:`work.until_done`, of a function that takes a network and may take a picture."""
     return work.until_done(
         lambda on_step: function(model, *([image] if image else []), on_step=on_step, **settings),
-        key=repr((compute.key(function, model, image), sorted(settings.items()))),
+        key=work.key_of(function, model, image, settings),
         name="adversarial",
         title=title,
         cost=cost,

@@ -166,7 +166,7 @@ def _make(
     seconds = one * len(settings["classes"]) * settings["steps"]
     found: ClassImages | None = work.until_done(
         make,
-        key=repr((compute.key(class_image.synthesize, model, None), sorted(settings.items()))),
+        key=work.key_of(class_image.synthesize, model, None, settings),
         name=name,
         title=title,
         cost=f"{len(settings['classes'])} × {settings['steps']} steps at {settings['size_px']} pixels: about "

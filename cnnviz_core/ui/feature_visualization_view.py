@@ -222,7 +222,7 @@ def _make(chosen: Selection, asked: Asked, *, name: str, title: str, at_once: bo
 
     found: Synthesis | None = work.until_done(
         make,
-        key=repr((compute.key(feature_visualization.synthesize, model, image), sorted(settings.items()))),
+        key=work.key_of(feature_visualization.synthesize, model, image, settings),
         name=name,
         title=title,
         cost=f"{asked.num_pictures:,} × {settings['steps']} steps at {settings['size_px']} pixels: about "

@@ -11,7 +11,7 @@ import numpy as np
 import streamlit as st
 from PIL import Image
 
-from cnnviz_core import journal, render
+from cnnviz_core import journal, render, settings
 from cnnviz_core.errors import CnnvizError
 from cnnviz_core.ui import access
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 
 _FEW_CELLS = 4
+_TOUR = "pages/share/tour.py"
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class PageLink:
         capability: Key of :data:`cnnviz_core.doctor.CAPABILITIES` that the network must have; empty for none.
         needs_network: Whether the page shows nothing without a loaded network.
         right: Key of :data:`cnnviz_core.roles.RIGHTS` that the person must have to see it; empty for everyone.
+        is_alone: Whether it has the whole screen: no sidebar, no title, and it hides the menu.
     """
 
     section: str
@@ -48,6 +50,7 @@ class PageLink:
     capability: str = ""
     needs_network: bool = True
     right: str = ""
+    is_alone: bool = False
 
 
 def icon() -> Image.Image:
@@ -61,9 +64,10 @@ def icon() -> Image.Image:
 
 
 def run(pages: Sequence[PageLink]) -> None:
-    """Draws the menu, the sidebar and the page that was asked for; the first page of the table is the start page.
+    """Draws the menu, the sidebar and the page that was asked for.
 
-    Who may not enter sees neither menu nor pages.
+    The first page of the table is the start page, but for a server in demo mode: there it is the tour. Who may not
+    enter sees neither menu nor pages.
     """
     if not access.gate():
         return
@@ -73,17 +77,20 @@ def run(pages: Sequence[PageLink]) -> None:
 def _draw(pages: Sequence[PageLink]) -> None:
     menu: dict[str, list[StreamlitPage]] = {}
     links: dict[StreamlitPage, PageLink] = {}
+    is_demo = settings.current().demo
+    start = next((link for link in pages if is_demo and link.path == _TOUR), pages[0])
     for link in pages:
-        page = st.Page(link.path, title=link.title, icon=f":material/{link.icon}:", default=link is pages[0])
+        page = st.Page(link.path, title=link.title, icon=f":material/{link.icon}:", default=link is start)
         menu.setdefault(link.section.capitalize(), []).append(page)
         links[page] = link
     page = st.navigation(menu, position="top")
-    st.session_state["pages"], st.session_state["page"] = pages, links[page]
+    st.session_state.update(pages=pages, page=links[page], start=start)
     from cnnviz_core.ui import screen  # which knows the frame
 
     if screen.follow():
         return
-    header("cnnviz" if links[page] is pages[0] else links[page].title, links[page].question)
+    if not links[page].is_alone:
+        header("cnnviz" if links[page] is pages[0] else links[page].title, links[page].question)
     # Always there, so that a notice does not move what follows.
     st.session_state["notices"] = st.container(key="notices")
     if failure := st.session_state.pop("failure", ""):
@@ -94,14 +101,17 @@ def _draw(pages: Sequence[PageLink]) -> None:
 
 def _run_page(page: StreamlitPage, link: PageLink) -> None:
     # The frame is on screen before torch is imported.
-    from cnnviz_core import doctor, settings, startup
+    from cnnviz_core import doctor, startup
     from cnnviz_core.ui import compute, screen, sidebar
 
     screen.tell_notice()
     startup.prepare(settings.current().threads_per_run)
     selection = None
     with errors():
-        selection = sidebar.draw()
+        if link.is_alone:
+            sidebar.leave_out()
+        else:
+            selection = sidebar.draw()
     if link.needs_network:
         if selection is None:
             return
@@ -141,6 +151,12 @@ def pages() -> Sequence[PageLink]:
 def page() -> PageLink:
     """The page that is on screen."""
     link: PageLink = st.session_state["page"]
+    return link
+
+
+def start() -> PageLink:
+    """The page that the address without a name opens."""
+    link: PageLink = st.session_state["start"]
     return link
 
 

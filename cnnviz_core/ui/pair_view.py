@@ -178,7 +178,7 @@ def draw(chosen: Selection, pictures: Sequence[InputImage], found: Sequence[Feat
         for at, one in enumerate(found)
         if at != pinned.picture
     }
-    packed = _packed(chosen.model, [image.digest for image in pictures], options, found)
+    packed = for_browser(chosen.model, [image.digest for image in pictures], options, found)
     low = -1.0 if min(float(values.min()) for values in exact.values()) < 0 else 0.0
     similarity_view.show(
         [Pictured(show.whole(image), cells, image.name) for image, cells in zip(pictures, packed, strict=True)],
@@ -224,7 +224,10 @@ def _linked_pin(grids: Sequence[tuple[int, int]]) -> Origin | None:
     return Origin(int(picture), tuple(cells))
 
 
-def _packed(model: LoadedModel, digests: list[str], options: Options, found: Sequence[Features]) -> tuple[Packed, ...]:
+def for_browser(
+    model: LoadedModel, digests: list[str], options: Options, found: Sequence[Features]
+) -> tuple[Packed, ...]:
+    """The vectors as the browser takes them."""
     key = repr((compute.key(features.record, model, None), digests, options.layers, options.size_px))
     return _pack(f"{key} {options.centre} {options.dilate_last}", found)
 

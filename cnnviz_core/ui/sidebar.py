@@ -35,6 +35,13 @@ def draw() -> Selection | None:
     return selection
 
 
+def leave_out() -> None:
+    """Keeps what was chosen in the sidebar for the pages that have one."""
+    for key in ("model", "weights", "image", "target"):
+        if key in st.session_state:
+            st.session_state[key] = st.session_state[key]  # else Streamlit forgets what is not drawn
+
+
 def current() -> Selection:
     """What is chosen in the sidebar, in this run or, within a fragment, the last one."""
     network, weights = st.session_state["model"], st.session_state.get("weights", "published")

@@ -9,8 +9,10 @@ from typing import Any
 import streamlit as st
 
 from cnnviz_core import job_records, jobs, settings
+from cnnviz_core.images import InputImage
 from cnnviz_core.job_records import Details, Records, State
 from cnnviz_core.jobs import Job, Queue
+from cnnviz_core.models import LoadedModel
 from cnnviz_core.ui import compute, frame, person, screen
 from cnnviz_core.ui.pickers import Selection
 
@@ -72,11 +74,10 @@ def run(
         hint: See there.
         **settings: Keyword arguments of the function: numbers, strings, or sequences of them.
     """
-    key = repr((compute.key(function, chosen.model, chosen.image), sorted(settings.items())))
     model, image = chosen.model, chosen.image
     return until_done(
         lambda on_step: function(model, image, on_step=on_step, **settings),
-        key=key,
+        key=key_of(function, model, image, settings),
         name=name,
         title=title,
         cost=cost,
@@ -85,6 +86,26 @@ def run(
         hint=hint,
         about={"network": model.spec.title, "picture": image.name, **settings},
     )
+
+
+def key_of(
+    function: Callable[..., Any], model: LoadedModel, image: InputImage | None, settings: Mapping[str, Any]
+) -> str:
+    """What a job computes that runs a function on a network, and maybe a picture, with these settings."""
+    return repr((compute.key(function, model, image), sorted(settings.items())))
+
+
+def begin(work: jobs.Work, *, key: str, title: str, about: Mapping[str, object]) -> None:
+    """Starts long work that the person will soon ask for, unless somebody did; :func:`until_done` then joins it.
+
+    Args:
+        work: Takes ``on_step``.
+        key: As in :func:`until_done`, like the others.
+        title: See there.
+        about: See there.
+    """
+    if queue().find(key) is None:
+        queue().submit(key, title, _keeping(work), owner=person.me(), details=_details(about))
 
 
 def until_done(

@@ -22,12 +22,13 @@ from streamlit.components.v2.types import ComponentRenderer
 _MEDIA_TYPES = {"PNG": "image/png", "JPEG": "image/jpeg"}
 
 
-def register(name: str, *shared: str) -> ComponentRenderer:
+def register(name: str, *shared: str, isolated: bool = True) -> ComponentRenderer:
     """The mounting command of the component whose ``name.js`` (and ``.html``, ``.css``) lie beside this file.
 
     Args:
         name: The component.
         shared: Scripts and style sheets that go before its own, without endings.
+        isolated: Whether its styles end at its own border; else they hold for the page while it is there.
     """
     styles = _joined(("component", *shared, name), ".css") if _text(f"{name}.css") else None
     return st.components.v2.component(
@@ -35,6 +36,7 @@ def register(name: str, *shared: str) -> ComponentRenderer:
         html=_text(f"{name}.html") or None,
         css=styles,
         js=_joined(("packing", *shared, name), ".js"),
+        isolate_styles=isolated,
     )
 
 

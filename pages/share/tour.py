@@ -1,0 +1,3 @@
+from cnnviz_core.ui import tour_view
+
+tour_view.draw()
