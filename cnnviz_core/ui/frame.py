@@ -84,7 +84,7 @@ def _draw(pages: Sequence[PageLink]) -> None:
         menu.setdefault(link.section.capitalize(), []).append(page)
         links[page] = link
     page = st.navigation(menu, position="top")
-    st.session_state.update(pages=pages, page=links[page], start=start)
+    st.session_state.update(pages=pages, page=links[page], start_page=start)
     from cnnviz_core.ui import screen  # which knows the frame
 
     if screen.follow():
@@ -154,9 +154,9 @@ def page() -> PageLink:
     return link
 
 
-def start() -> PageLink:
+def start_page() -> PageLink:
     """The page that the address without a name opens."""
-    link: PageLink = st.session_state["start"]
+    link: PageLink = st.session_state["start_page"]
     return link
 
 

@@ -109,4 +109,4 @@ def _take(turn: int) -> None:
 
 def _name(path: str) -> str:
     """A page's name in the address; the start page has none."""
-    return "" if path == frame.start().path else Path(path).stem
+    return "" if path == frame.start_page().path else Path(path).stem

@@ -85,14 +85,12 @@ class Long:
         settings: Its keyword arguments.
         has_image: Whether it takes the picture.
         title: What is computed, for people.
-        show: Draws what is there so far.
     """
 
     function: Callable[..., Any]
     settings: Mapping[str, Any]
     has_image: bool
     title: str
-    show: Callable[[Any], None] | None = None
 
     def job(self, chosen: Selection) -> dict[str, Any]:
         """Arguments of :func:`work.begin`; the pages that do the same find its result."""
@@ -118,6 +116,7 @@ class Stop:
         tell: The slide, from the network with the photo, and for a stop with long work its result.
         long: That work.
         waiting: The large sentence until it is done.
+        so_far: Draws what is there until then.
     """
 
     title: str
@@ -126,6 +125,7 @@ class Stop:
     tell: Callable[..., Slide]
     long: Callable[[Selection], Long] | None = None
     waiting: str = ""
+    so_far: Callable[[Any], None] | None = None
 
 
 # ---- the stops ------------------------------------------------------------------------------------------------------
@@ -173,13 +173,8 @@ def _wishes(chosen: Selection) -> Long:
     maps = compute.run(feature_maps.compute, model, chosen.image, layer=layer)
     channels = [int(channel) for channel in feature_maps.rank(maps, by="variance")[0][:_NUM_DETECTORS]]
     settings = {"layer": layer, "channels": channels, **_SYNTHESIS}
-    return Long(
-        feature_visualization.synthesize,
-        settings,
-        has_image=False,
-        title="What detectors look for",
-        show=synthesis_view.so_far,
-    )
+    title = "What detectors look for"
+    return Long(feature_visualization.synthesize, settings, has_image=False, title=title)
 
 
 def _look_for(chosen: Selection, found: Synthesis) -> Slide:
@@ -350,6 +345,7 @@ STOPS = (
     Stop(
         "What it looks for", "chelsea", "pages/create/feature_visualization.py", _look_for,
         long=_wishes, waiting="Its detectors are drawing what would excite them most.",
+        so_far=synthesis_view.so_far,
     ),
     Stop("The evidence", "chelsea", "pages/explain/cam.py", _evidence),
     Stop(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import suppress
+from typing import Any
 
 import streamlit as st
 
@@ -20,22 +22,21 @@ def draw() -> None:
     stop = STOPS[at]
     with st.spinner("Loading the network", show_time=True):
         model = compute.model(catalogue.DEFAULT_MODEL)
-    top, below = st.container(), st.container()
-    with below:  # first, since the slide says what came of it
-        told = _told(stop, model)
-    with top:
-        slide.show(
-            key="tour",
-            titles=[one.title for one in STOPS],
-            stop=at,
-            large=told.large,
-            small=told.small,
-            pictures=told.pictures,
-            bars=told.bars,
-            on_go=_go,
-        )
-    if told.below is not None:
-        with below:
+    told = _told(stop, model)
+    slide.show(
+        key="tour",
+        titles=[one.title for one in STOPS],
+        stop=at,
+        large=told.large,
+        small=told.small,
+        pictures=told.pictures,
+        bars=told.bars,
+        on_go=_go,
+    )
+    if told.below is None:
+        st.empty()  # in place of what was there, which else would stay while the next stop is computed
+    else:
+        with st.container():
             told.below()
     _onward(stop, told)
     _ahead(model, at)
@@ -65,15 +66,21 @@ def _told(stop: Stop, model: LoadedModel) -> Slide:
     try:
         if stop.long is None:
             return stop.tell(chosen)
-        long = stop.long(chosen)
-        found = work.until_done(
-            **long.job(chosen), name=f"tour {stop.title}", cost="It takes a few seconds.", show=long.show, at_once=True
-        )
+        job = stop.long(chosen).job(chosen)
+        found = work.finished(job["key"])
         if found is None:
-            return Slide(stop.waiting, "This server computes it for the first time. Go on meanwhile, and come back.")
+            words = "This server computes it for the first time. Go on meanwhile, and come back."
+            return Slide(stop.waiting, words, below=lambda: _wait(stop, job))
         return stop.tell(chosen, found)
     except CnnvizError as error:
         return Slide("This network cannot show this stop.", str(error))
+
+
+def _wait(stop: Stop, job: Mapping[str, Any]) -> None:
+    """The progress of long work, and then the stop itself."""
+    cost, name = "It takes a few seconds.", f"tour {stop.title}"
+    if work.until_done(**job, name=name, cost=cost, show=stop.so_far, at_once=True) is not None:
+        st.rerun()
 
 
 def _onward(stop: Stop, told: Slide) -> None:

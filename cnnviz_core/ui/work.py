@@ -108,6 +108,12 @@ def begin(work: jobs.Work, *, key: str, title: str, about: Mapping[str, object])
         queue().submit(key, title, _keeping(work), owner=person.me(), details=_details(about))
 
 
+def finished(key: str) -> Any | None:
+    """The result of long work, where it is there already; takes the key of :func:`until_done`."""
+    job = queue().find(key)
+    return job.result if job is not None and job.state is State.DONE else None
+
+
 def until_done(
     work: jobs.Work,
     *,

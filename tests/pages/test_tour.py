@@ -16,8 +16,8 @@ from torch import nn
 
 from cnnviz_core import models, settings
 from cnnviz_core.models import LoadedModel
-from cnnviz_core.ui import compute, tour_view, work
-from cnnviz_core.ui.tour_view import STOPS
+from cnnviz_core.ui import compute, tour_stops, work
+from cnnviz_core.ui.tour_stops import STOPS
 
 Open = Callable[..., AppTest]
 PAGE = "share/tour"
@@ -26,7 +26,7 @@ PAGE = "share/tour"
 @pytest.fixture(autouse=True)
 def short_work(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Pictures of channels from two steps, small; nothing goes on after the test."""
-    monkeypatch.setattr(tour_view, "_SYNTHESIS", {**tour_view._SYNTHESIS, "steps": 2, "size_px": 48})
+    monkeypatch.setattr(tour_stops, "_SYNTHESIS", {**tour_stops._SYNTHESIS, "steps": 2, "size_px": 48})
     yield
     wait()
 
@@ -106,7 +106,7 @@ def test_a_link_to_no_stop_says_so(open_page: Open, stop: str) -> None:
 
 def test_its_page_opens_with_the_same_settings(open_page: Open) -> None:
     app = open_page(PAGE, stop="2")
-    app.button(key="tour_open").click().run()
+    app.button(key="tour_open").click().run().run()
     assert not app.exception
     assert app.title[0].value == "Feature maps"
     assert app.selectbox(key="image").value == "chelsea"
