@@ -3,7 +3,7 @@
 import streamlit as st
 from starlette.middleware import Middleware
 
-from cnnviz_core.ui import frame, person, server
+from cnnviz_core.ui import frame, person, server, way_back
 from cnnviz_core.ui.frame import PageLink
 
 PAGES = (
@@ -119,6 +119,6 @@ else:  # imported by ``streamlit run`` when the server starts
     app = st.App(
         __file__,
         lifespan=server.lifespan,
-        middleware=[Middleware(person.GivesCookie)],
+        middleware=[Middleware(person.GivesCookie), Middleware(way_back.KeepsLink)],
         on_script_error=frame.bug,
     )

@@ -68,7 +68,7 @@ def is_public() -> bool:
 
 
 def _tell_start(chosen: Settings) -> None:
-    changed = {name: value for name, value in asdict(chosen).items() if value != getattr(Settings(), name)}
+    changed = {name: _unnamed(value) for name, value in asdict(chosen).items() if value != getattr(Settings(), name)}
     journal.event("start", version=version(), streamlit=st.__version__, settings=changed)
     for name in settings.unknown(os.environ):
         journal.event("unknown setting", level=logging.WARNING, name=name)
@@ -78,6 +78,13 @@ def _tell_start(chosen: Settings) -> None:
             level=logging.WARNING,
             address=st.get_option("server.address") or "all",
         )
+
+
+def _unnamed(value: object) -> object:
+    """A setting as the log may have it, which says nowhere who somebody is."""
+    if not isinstance(value, tuple):
+        return value
+    return tuple("…" if isinstance(one, str) and "@" in one else one for one in value)
 
 
 def _take_over_logs() -> None:

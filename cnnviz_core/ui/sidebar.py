@@ -19,6 +19,9 @@ def draw() -> Selection | None:
         pickers.image()
         screen.opener()
         answer = st.container(gap="xsmall")
+        about = st.container()
+        _activity()  # these two also while there is no network
+        access.draw_sign_out()
     if weights == "default" and not network.startswith("checkpoint/") and not catalogue.find(network).ready:
         _offer_download(network)
         return None
@@ -28,10 +31,8 @@ def draw() -> Selection | None:
             pickers.target(selection.model, compute.run(LoadedModel.predict, selection.model, selection.image, k=5))
         else:
             st.info("This network has no classifier, so it gives no answer and no class can be explained.")
-    with st.sidebar:
+    with about:
         _about(selection.model)
-        _activity()
-        access.draw_sign_out()
     return selection
 
 

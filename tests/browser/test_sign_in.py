@@ -66,15 +66,19 @@ server_metadata_url = "{provider.url}/.well-known/openid-configuration"
 def test_people_sign_in_have_their_rights_and_sign_out(visit_with_sign_in: Visit) -> None:
     visit, page = visit_with_sign_in, visit_with_sign_in.page
     menu = page.get_by_test_id("stTopNavSection")
-    page.goto(f"{visit.url}/cam")  # also a link to a page shows nothing before
+    link = f"{visit.url}/cam?image=coffee"
+    page.goto(link)  # also a link to a page shows nothing before
     expect(page.get_by_role("button", name="Sign in")).to_be_visible(timeout=20_000)
     expect(menu).to_have_count(0)
 
     visit.sign_in("Impostor")
-    page.goto(visit.url)
+    page.goto(link)
     expect(page.get_by_role("button", name="Sign in")).to_be_visible(timeout=20_000)
 
     visit.sign_in("Ben")
+    expect(page.get_by_role("heading", name="CAM", exact=True)).to_be_visible(timeout=30_000)  # where the link led
+    assert "image=coffee" in page.url
+    page.goto(visit.url)
     expect(menu.filter(has_text="Explain")).to_be_visible(timeout=30_000)
     pages = page.get_by_test_id("stMain")  # the start page lists them all
     expect(pages.get_by_role("link", name="Networks")).to_be_visible(timeout=20_000)
@@ -101,4 +105,4 @@ def test_people_sign_in_have_their_rights_and_sign_out(visit_with_sign_in: Visit
     came = [event["person"] for event in events if event["event"] == "signed in"]
     left = [event["person"] for event in events if event["event"] == "signed out"]
     assert left == list(dict.fromkeys(came))[:2]
-    assert not any(word in log for word in ("eve@", "ben@", CLIENT_SECRET))
+    assert not any(word in log for word in ("ann@", "eve@", "ben@", CLIENT_SECRET))
