@@ -133,8 +133,10 @@ class Shelf:
         """What is in memory, the most recently used first."""
         now = time.monotonic()
         with self._lock:
-            places = list(reversed(self._places.values()))
-        return tuple(Held(one.model.spec.title, one.num_bytes(), now - one.last_used) for one in places)
+            return tuple(
+                Held(place.model.spec.title, place.num_bytes(), now - place.last_used)
+                for place in reversed(self._places.values())
+            )
 
     @contextmanager
     def keeping(self) -> Iterator[None]:

@@ -86,7 +86,7 @@ class Settings:
     may_download: tuple[str, ...] = ("everyone",)
     may_train: tuple[str, ...] = ("everyone",)
     may_delete: tuple[str, ...] = ("everyone",)
-    may_see_all_jobs: tuple[str, ...] = ("admins",)
+    may_see_all_jobs: tuple[str, ...] = ("nobody",)
     may_see_host: tuple[str, ...] = ("admins",)
 
     @property

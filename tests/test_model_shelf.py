@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import nn
 
-from cnnviz_core import images, models
+from cnnviz_core import images, model_shelf, models
 from cnnviz_core.errors import BadCheckpoint
 from cnnviz_core.images import InputImage
 from cnnviz_core.methods import cam, occlusion, saliency
@@ -111,6 +111,26 @@ def test_size_bounds_too(loader: Loader) -> None:
     assert loader.in_memory() == {"ccc", "dddd"}
     assert sum(held.num_bytes for held in shelf.held()) <= 25 * MB
     assert [held.title for held in shelf.held()] == ["dddd", "ccc"]
+
+
+def test_what_is_in_memory_can_be_asked_for_while_networks_go(loader: Loader, monkeypatch: pytest.MonkeyPatch) -> None:
+    shelf = Shelf(max_models=2, max_mb=100)
+    for name in ("a", "bb"):
+        shelf.get(name, loader(name))
+    num_bytes, is_asked = model_shelf._Place.num_bytes, threading.Event()
+    drops = threading.Thread(target=lambda: is_asked.wait(10) and shelf.get("ccc", loader("ccc")))
+
+    def slow(place: model_shelf._Place) -> int:
+        if threading.current_thread() is not drops:
+            is_asked.set()
+            time.sleep(0.2)  # as long as the other thread needs to drop one, if it may
+        return num_bytes(place)
+
+    monkeypatch.setattr(model_shelf._Place, "num_bytes", slow)
+    drops.start()
+    assert [held.title for held in shelf.held()] == ["bb", "a"]
+    drops.join()
+    assert loader.in_memory() == {"bb", "ccc"}
 
 
 def test_one_larger_than_the_bound_is_used_all_the_same(loader: Loader) -> None:

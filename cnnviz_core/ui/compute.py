@@ -21,12 +21,13 @@ T = TypeVar("T")
 
 _SETTINGS = settings.current()
 turns = Turns(_SETTINGS.parallel_runs)  # long work lets whoever waits here go first
+# Not in Streamlit's caches, which any browser can have emptied: networks in use would be loaded a second time.
+_shelf = Shelf(max_models=_SETTINGS.max_models, max_mb=_SETTINGS.models_mb)
 
 
-@st.cache_resource(show_spinner=False)
 def shelf() -> Shelf:
     """The networks in memory, one shelf for the whole server."""
-    return Shelf(max_models=_SETTINGS.max_models, max_mb=_SETTINGS.models_mb)
+    return _shelf
 
 
 def model(network: str, weights: str = "default") -> LoadedModel:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,32 +22,36 @@ _IN_MEMORY = 24  # finished results of a line; the others are read from disk
 _MOST_WORDS = 80
 
 
-@st.cache_resource(show_spinner=False)
-def _records(folder: str) -> Records:
-    return Records(Path(folder) / "jobs", results_mb=settings.current().results_mb)
-
-
-@st.cache_resource(show_spinner=False)
-def _lines(folder: str) -> dict[str, Queue]:
-    del folder
-    return {}
+# By data folder. Not in Streamlit's caches, which any browser can have emptied, also while jobs run.
+_records: dict[Path, Records] = {}
+_lines: dict[Path, dict[str, Queue]] = {}
+_lock = threading.Lock()
 
 
 def records() -> Records:
     """What is known of every job, also of those before the last start."""
-    return _records(str(settings.current().data_dir))
+    chosen = settings.current()
+    with _lock:
+        if chosen.data_dir not in _records:
+            _records[chosen.data_dir] = Records(chosen.data_dir / "jobs", results_mb=chosen.results_mb)
+        return _records[chosen.data_dir]
 
 
 def queue(line: str = "methods") -> Queue:
     """The jobs of one line; a line of its own keeps hours of indexing from holding up everybody’s seconds."""
-    lines = _lines(str(settings.current().data_dir))
-    return lines.setdefault(line, Queue(max_finished=_IN_MEMORY, records=records(), turns=compute.turns))
+    kept = records()
+    with _lock:
+        lines = _lines.setdefault(settings.current().data_dir, {})
+        if line not in lines:
+            lines[line] = Queue(max_finished=_IN_MEMORY, records=kept, turns=compute.turns)
+        return lines[line]
 
 
 def live() -> list[tuple[Queue, Job]]:
     """Every job that waits, runs or is paused, each with its line."""
-    lines = _lines(str(settings.current().data_dir))
-    return [(line, job) for line in list(lines.values()) for job in line.live()]
+    with _lock:
+        lines = list(_lines.get(settings.current().data_dir, {}).values())
+    return [(line, job) for line in lines for job in line.live()]
 
 
 def run(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import streamlit as st
@@ -49,11 +48,14 @@ def fails(on_step: OnStep) -> None:
     raise BadSetting("The patch is larger than the picture.")
 
 
-def test_a_result_is_found_again_from_the_list_also_after_a_restart(open_page: Open) -> None:
+def test_a_result_is_found_again_from_the_list_also_after_a_restart(
+    open_page: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
     app = open_page("explain/occlusion", patch="112", stride="112")
     press(app, "Run: Occlusion")
     until(lambda: [record.state for record in work.records().all()] == [State.DONE])
-    st.cache_resource.clear()  # the server ends; the next one knows only what is on disk
+    monkeypatch.setattr(work, "_records", {})  # the server ends; the next one knows only what is on disk
+    monkeypatch.setattr(work, "_lines", {})
     st.cache_data.clear()
     app = open_page(PAGE)
     assert "**Occlusion**" in words(app)
@@ -64,7 +66,11 @@ def test_a_result_is_found_again_from_the_list_also_after_a_restart(open_page: O
     assert "Run: Occlusion" not in [button.label for button in app.button]
 
 
-def test_jobs_that_failed_say_why_and_can_be_run_again_or_removed(open_page: Open, me: str) -> None:
+def test_jobs_that_failed_say_why_and_can_be_run_again_or_removed(
+    open_page: Open, me: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CNNVIZ_MAY_SEE_ALL_JOBS", "everyone")
+    settings.current.cache_clear()
     details = Details("pages/manage/networks.py", {}, {"network": "tiny *net*"})
     for key, owner in (("mine", me), ("other", "bob")):
         work.queue().submit(key, f"Job of {owner}", fails, owner=owner, details=details)
@@ -84,12 +90,7 @@ def test_jobs_that_failed_say_why_and_can_be_run_again_or_removed(open_page: Ope
     assert left.people == ("bob",)
 
 
-def test_a_job_at_work_is_told_paused_and_cancelled(
-    open_page: Open, me: str, monkeypatch: pytest.MonkeyPatch, data_dir: Path
-) -> None:
-    monkeypatch.setenv("CNNVIZ_MAY_SEE_ALL_JOBS", "nobody")
-    settings.current.cache_clear()
-
+def test_a_job_at_work_is_told_paused_and_cancelled(open_page: Open, me: str) -> None:
     def slow(on_step: OnStep) -> None:
         for done in range(10_000):
             on_step(Step(done, 10_000))
@@ -98,8 +99,8 @@ def test_a_job_at_work_is_told_paused_and_cancelled(
     job = work.queue().submit("slow", "Slow *work*", slow, owner=me, details=Details("pages/nowhere.py"))
     work.queue().submit("bobs", "Secret", slow, owner="bob")
     until(lambda: job.steps_per_second is not None)
-    app = open_page(PAGE)
-    assert "everyones" not in [toggle.key for toggle in app.toggle]
+    app = open_page(PAGE, everyones="true")
+    assert "everyones" not in [toggle.key for toggle in app.toggle]  # unless whoever hosts the server says so
     assert [button.disabled for button in app.button if button.label == "Open"] == [True]  # no such page
     assert "Secret" not in words(app)
     press(app, "Pause")

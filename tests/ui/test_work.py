@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import streamlit as st
 from streamlit.testing.v1 import AppTest
 
 from cnnviz_core import settings
@@ -32,7 +33,8 @@ def page() -> None:
     from cnnviz_core.ui import work
     from cnnviz_core.ui.frame import PageLink
 
-    st.session_state["page"] = PageLink("look", "pages/look/home.py", "Home", "What?", "home")
+    here = PageLink("look", "pages/look/home.py", "Home", "What?", "home")
+    st.session_state["page"], st.session_state["pages"] = here, (here,)
     number = st.number_input("Number", 0, 9, key="number")
     seconds = st.session_state.get("seconds", 20.0)
 
@@ -59,6 +61,15 @@ def run(app: AppTest) -> AppTest:
     app.run()
     assert not app.exception, app.exception
     return app
+
+
+def test_a_job_outlives_streamlits_caches_which_any_browser_can_have_emptied() -> None:
+    run(AppTest.from_function(page))
+    ((line, job),) = work.live()
+    st.cache_resource.clear()
+    assert work.queue().find("key 0") is job
+    assert work.live() == [(line, job)]
+    line.cancel(job, owner="ada")
 
 
 def test_what_started_by_itself_is_let_go_with_its_settings_and_starts_again_with_them() -> None:
