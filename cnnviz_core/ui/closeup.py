@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import partial
 from math import ceil, floor
 
@@ -14,7 +15,7 @@ from cnnviz_core.methods import segmentation, trust
 from cnnviz_core.models import LoadedModel
 from cnnviz_core.render import Scale
 from cnnviz_core.results import FloatArray, Mask
-from cnnviz_core.ui import pickers, show
+from cnnviz_core.ui import frame, pickers, screen, show
 from cnnviz_core.ui.components import heat_view
 from cnnviz_core.ui.components.heat_view import Box
 from cnnviz_core.ui.gallery import Look, MapPicture
@@ -23,6 +24,7 @@ from cnnviz_core.ui.pickers import Selection
 _CROP, _PHOTO = "what the network saw", "the whole photo"
 _PHOTO_PX = 1024
 _SIDE_PX = 512
+_RECTANGLE = re.compile(r"[01]\.\d{3}(~[01]\.\d{3}){3}")
 
 
 def draw(one: MapPicture, scale: Scale, look: Look) -> None:
@@ -160,8 +162,23 @@ def draw_rectangle(chosen: Selection, *, key: str, px: int) -> Box | None:
 
 def rectangle_box(chosen: Selection) -> Box | None:
     """The rectangle drawn on this picture, as shares of the crop; None where there is none."""
+    if "rectangle_linked" not in st.session_state:  # it is of the picture with which the link opens
+        st.session_state["rectangle_linked"] = True
+        st.session_state.setdefault(_rectangle_of(chosen), _linked_rectangle())
     box: Box | None = st.session_state.get(_rectangle_of(chosen))
+    screen.remember("rectangle", "~".join(f"{edge:.3f}" for edge in box) if box else "")
     return box
+
+
+def _linked_rectangle() -> Box | None:
+    """What the link says; None for nothing, and for what is no rectangle."""
+    text = st.query_params.get("rectangle", "")
+    if not _RECTANGLE.fullmatch(text):
+        if text:
+            frame.notice("The link has a rectangle that is none; draw it again.")
+        return None
+    top, left, bottom, right = map(float, text.split("~"))
+    return (top, left, bottom, right) if top < bottom <= 1 and left < right <= 1 else None
 
 
 def keep_rectangle(chosen: Selection, box: Box) -> None:

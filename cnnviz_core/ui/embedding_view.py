@@ -51,11 +51,13 @@ def layer(model: LoadedModel) -> str:
     names = [embedding.PIXELS, *(info.name for info in model.layers if info.kind not in pickers.PASS_ON)]
     if model.num_classes:
         names.append(embedding.SCORES)
+    linked = st.query_params.get("layer")  # as pages that show one picture name it
+    pickers.check_link("Layer", names, "layer")
     return pickers.choose(
         "Layer",
         names,
         key="layer_of_vectors",
-        default=embedding.default_layer(model),
+        default=linked if linked in names else embedding.default_layer(model),
         of=model.spec.title,
         name=lambda name: {embedding.PIXELS: "pixels, the baseline", embedding.SCORES: "class scores"}.get(name, name),
         help="What describes each picture: a layer’s maps, averaged over all places; by default what the classifier "

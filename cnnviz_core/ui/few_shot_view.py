@@ -16,7 +16,7 @@ from cnnviz_core.masks import Bools
 from cnnviz_core.methods import few_shot, segmentation
 from cnnviz_core.models import LoadedModel
 from cnnviz_core.results import FewShot, IouCurve, Mask
-from cnnviz_core.ui import compute, frame, pickers, segmented_view, show, support_view, transfer, work
+from cnnviz_core.ui import compute, frame, pickers, screen, segmented_view, show, support_view, transfer, work
 from cnnviz_core.ui.components import threshold_view, working_size
 from cnnviz_core.ui.pickers import Selection
 from cnnviz_core.ui.support_view import Support
@@ -257,10 +257,7 @@ def _threshold(found_by: str, found: FewShot, curve: IouCurve | None, query: Que
     )
     if abs(threshold - found.threshold) < _ROUNDING:
         threshold = found.threshold
-    if threshold != found.threshold:
-        st.query_params["threshold"] = f"{threshold:.6g}"
-    elif "threshold" in st.query_params:
-        del st.query_params["threshold"]
+    screen.remember("threshold", "" if threshold == found.threshold else f"{threshold:.6g}")
     return threshold
 
 

@@ -18,7 +18,7 @@ from cnnviz_core.jobs import Work
 from cnnviz_core.methods import neighbors
 from cnnviz_core.methods.neighbors import RegionMatch
 from cnnviz_core.results import FloatArray, Mask, Neighbors, Step
-from cnnviz_core.ui import closeup, collection_view, compute, frame, pickers, show, work
+from cnnviz_core.ui import closeup, collection_view, compute, frame, linked_rows, pickers, show, work
 from cnnviz_core.ui.collection_view import Indexed
 from cnnviz_core.ui.pickers import Selection
 
@@ -94,8 +94,11 @@ def wanted(layer: str) -> Wanted:
 
 def query(chosen: Selection, found: Indexed) -> Query:
     """What is searched for: the sidebar's picture, or one of the collection that was clicked; with the way back."""
+    if "trail" not in st.session_state:
+        st.session_state["trail"] = linked_rows.read(found, "trail")[-_LONGEST_TRAIL:]
     pickers.start_again("trail", f"{found.collection.collection_id} {found.revision}", [])
-    trail: list[int] = st.session_state.setdefault("trail", [])
+    trail: list[int] = st.session_state["trail"]
+    linked_rows.keep(found, "trail", trail)
     if trail:
         _way_back(found, trail)
         row = trail[-1]

@@ -17,7 +17,7 @@ from cnnviz_core.masks import MaskLike
 from cnnviz_core.methods import similarity
 from cnnviz_core.models import LoadedModel
 from cnnviz_core.results import Features, FloatArray, Packed, PictureMaps, SelfSimilarity
-from cnnviz_core.ui import compute, frame, pickers, show
+from cnnviz_core.ui import compute, frame, pickers, screen, show
 from cnnviz_core.ui.components import similarity_view
 from cnnviz_core.ui.components.similarity_view import Line, Origin, Pictured
 from cnnviz_core.ui.pickers import Selection
@@ -205,9 +205,9 @@ def _link_pin(pinned: Origin | None) -> None:
     """Writes the pinned cells into the link: picture, then row and column of each."""
     if pinned is not None and len(pinned.cells) <= _MOST_LINKED:
         places = [f"{row}.{column}" for row, column in pinned.cells]
-        st.query_params["pin"] = "~".join([str(pinned.picture), *places])
-    elif "pin" in st.query_params:
-        del st.query_params["pin"]
+        screen.remember("pin", "~".join([str(pinned.picture), *places]))
+    else:
+        screen.remember("pin", "")
 
 
 def _linked_pin(grids: Sequence[tuple[int, int]]) -> Origin | None:

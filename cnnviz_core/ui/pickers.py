@@ -72,7 +72,7 @@ def choose(
         of: What the default depends on; when that changes, the default is chosen again.
         **widget: Further arguments of ``st.selectbox``.
     """
-    _check_link(label, [name(option) for option in options], key)
+    check_link(label, [name(option) for option in options], key)
     start_again(key, of, default if default in options else options[0])
     index = options.index(default) if default in options else 0
     chosen: T = st.selectbox(  # type: ignore[call-overload]
@@ -88,7 +88,7 @@ def start_again(key: str, of: str, default: object) -> None:
     st.session_state[f"{key}_of"] = of
 
 
-def _check_link(label: str, names: Sequence[str], key: str) -> None:
+def check_link(label: str, names: Sequence[str], key: str) -> None:
     """Says once per session if the link names something that is not on offer."""
     checked = st.session_state.setdefault("checked_links", set())
     wanted = st.query_params.get(key)

@@ -18,7 +18,7 @@ from cnnviz_core.images import InputImage
 from cnnviz_core.methods import embeddings
 from cnnviz_core.models import LoadedModel
 from cnnviz_core.results import FloatArray, Projection
-from cnnviz_core.ui import collection_view, compute, frame, pickers
+from cnnviz_core.ui import collection_view, compute, frame, linked_rows, pickers
 from cnnviz_core.ui.collection_view import Indexed
 from cnnviz_core.ui.components import picture_map
 from cnnviz_core.ui.embedding_view import Wanted
@@ -174,17 +174,23 @@ def view(found: Indexed) -> View:
 
 def draw(chosen: Selection, found: Indexed, wanted: Wanted, projection: Projection, view: View) -> None:
     """The map or the grid, and the pictures that are selected in it."""
-    _forget_other_pictures(found)
+    _marked_pictures(found)
     _VIEWS[view.kind](chosen, found, wanted, projection, view)
     _describe(found, wanted, projection)
     _selection(found)
 
 
-def _forget_other_pictures(found: Indexed) -> None:
-    """Rows have another meaning in another collection."""
+def _marked_pictures(found: Indexed) -> None:
+    """What is lit and selected, at first as the link has it; rows have another meaning in another collection."""
     of = f"{found.collection.collection_id} {found.revision}"
+    if "selected_rows" not in st.session_state:
+        st.session_state["selected_rows"] = tuple(linked_rows.read(found, "selected"))
+        st.session_state["lit_row"] = next(iter(linked_rows.read(found, "lit")), None)
     pickers.start_again("selected_rows", of, ())
     pickers.start_again("lit_row", of, None)
+    lit: int | None = st.session_state.get("lit_row")
+    linked_rows.keep(found, "selected", st.session_state["selected_rows"])
+    linked_rows.keep(found, "lit", [] if lit is None else [lit])
 
 
 def _marks() -> dict[str, Any]:

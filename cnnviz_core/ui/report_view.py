@@ -132,7 +132,7 @@ def _undo(me: str) -> None:
     removed: tuple[Entry, int] | None = st.session_state.get("report_removed")
     if removed is None:
         return
-    row = frame.row()
+    row = st.container(horizontal=True, vertical_alignment="center")
     row.markdown(f"Removed “{frame.plain(removed[0].title)}”.")
     row.button("Undo", key="report_undo", icon=":material/undo:", on_click=frame.guarded(_put_back), args=(me,))
 

@@ -23,6 +23,14 @@ def here() -> Link:
     return Link(_name(frame.page().path), params)
 
 
+def remember(name: str, text: str) -> None:
+    """Keeps a part of the page's state that no widget holds in the address; an empty one leaves it."""
+    if text and st.query_params.get(name) != text:
+        st.query_params[name] = text
+    elif not text and name in st.query_params:
+        del st.query_params[name]
+
+
 def base() -> str:
     """Where the app is, as the browser has it: "https://cnnviz.example.org"; empty where that is not known."""
     url = st.context.url

@@ -14,7 +14,7 @@ from cnnviz_core import images, masks, photos, render, stereo, store
 from cnnviz_core.errors import BadImage, BadSetting, CnnvizError
 from cnnviz_core.images import InputImage
 from cnnviz_core.methods import segmentation
-from cnnviz_core.ui import access, compute, frame, show
+from cnnviz_core.ui import access, compute, frame, screen, show
 from cnnviz_core.ui.components import mask_painter, working_size
 
 Bools = NDArray[np.bool_]
@@ -117,10 +117,7 @@ def _linked(text: str) -> list[Choice]:
 def _remember(choices: Sequence[Choice]) -> None:
     st.session_state["supports"] = list(choices)
     written = ",".join(map(str, choices))
-    if written != _FIRST:
-        st.query_params["supports"] = written
-    elif "supports" in st.query_params:
-        del st.query_params["supports"]
+    screen.remember("supports", "" if written == _FIRST else written)
 
 
 def _opened(choice: Choice) -> Support:

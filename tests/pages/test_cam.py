@@ -112,6 +112,19 @@ def test_a_drawn_rectangle_tells_how_much_of_the_map_it_holds(open_page: Open, r
     assert "your rectangle" not in " ".join(m.value for m in app.markdown)
 
 
+def test_a_rectangle_is_in_the_link_of_its_picture(open_page: Open, rectangle_key: str) -> None:
+    app = open_page(PAGE)
+    app.session_state[rectangle_key] = (0.1, 0.25, 0.5, 1.0)
+    app.run()
+    assert app.query_params["rectangle"] == "0.100~0.250~0.500~1.000"
+    app = open_page(PAGE, rectangle="0.100~0.250~0.500~1.000")
+    assert app.session_state[rectangle_key] == (0.1, 0.25, 0.5, 1.0)
+    app.selectbox(key="image").set_value("coffee").run()
+    assert "your rectangle" not in " ".join(m.value for m in app.markdown)
+    app = open_page(PAGE, rectangle="0.9~<b>")
+    assert any("rectangle that is none" in w.value for w in app.warning)
+
+
 def test_the_whole_photo_can_be_shown(open_page: Open) -> None:
     app = open_page(PAGE, shown_on="the whole photo")
     assert "only what is inside the white frame" in captions(app)

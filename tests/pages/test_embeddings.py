@@ -172,3 +172,13 @@ def test_choices_outlast_the_indexing_of_another_collection(open_explore: Open) 
     app.session_state["next_collection"] = mine.collection_id  # what unpacking on the page does
     app.run()
     until(app, "t-SNE (perplexity 2, seed 0) of global\\_pool · 7 pictures")
+
+
+def test_what_is_selected_and_lit_is_in_the_link(open_explore: Open) -> None:
+    app = open_explore(PAGE)
+    app.session_state["selected_rows"], app.session_state["lit_row"] = (3, 5), 5
+    app.run()
+    link = {name: app.query_params[name] for name in ("selected", "lit")}
+    again = open_explore(PAGE, **link)
+    assert (again.session_state["selected_rows"], again.session_state["lit_row"]) == ((3, 5), 5)
+    assert "2 selected" in [h.value for h in again.subheader]

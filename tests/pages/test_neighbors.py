@@ -49,6 +49,27 @@ def test_a_clicked_neighbour_is_the_next_query_and_the_way_leads_back(open_explo
     assert "Query: Chelsea the cat" in captions(app)
 
 
+def test_the_way_through_the_collection_is_in_the_link(open_explore: Open) -> None:
+    app = open_explore(PAGE)
+    app.session_state["trail"] = [row_of("coffee"), row_of("rocket")]
+    app.run()
+    link = app.query_params["trail"]
+    assert "Query: everyday/coffee" not in captions(open_explore(PAGE))
+    again = open_explore(PAGE, trail=link)
+    assert again.session_state["trail"] == [row_of("coffee"), row_of("rocket")]
+    assert not again.warning
+    for wrong in ("00000000~1~2", "nonsense", link.rpartition("~")[0] + "~999999", link + "~<b>"):
+        app = open_explore(PAGE, trail=wrong)
+        assert app.session_state["trail"] == []
+        assert any("has changed since" in w.value for w in app.warning)
+
+
+def test_a_layer_named_as_on_other_pages_is_taken_or_said(open_explore: Open) -> None:
+    assert open_explore(PAGE, layer="pixels").selectbox(key="layer_of_vectors").value == "pixels"
+    app = open_explore(PAGE, layer="foo")
+    assert any("layer “foo”, which is not on offer" in w.value for w in app.warning)
+
+
 def test_metric_number_and_layer(open_explore: Open) -> None:
     app = open_explore(PAGE)
     app.segmented_control(key="metric").set_value("euclidean").run()
