@@ -239,7 +239,7 @@ def load(
         BadSetting: An unknown device or an impossible preprocessing.
     """
     if model_id.startswith("checkpoint/"):
-        return _kept(store.checkpoint(model_id), device)
+        return _kept(store.checkpoint(model_id), device, preprocessing or {})
     changes = _as_tuples(preprocessing or {})
     fit = _preprocessing(model_id, changes)
     if isinstance(weights, Path):
@@ -254,14 +254,14 @@ def load(
     return _set_up(net, model_id, label, _with_channels(fit, net), changes, class_names, pick_device(device))
 
 
-def _kept(card: store.Card, device: str) -> LoadedModel:
+def _kept(card: store.Card, device: str, preprocessing: Mapping[str, object]) -> LoadedModel:
     """A checkpoint of the data folder."""
     loaded = load(
         card.architecture,
         device=device,
         weights=card.path,
         class_names=card.class_names or None,
-        preprocessing=card.preprocessing,
+        preprocessing={**card.preprocessing, **preprocessing},
         name=card.name,
     )
     return replace(loaded, spec=replace(loaded.spec, checkpoint_id=card.checkpoint_id))

@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from cnnviz_core import folding, probe
 from cnnviz_core.probe import ModuleCall
@@ -118,6 +119,11 @@ class Cut:
             return result
         finally:
             _given.reset(token)
+
+    def norms(self, statistics: Sequence[Tensor]) -> list[_BatchNorm]:
+        """The norms of the second half whose means and variances are among these; modules of this cut alone."""
+        known = {id(tensor) for tensor in statistics}
+        return [one for one in self._second.modules() if isinstance(one, _BatchNorm) and id(one.running_mean) in known]
 
     def reader(self, layer: str) -> Cut:
         """The second half up to what a layer reads: its ``features`` take what was kept."""

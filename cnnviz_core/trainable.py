@@ -7,7 +7,8 @@ import math
 from collections.abc import Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from cnnviz_core.errors import BadSetting, NotApplicable, UnknownLayer, did_you_mean
 from cnnviz_core.models import LoadedModel
@@ -129,6 +130,26 @@ def trained_copy(model: LoadedModel, trained: Sequence[str], num_classes: int) -
     for weight in weights:
         weight.requires_grad_(True)  # noqa: FBT003 - torch's word
     return net.eval(), weights
+
+
+def own_statistics(net: nn.Module, trained: Sequence[str]) -> list[Tensor]:
+    """Gives the batch norms in trained layers means, variances and counts of their own, apart from the model's.
+
+    Returns:
+        These, which change wherever such a norm runs in training mode; empty where the layers have no such norm.
+    """
+    found: list[Tensor] = []
+    for norm in batch_norms(net, trained):
+        for name, buffer in list(norm.named_buffers(recurse=False)):
+            setattr(norm, name, buffer.clone())
+            found.append(getattr(norm, name))
+    return found
+
+
+def batch_norms(net: nn.Module, trained: Sequence[str]) -> tuple[_BatchNorm, ...]:
+    """The norms in trained layers that keep a mean and a variance of what they have seen."""
+    inside = dict.fromkeys(one for name in trained for one in net.get_submodule(name).modules())
+    return tuple(one for one in inside if isinstance(one, _BatchNorm) and one.running_mean is not None)
 
 
 def _new_head(old: nn.Linear | nn.Conv2d, num_classes: int) -> nn.Module:

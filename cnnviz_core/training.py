@@ -9,8 +9,9 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
@@ -46,8 +47,8 @@ class Optimiser:
     Attributes:
         title: For menus.
         about: What it does.
-        learning_rate: Where the head alone is trained.
-        deeper_learning_rate: Where layers with trained weights are.
+        learning_rate: Where the head alone is trained, or everything with norms that go by the batch.
+        deeper_learning_rate: Where other layers with trained weights are.
         make: Builds it.
     """
 
@@ -89,6 +90,18 @@ SCHEDULES: Mapping[str, Callable[[float], float]] = {
 }
 
 
+# Where the norms of trained layers take their means and variances from, while training.
+NORMS: Mapping[str, str] = {
+    "auto": "Of each batch where all norms are trained and a batch is 8 pictures or more, else as they came: with some "
+    "trained and some not, it was worse in trials.",
+    "batch": "Of each batch, and a running mean of these for use.",
+    "kept": "As they came with the network; only scale and shift are trained.",
+}
+_FEWEST_FOR_NORMS = 8
+# Weight of the newest batch in the running mean, once there are enough; before, it is the mean of all so far.
+_NEWEST = 0.1
+
+
 @dataclass(frozen=True)
 class Settings:
     """How a network is trained; the keyword arguments of :func:`cnnviz_core.methods.fine_tuning.train`."""
@@ -104,6 +117,7 @@ class Settings:
     test: float
     patience: int
     seed: int
+    norms: str
 
 
 def check_key(what: str, key: str, table: Mapping[str, object]) -> None:
@@ -133,6 +147,7 @@ def check(settings: Settings) -> None:
     check_key("optimiser", settings.optimiser, OPTIMISERS)
     check_key("schedule", settings.schedule, SCHEDULES)
     check_key("augmentation", settings.augmentation, AUGMENTATIONS)
+    check_key("norms", settings.norms, NORMS)
     for number, what in (
         (settings.epochs, "epochs"),
         (settings.batch_size, "batch_size"),
@@ -140,10 +155,23 @@ def check(settings: Settings) -> None:
     ):
         if number < 1:
             raise BadSetting(f"{what} is {number}; it must be 1 or more.")
+    if settings.norms == "batch" and settings.batch_size < 2:
+        raise BadSetting(
+            "A batch of one picture has no variance of its own; with norms of each batch, batch_size must be 2 or "
+            f"more, better {_FEWEST_FOR_NORMS}."
+        )
     if not 0 < settings.learning_rate < math.inf:
         raise BadSetting(f"The learning rate is {settings.learning_rate}; it must be a number above 0, such as 0.0002.")
     if not 0 <= settings.weight_decay < math.inf:
         raise BadSetting(f"weight_decay is {settings.weight_decay}; it must be 0 or more.")
+
+
+def norms_go_by_batch(model: LoadedModel, trained: Sequence[str], norms: str, batch_size: int) -> bool:
+    """Whether batch norms of the trained layers go by the batch while it trains; False where there is none."""
+    here, all_there_are = (len(trainable.batch_norms(model.net, names)) for names in (trained, ("",)))
+    if norms == "auto":
+        return 0 < here == all_there_are and batch_size >= _FEWEST_FOR_NORMS
+    return norms == "batch" and here > 0
 
 
 class Training:
@@ -183,7 +211,11 @@ class Training:
         self.net, self.weights = trainable.trained_copy(model, trained, len(split.class_names))
         if not model.spec.model_id.startswith("module/"):
             self._check_that_it_will_load()
+        by_batch = norms_go_by_batch(model, trained, settings.norms, settings.batch_size)
+        own = trainable.own_statistics(self.net, trained) if by_batch else []
+        self.state = [*self.weights, *own]
         self.halves = tail.cut(self.net, trained, noise(model), is_static=model.is_static)
+        self.norms = self.halves.norms(own)
         self.history: list[Epoch] = []
         self.best: list[Tensor] = []
         self.best_epoch = 0
@@ -278,17 +310,19 @@ class Training:
         rule = OPTIMISERS[settings.optimiser].make(self.weights, settings.learning_rate, settings.weight_decay)
         generator = torch.Generator().manual_seed(settings.seed)
         rows, size = self.split.training, settings.batch_size
-        num_steps = -(-len(rows) // size) * settings.epochs
+        # Of nearly even size; where norms go by the batch none is smaller than was asked for, lest it be one picture.
+        num_batches = max(1, len(rows) // size) if self.norms else -(-len(rows) // size)
+        num_steps = num_batches * settings.epochs
         step = 0
         for number in range(1, settings.epochs + 1):
             begun = time.perf_counter()
             order = rows[torch.randperm(len(rows), generator=generator).numpy()]
             losses, num_right = 0.0, 0
-            for at in range(0, len(order), size):
-                batch = order[at : at + size]
+            for batch in np.array_split(order, num_batches):
                 for group in rule.param_groups:
                     group["lr"] = settings.learning_rate * SCHEDULES[settings.schedule](step / num_steps)
-                loss, right = self._step(features, batch, rule, generator)
+                with self._norms_of_the_batch(step):
+                    loss, right = self._step(features, batch, rule, generator)
                 losses, num_right, step = losses + loss, num_right + right, step + 1
                 self._tell(f"Epoch {number} of {settings.epochs}", len(batch))
             found = losses / len(order), num_right / len(order)
@@ -296,6 +330,18 @@ class Training:
             if number - self.best_epoch >= settings.patience:
                 self.ended = "early" if number < settings.epochs else self.ended
                 return
+
+    @contextmanager
+    def _norms_of_the_batch(self, step: int) -> Iterator[None]:
+        """Inside, the norms of trained layers go by the batch, where they should."""
+        for norm in self.norms:
+            norm.momentum = max(_NEWEST, 1 / (step + 1))
+            norm.train()
+        try:
+            yield
+        finally:
+            for norm in self.norms:
+                norm.eval()
 
     def _step(
         self, features: PictureFeatures, rows: Rows, rule: torch.optim.Optimizer, generator: torch.Generator
@@ -306,7 +352,9 @@ class Training:
         except BadImage as error:
             raise _Ended("pictures changed", str(error)) from error
         targets = torch.from_numpy(self.split.targets[rows]).to(self.model.device)
-        num_parts = min(indexing.num_workers(self.model), len(rows)) if self.model.device.type == "cpu" else 1
+        # A batch that norms go by stays whole.
+        is_shared_out = self.model.device.type == "cpu" and not self.norms
+        num_parts = min(indexing.num_workers(self.model), len(rows)) if is_shared_out else 1
         parts = zip(kept.tensor_split(num_parts), targets.tensor_split(num_parts), strict=True)
         found = list(self._pool.map(lambda part: gradients(self.model, self.halves, self.weights, *part), parts))
         loss = sum(one[0] for one in found)
@@ -340,7 +388,7 @@ class Training:
         best = self.history[self.best_epoch]
         if not self.best or (accuracy, -loss) > (best.validation_accuracy, -best.validation_loss):
             self.best_epoch = number
-            self.best = [weight.detach().clone() for weight in self.weights]
+            self.best = [tensor.detach().clone() for tensor in self.state]
         self._tell(f"Epoch {number} of {self.settings.epochs} is done", 0, at_once=True)
 
     def _evaluate(self, features: PictureFeatures, rows: Rows) -> tuple[float, float]:
@@ -371,8 +419,8 @@ class Training:
     def _finished(self, features: PictureFeatures) -> FineTuned:
         """The best epoch's weights put back, judged, and made into a file."""
         with torch.no_grad():
-            for weight, value in zip(self.weights, self.best, strict=True):
-                weight.copy_(value)
+            for tensor, value in zip(self.state, self.best, strict=True):
+                tensor.copy_(value)
         test = np.array([row for row in self.split.test if features.can_be_read(int(row))], np.intp)
         if len(test) < len(self.split.test):
             self.notices.append(

@@ -37,26 +37,30 @@ def _mirrored(x: Tensor, _version: int, _generator: torch.Generator) -> Tensor:
 
 def _freely(x: Tensor, _version: int, generator: torch.Generator) -> Tensor:
     """Each picture cut closer at a place of its own, mirrored or not, lighter or darker."""
-    draws = torch.rand((len(x), 6), generator=generator).tolist()
-    return torch.cat([_one_freely(one, *draw) for one, draw in zip(x.split(1), draws, strict=True)])
+    is_turned = torch.rand((len(x), 1, 1, 1), generator=generator) < 0.5
+    x = _upright(x, _version, generator)
+    return torch.where(is_turned.to(x.device), x.flip(3), x)
 
 
-def _one_freely(x: Tensor, area: float, down: float, across: float, turn: float, gain: float, shift: float) -> Tensor:
+def _upright(x: Tensor, _version: int, generator: torch.Generator) -> Tensor:
+    """Each picture cut closer at a place of its own, lighter or darker."""
+    draws = torch.rand((len(x), 5), generator=generator).tolist()
+    return torch.cat([_one_upright(one, *draw) for one, draw in zip(x.split(1), draws, strict=True)])
+
+
+def _one_upright(x: Tensor, area: float, down: float, across: float, gain: float, shift: float) -> Tensor:
     height, width = x.shape[2:]
     side = (_SMALLEST_AREA + (1 - _SMALLEST_AREA) * area) ** 0.5
     rows, columns = max(1, round(side * height)), max(1, round(side * width))
     top, left = int(down * (height - rows + 1)), int(across * (width - columns + 1))
     cut = x[:, :, top : top + rows, left : left + columns]
     cut = F.interpolate(cut, size=(height, width), mode="bilinear", align_corners=False)
-    cut = cut.flip(3) if turn < 0.5 else cut
     mean = cut.mean()
     return (cut - mean) * (1 + _LIGHT * (2 * gain - 1)) + mean + _LIGHT * (2 * shift - 1)
 
 
 AUGMENTATIONS: Mapping[str, Augmentation] = {
-    "none": Augmentation(
-        "none", "Every picture as it is. Right for writing, digits, scans: whatever a mirror would spoil.", 1, _mirrored
-    ),
+    "none": Augmentation("none", "Every picture as it is, which is the quickest.", 1, _mirrored),
     "mirror": Augmentation(
         "mirror",
         "Half of the time the mirror image: good for photos of things that may face either way. Costs one more pass "
@@ -70,6 +74,12 @@ AUGMENTATIONS: Mapping[str, Augmentation] = {
         "before the first epoch.",
         6,
         _freely,
+    ),
+    "upright": Augmentation(
+        "six variants, upright",
+        "As the six variants, but never mirrored: for writing, digits, road signs, whatever a mirror would spoil.",
+        6,
+        _upright,
     ),
     "fresh": Augmentation(
         "fresh every time",

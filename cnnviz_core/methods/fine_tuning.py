@@ -11,18 +11,19 @@ Three parts are drawn for every class: **training** pictures change the weights,
 epoch is kept and when to stop, **test** pictures do neither, and the accuracy, the table and the confusion matrix come
 from them.
 
-What is trained is the very function that is used afterwards: the network stays in evaluation mode. Norms keep the
-means and variances they came with, also in layers that are trained, where only their scale and shift change; dropout
-stays off. So a picture's score never hangs on which others are in its batch, and nothing is drawn but the split, the
-order and the variations of the pictures, all by the seed.
+Batch norms in trained layers may go by the mean and variance of each batch while it trains; a running mean of these is
+what they go by afterwards. That lets a whole network learn pictures unlike those of its first training, such as digits,
+in a few epochs. Else, and in all frozen layers, they keep what they came with. Dropout stays off. Whatever
+is reported of validation and test pictures is what the network answers afterwards, where a picture's score never hangs
+on others; and nothing is drawn but the split, the order and the variations of the pictures, all by the seed.
 
 When it misleads: an accuracy from 50 test pictures is uncertain by some 5 to 10 points; look at the counts. Pictures
-of one scene in two parts make any network look good. A network that was never trained learns little this way, since
-its norms know nothing of the pictures. And the classes are all it knows: a picture of anything else gets one of them.
+of one scene in two parts make any network look good. A network that was never trained learns little from few
+pictures. And the classes are all it knows: a picture of anything else gets one of them.
 
 Source: Yosinski et al., How transferable are features in deep neural networks? (2014); Kumar et al., Fine-tuning can
 distort pretrained features (2022), for the start from the probe; Kingma and Ba (2015) and Loshchilov and Hutter (2019)
-for Adam and AdamW. Where this differs from common practice: norms are never in training mode.
+for Adam and AdamW; Ioffe and Szegedy (2015) for the norms.
 """
 
 from __future__ import annotations
@@ -44,11 +45,12 @@ from cnnviz_core.models import LoadedModel
 from cnnviz_core.results import FineTuned, Step, Stored
 from cnnviz_core.store import StorageFailed
 from cnnviz_core.trainable import NUM_BLOCKS, blocks, everything, from_stage, head, last_blocks
-from cnnviz_core.training import OPTIMISERS, SCHEDULES, Settings
+from cnnviz_core.training import NORMS, OPTIMISERS, SCHEDULES, Settings
 
 __all__ = [
     "AUGMENTATIONS",
     "ENDINGS",
+    "NORMS",
     "NUM_BLOCKS",
     "OPTIMISERS",
     "SCHEDULES",
@@ -76,11 +78,19 @@ ENDINGS: Mapping[str, str] = {
 }
 
 
-def default_learning_rate(model: LoadedModel, trainable: Sequence[str], optimiser: str = "adamw") -> float:
-    """What suits most networks: higher where the head alone is trained."""
+def default_learning_rate(
+    model: LoadedModel,
+    trainable: Sequence[str],
+    optimiser: str = "adamw",
+    *,
+    norms: str = "auto",
+    batch_size: int = 32,
+) -> float:
+    """What suits most networks: higher where the head alone is trained, or where norms keep all layers in range."""
     training.check_key("optimiser", optimiser, OPTIMISERS)
     kind = OPTIMISERS[optimiser]
-    return kind.learning_rate if set(trainable) <= {head(model)} else kind.deeper_learning_rate
+    is_safe = set(trainable) <= {head(model)} or training.norms_go_by_batch(model, trainable, norms, batch_size)
+    return kind.learning_rate if is_safe else kind.deeper_learning_rate
 
 
 @dataclass(frozen=True)
@@ -157,13 +167,15 @@ def train(
     test: float = 0.2,
     patience: int = 5,
     seed: int = 0,
+    norms: str = "auto",
     name: str = "",
     on_step: OnStep | None = None,
 ) -> FineTuned:
     """Trains some layers of a network and a new head on a labelled collection; the best epoch becomes a checkpoint.
 
     The model itself is not touched. Minimised is the mean cross-entropy of the labels. What does not change is worked
-    out once for each picture; a batch is shared out among the cores, which changes nothing but rounding.
+    out once for each picture; unless norms go by the batch, it is shared out among the cores, which changes nothing but
+    rounding.
 
     Args:
         model: Any network with a classifier.
@@ -181,6 +193,7 @@ def train(
         test: Share that judges the result.
         patience: Epochs without a better one after which it ends.
         seed: Of the split, the order and the variations.
+        norms: A key of :data:`NORMS`: what batch norms in trained layers go by.
         name: What to call the checkpoint; by default after network and collection.
         on_step: Called with pictures done and pictures to do and a :class:`TrainingProgress`. What it raises ends the
             training: once there is anything to keep it is saved, and the last step before the end has the
@@ -193,9 +206,21 @@ def train(
         BadCollection: Fewer than two classes with three pictures.
     """
     trained = layers.check_layers(model, trainable)
-    rate = default_learning_rate(model, trained, optimiser) if learning_rate is None else learning_rate
+    if (rate := learning_rate) is None:
+        rate = default_learning_rate(model, trained, optimiser, norms=norms, batch_size=batch_size)
     settings = Settings(
-        epochs, optimiser, rate, schedule, weight_decay, batch_size, augmentation, validation, test, patience, seed
+        epochs,
+        optimiser,
+        rate,
+        schedule,
+        weight_decay,
+        batch_size,
+        augmentation,
+        validation,
+        test,
+        patience,
+        seed,
+        norms,
     )
     training.check(settings)
     if isinstance(collection, str | Path):

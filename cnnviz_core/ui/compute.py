@@ -30,14 +30,25 @@ def shelf() -> Shelf:
     return _shelf
 
 
-def model(network: str, weights: str = "default") -> LoadedModel:
-    """The network of that catalogue or checkpoint id, shared by all sessions; errors as in :func:`models.load`."""
-    return shelf().get((network, weights), lambda: models.load(network, device=_SETTINGS.device, weights=weights))
+def model(network: str, weights: str = "default", *, input_px: int = 0) -> LoadedModel:
+    """The network of that catalogue or checkpoint id, shared by all sessions; errors as in :func:`models.load`.
+
+    Args:
+        network: Its id.
+        weights: As in :func:`models.load`.
+        input_px: Side of its input where that is not the usual one; such a copy has weights of its own.
+    """
+    changes = {"input_px": (input_px, input_px)} if input_px else None
+
+    def load() -> LoadedModel:
+        return models.load(network, device=_SETTINGS.device, weights=weights, preprocessing=changes)
+
+    return shelf().get((network, weights, input_px), load)
 
 
 def forget(network: str) -> None:
     """Drops a checkpoint that was removed from memory."""
-    shelf().forget((network, "default"))
+    shelf().forget((network, "default", 0))
 
 
 def photo(image_id: str) -> InputImage:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,8 +18,12 @@ from cnnviz_core.models import LoadedModel
 from cnnviz_core.results import FineTuned, TrainingProgress
 from cnnviz_core.ui import compute, frame, pickers, work
 from cnnviz_core.ui.collection_view import Indexed
+from cnnviz_core.ui.pickers import Selection
 
 _VALIDATION, _TEST = 0.15, 0.2
+_SMALLER_PX = (64, 96, 128, 160, 192)
+# Of the input, for each of a picture: smaller pictures gain nothing from a larger input.
+_PX_PER_PIXEL = 4
 _RATES = tuple(float(f"{digit}e{power}") for power in range(-6, 0) for digit in (1, 2, 5))
 _BATCHES = (8, 16, 32, 64, 128)
 _LINE = "training"  # hours of training hold up nobody’s seconds
@@ -30,6 +34,9 @@ _SCOPES: Mapping[str, str] = {
     "all": "everything",
     "layers": "layers by name",
 }
+
+
+_NORMS: Mapping[str, str] = {"auto": "as suits", "batch": "of each batch", "kept": "as they came"}
 
 
 @dataclass(frozen=True)
@@ -45,26 +52,32 @@ class Wanted:
     settings: Mapping[str, Any]
 
 
-def parts(collection: Collection) -> Split:
-    """Draws the classes and the split.
+def parts(chosen: Selection, collection: Collection) -> tuple[Selection, Split]:
+    """Asks for the seed and the size of the input; draws the classes and the split.
+
+    Returns:
+        The selection, with a network that takes inputs of that size, and the split.
 
     Raises:
         BadCollection: Too few labelled pictures.
     """
-    seed = int(
-        st.number_input(
-            "Seed",
-            0,
-            9999,
-            0,
-            key="split_seed",
-            bind="query-params",
-            help="Of the draw into training, validation and test pictures, and of the order of training. An accuracy "
-            "that changes much with the seed rests on few pictures.",
-            width=140,
+    pictures = collection.pictures()
+    with frame.row():
+        seed = int(
+            st.number_input(
+                "Seed",
+                0,
+                9999,
+                0,
+                key="split_seed",
+                bind="query-params",
+                help="Of the draw into training, validation and test pictures, and of the order of training. An "
+                "accuracy that changes much with the seed rests on few pictures.",
+                width=140,
+            )
         )
-    )
-    split = _split(collection.pictures(), seed)
+        chosen = _sized(chosen, collection, pictures)
+    split = _split(pictures, seed)
     drawn = {"training": split.training, "validation": split.validation, "test": split.test}
     st.plotly_chart(
         render.parts_figure(split.class_names, {name: split.counts(part) for name, part in drawn.items()}),
@@ -78,7 +91,28 @@ def parts(collection: Collection) -> Split:
     )
     for notice in split.notices:
         st.caption(frame.plain(notice))
-    return split
+    return chosen, split
+
+
+def _sized(chosen: Selection, collection: Collection, pictures: Sequence[Picture]) -> Selection:
+    """The selection with a network whose input has the size that is asked for."""
+    spec = chosen.model.spec
+    usual = min(chosen.model.preprocessing.input_px)
+    smaller = [side for side in _SMALLER_PX if side < usual]
+    side = float(np.median([min(one.width, one.height) for one in pictures])) if pictures else math.inf
+    px = pickers.choose(
+        "Size of the input (px)",
+        [*smaller, usual],
+        key="input_px",
+        default=next((one for one in smaller if one >= _PX_PER_PIXEL * side), usual),
+        of=f"{spec.checkpoint_id or spec.model_id} {collection.collection_id}",
+        help="The pictures are brought to this size. Small pictures hold no more at the network’s usual size, so for "
+        "them it starts smaller: much quicker, and often better. The new network keeps the size.",
+        width=190,
+    )
+    if px == usual:
+        return chosen
+    return replace(chosen, model=compute.model(spec.checkpoint_id or spec.model_id, spec.weights, input_px=px))
 
 
 def _split(pictures: Sequence[Picture], seed: int) -> Split:
@@ -113,12 +147,14 @@ def _probe(found_by: str, seed: int, _found: Indexed, _split: Split) -> float:  
 
 
 def wanted(model: LoadedModel) -> Wanted:
-    """Asks for the layers and the settings."""
+    """Asks for the layers and the settings; small pictures are trained on with everything, which they make quick."""
+    default = "all" if "input_px" in model.spec.preprocessing_changes else "blocks"
+    pickers.start_again("scope", default, default)
     with frame.row():
         scope = st.segmented_control(
             "Train",
             list(_SCOPES),
-            default="blocks",
+            default=default,
             key="scope",
             required=True,
             bind="query-params",
@@ -203,7 +239,13 @@ _SCOPE_LAYERS = {
 
 def _rate(model: LoadedModel, trainable: Sequence[str]) -> float:
     optimiser = st.session_state.get("optimiser", "adamw")
-    default = fine_tuning.default_learning_rate(model, trainable, optimiser)
+    default = fine_tuning.default_learning_rate(
+        model,
+        trainable,
+        optimiser,
+        norms=st.session_state.get("norms", "auto"),
+        batch_size=st.session_state.get("batch_size", 32),
+    )
     options = sorted({*_RATES, default})
     return pickers.choose(
         "Learning rate",
@@ -225,6 +267,14 @@ def _settings() -> dict[str, Any]:
         key="augmentation",
         name=lambda key: fine_tuning.AUGMENTATIONS[key].title,
         help="  \n".join(f"**{one.title}**: {one.about}" for one in fine_tuning.AUGMENTATIONS.values()),
+    )
+    norms = pickers.choose(
+        "Norms of trained layers",
+        list(fine_tuning.NORMS),
+        key="norms",
+        name=lambda key: _NORMS[key],
+        help="Where batch norms take their means and variances from.  \n"
+        + "  \n".join(f"**{_NORMS[key]}**: {about}" for key, about in fine_tuning.NORMS.items()),
     )
     optimiser = pickers.choose(
         "Optimiser",
@@ -256,6 +306,7 @@ def _settings() -> dict[str, Any]:
     )  # fmt: skip
     return {
         "augmentation": augmentation,
+        "norms": norms,
         "optimiser": optimiser,
         "schedule": schedule,
         "batch_size": batch_size,
@@ -267,9 +318,8 @@ def _settings() -> dict[str, Any]:
 # ---- the course of it -----------------------------------------------------------------------------------------------
 
 
-def train(found: Indexed, split: Split, wanted: Wanted) -> FineTuned | None:
+def train(model: LoadedModel, collection: Collection, split: Split, wanted: Wanted) -> FineTuned | None:
     """The training as long work: its cost first, curves while it runs; None until there is something to keep."""
-    model, collection = found.model, found.collection
     settings = {**wanted.settings, "seed": int(st.session_state["split_seed"])}
     with st.spinner("Trying what a step takes"):
         plan = compute.run(fine_tuning.plan, model, trainable=wanted.trainable, num_classes=len(split.class_names))
@@ -278,7 +328,7 @@ def train(found: Indexed, split: Split, wanted: Wanted) -> FineTuned | None:
     key = repr(
         (
             *("fine_tuning", compute.key(fine_tuning.train, model, None), collection.collection_id),
-            *(training.revision(found.rows), wanted.trainable, sorted(settings.items())),
+            *(training.revision(collection.pictures()), wanted.trainable, sorted(settings.items())),
         )
     )
     result: FineTuned | TrainingProgress | None = work.until_done(
@@ -299,6 +349,7 @@ def train(found: Indexed, split: Split, wanted: Wanted) -> FineTuned | None:
         f"{plan.kept_at} is worked out once for each picture.",
         show=_so_far,
         line=_LINE,
+        right="train",
         about={
             "network": model.spec.title,
             "collection": collection.title,

@@ -9,6 +9,7 @@ import numpy as np
 import streamlit as st
 
 from cnnviz_core import render, store, training
+from cnnviz_core.collections import Collection
 from cnnviz_core.errors import CnnvizError
 from cnnviz_core.methods import fine_tuning
 from cnnviz_core.render import Scale
@@ -23,8 +24,8 @@ _MOST_PICTURES = 120
 _ALL_MISTAKES = "all mistakes"
 
 
-def draw(chosen: Selection, found: Indexed, result: FineTuned) -> None:
-    """All of it."""
+def draw(chosen: Selection, found: Indexed | None, result: FineTuned) -> None:
+    """All of it; the pictures once they are indexed."""
     st.subheader("On pictures it was not trained on", anchor=False)
     _numbers(result)
     st.caption(f"{fine_tuning.ENDINGS[result.ended]} Epoch {result.best_epoch} is kept.")
@@ -108,7 +109,7 @@ def _not_saved(result: FineTuned) -> None:
 # ---- who was taken for whom -----------------------------------------------------------------------------------------
 
 
-def _confusion(chosen: Selection, found: Indexed, result: FineTuned) -> None:
+def _confusion(chosen: Selection, found: Indexed | None, result: FineTuned) -> None:
     st.subheader("Who is taken for whom", anchor=False)
     cells = _cells(result)
     names = list(cells)
@@ -128,7 +129,10 @@ def _confusion(chosen: Selection, found: Indexed, result: FineTuned) -> None:
         name = pickers.choose(
             "Pictures of", names, key="cell", help="Or click a cell of the matrix. The most frequent mix-ups first."
         )
-        _pictures(found, result, cells[name])
+        if found is None:
+            st.caption("The pictures are shown here once the collection is indexed.")
+        else:
+            _pictures(found, result, cells[name])
     with left:
         st.plotly_chart(
             render.confusion_figure(result.class_names, result.confusion, selected=cells[name]),
@@ -231,19 +235,15 @@ def _table(result: FineTuned) -> None:
 # ---- earlier ones ---------------------------------------------------------------------------------------------------
 
 
-def earlier(found: Indexed) -> None:
+def earlier(collection: Collection) -> None:
     """The networks that were trained on this collection before."""
     cards = [
-        card
-        for card in store.checkpoints()
-        if _part(card.training, "collection").get("id") == found.collection.collection_id
+        card for card in store.checkpoints() if _part(card.training, "collection").get("id") == collection.collection_id
     ]
     if not cards:
         return
-    with st.expander(
-        f"Trained on {frame.plain(found.collection.title)} before: {len(cards)}", icon=":material/history:"
-    ):
-        revision = training.revision(found.rows)
+    with st.expander(f"Trained on {frame.plain(collection.title)} before: {len(cards)}", icon=":material/history:"):
+        revision = training.revision(collection.pictures())
         st.dataframe(
             {
                 "network": [card.name for card in cards],

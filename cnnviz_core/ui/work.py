@@ -14,7 +14,7 @@ from cnnviz_core.images import InputImage
 from cnnviz_core.job_records import Details, Records, State
 from cnnviz_core.jobs import Job, Queue
 from cnnviz_core.models import LoadedModel
-from cnnviz_core.ui import compute, frame, person, screen
+from cnnviz_core.ui import access, compute, frame, person, screen
 from cnnviz_core.ui.pickers import Selection
 
 _POLL_SECONDS = 0.5
@@ -131,6 +131,7 @@ def until_done(
     line: str = "methods",
     hint: str = "",
     about: Mapping[str, object] | None = None,
+    right: str = "",
 ) -> Any | None:
     """Draws long work until it is done: a button to start it, then its progress.
 
@@ -147,6 +148,7 @@ def until_done(
         line: Jobs of one line wait for each other.
         hint: Sentence without its full stop that says which setting to lower where memory runs out.
         about: Settings for the list of jobs; None takes those in the address of the page.
+        right: A key of :data:`roles.RIGHTS` that starting it takes; what is done already is there for all.
 
     Returns:
         The result; after a cancel what was there by then, if anything; None until it is there.
@@ -161,6 +163,8 @@ def until_done(
     given_up: set[str] = st.session_state.setdefault("given_up", set())
 
     def start() -> None:
+        if right:
+            access.require(right)
         given_up.discard(key)
         options: dict[str, Any] = {"hint": hint} if hint else {}
         jobs_of_line.submit(key, title, _keeping(work), owner=me, details=_details(about), **options)
@@ -173,10 +177,18 @@ def until_done(
         _live(key, name, show, line)
         return None
     found = None if mine is None else _broken_off(mine)
-    if st.button(f"Run: {title}", key=f"{name}_run", type="primary", icon=":material/play_arrow:", help=cost):
+    is_allowed = not right or access.may(right)
+    if st.button(
+        f"Run: {title}",
+        key=f"{name}_run",
+        type="primary",
+        icon=":material/play_arrow:",
+        help=cost,
+        disabled=not is_allowed,
+    ):
         start()
         st.rerun()
-    st.caption(cost)
+    st.caption(cost if is_allowed else access.refusal(right))
     return found
 
 

@@ -80,23 +80,36 @@ def loaded(model: LoadedModel, result: FineTuned) -> nn.Module:
 
 
 @pytest.mark.parametrize(
-    ("name", "trainable"),
-    [("residual", ["bn2", "fc"]), ("residual", ["fc"]), ("functional", ["conv2"]), ("depth_wise", ["project"])],
+    ("name", "trainable", "norms", "are_by_batch"),
+    [
+        ("residual", ["bn2", "fc"], "kept", False),
+        ("residual", ["bn2", "fc"], "auto", False),  # another norm stays as it is
+        ("residual", ["bn2", "fc"], "batch", True),
+        ("residual", ["stem", "conv1", "bn1", "bn2"], "auto", True),
+        ("residual", ["conv2"], "batch", False),
+        ("depth_wise", ["project"], "auto", False),
+    ],
 )
 def test_frozen_layers_keep_every_bit(
-    name: str, trainable: list[str], small_model: Net, hard: Collection, monkeypatch: pytest.MonkeyPatch
+    name: str,
+    trainable: list[str],
+    norms: str,
+    are_by_batch: bool,
+    small_model: Net,
+    hard: Collection,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(training.Training, "_start_head", lambda *_: None)  # so that the first epochs better it
     model = small_model(name)
     before = {key: tensor.clone() for key, tensor in model.net.state_dict().items()}
-    result = fine_tuning.train(model, hard, trainable=trainable, epochs=3, learning_rate=0.003)
+    result = fine_tuning.train(model, hard, trainable=trainable, epochs=3, learning_rate=0.003, norms=norms)
     after = weights_of(result)
     assert result.best_epoch > 0
     assert set(result.trained) == {*trainable, "fc"}
     for key, tensor in before.items():
         layer = key.rpartition(".")[0]
         is_statistic = "running" in key or "tracked" in key
-        if layer in result.trained and not is_statistic:
+        if layer in result.trained and (are_by_batch or not is_statistic):
             assert not torch.equal(after[key], tensor), key
         else:
             assert torch.equal(after[key], tensor), key
@@ -104,11 +117,15 @@ def test_frozen_layers_keep_every_bit(
     assert not any(weight.requires_grad or weight.grad is not None for weight in model.net.parameters())
 
 
+@pytest.mark.parametrize(("norms", "batch_size"), [("kept", 7), ("batch", 9)])
 def test_kept_features_train_as_the_whole_network_does(
-    small_model: Net, hard: Collection, monkeypatch: pytest.MonkeyPatch
+    norms: str, batch_size: int, small_model: Net, hard: Collection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Step for step: the curves of a training on kept features are those of one that runs everything every time."""
-    model, arguments = small_model("residual"), {"trainable": ["conv2", "bn2", "fc"], "epochs": 4, "batch_size": 7}
+    model = small_model("residual")
+    arguments: dict[str, Any] = {
+        "trainable": ["conv2", "bn2", "fc"], "epochs": 4, "batch_size": batch_size, "norms": norms
+    }  # fmt: skip
     kept = fine_tuning.train(model, hard, **arguments)
     assert kept.kept_at == "what stem puts out"
     uncut = tail.cut
@@ -148,6 +165,58 @@ def test_one_step_of_sgd_by_another_road(small_model: Net, colours: Collection) 
     names = ("conv2.weight", "conv2.bias", "fc.weight", "fc.bias")
     for name, weight, gradient in zip(names, weights, gradients, strict=True):
         torch.testing.assert_close((weight.detach() - after[name]) / rate, gradient, rtol=1e-2, atol=2e-3)
+
+
+def test_norms_of_trained_layers_go_by_the_batch(
+    small_model: Net, hard: Collection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After one full batch a norm has its mean and variance, whatever it had before; answers go by what it has."""
+    model = small_model("residual")
+    states: list[list[Tensor]] = []
+    evaluate = training.Training._evaluate
+
+    def noted(self: Any, *args: Any) -> tuple[float, float]:
+        states.append([tensor.clone() for tensor in self.state if not tensor.requires_grad])
+        assert not any(norm.training for norm in self.norms), "answers do not hang on the batch"
+        return evaluate(self, *args)
+
+    monkeypatch.setattr(training.Training, "_evaluate", noted)
+    result = fine_tuning.train(
+        model, hard, trainable=["bn2"], epochs=2, learning_rate=1e-30, weight_decay=0, batch_size=1000, norms="batch"
+    )
+    by_path = {picture.path: picture for picture in hard.pictures()}
+    x = torch.cat([model.to_input(hard.open(by_path[path])) for path in result.training])
+    seen: list[Tensor] = []
+    net: Any = copy.deepcopy(model.net)
+    net.bn2.register_forward_pre_hook(lambda _module, args: seen.append(args[0]))
+    net(x)
+    values = seen[0].transpose(0, 1).flatten(1)
+    before, first, second = states[0], states[2], states[3]
+    assert torch.equal(before[0], net.bn2.running_mean)
+    for state in (first, second):
+        torch.testing.assert_close(state[0], values.mean(dim=1), rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(state[1], values.var(dim=1), rtol=1e-3, atol=1e-3)
+    assert [int(state[2]) for state in (first, second)] == [1, 2]
+    kept: Any = weights_of(result)
+    expected = {0: before, 1: first, 2: second}[result.best_epoch]
+    torch.testing.assert_close([kept["bn2.running_mean"], kept["bn2.running_var"]], expected[:2])
+
+
+def test_no_norm_sees_a_batch_of_one(small_model: Net, hard: Collection, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    gradients = training.gradients
+
+    def noted(model: Any, halves: Any, weights: Any, features: Tensor, targets: Tensor) -> Any:
+        sizes.append(len(features))
+        return gradients(model, halves, weights, features, targets)
+
+    monkeypatch.setattr(training, "gradients", noted)
+    result = fine_tuning.train(
+        small_model("residual"), hard, trainable=["bn2"], epochs=1, batch_size=len(hard.pictures()) - 23, norms="batch"
+    )
+    assert sizes == [len(result.training)]
+    with pytest.raises(BadSetting, match="batch of one picture"):
+        fine_tuning.train(small_model("residual"), hard, trainable=["bn2"], batch_size=1, norms="batch")
 
 
 def test_the_same_seed_gives_the_same_network_and_another_one_another(small_model: Net, hard: Collection) -> None:
