@@ -13,6 +13,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from weakref import WeakKeyDictionary
 
@@ -111,7 +112,9 @@ class Beginning:
 _beginnings: WeakKeyDictionary[nn.Module, OrderedDict[tuple[object, ...], Beginning]] = WeakKeyDictionary()
 
 
-def up_to(net: nn.Module, layer: str, x: Tensor, *, num_calls: int = 1) -> Beginning:
+def up_to(
+    net: nn.Module, layer: str, x: Tensor, *, num_calls: int = 1, dtype: torch.dtype = torch.float32
+) -> Beginning:
     """The network up to a layer, in less time than the network itself; made once, and again if weights were written.
 
     Batch norms go into the convolutions before them unless the layer lies between the two. The copy was checked
@@ -122,16 +125,20 @@ def up_to(net: nn.Module, layer: str, x: Tensor, *, num_calls: int = 1) -> Begin
         layer: Dotted name of a module that puts out a tensor; empty for the whole network.
         x: An input of the kind that it takes, (N, C, H, W); only shape and device matter.
         num_calls: How often one forward calls the layer.
+        dtype: What the copy computes in, and takes pictures in.
 
     Raises:
         UnknownLayer: A name that no module of the network has.
     """
-    key = (layer, num_calls, x.device, *((id(t), t._version) for t in (*net.parameters(), *net.buffers())))
+    state = ((id(t), t._version) for t in (*net.parameters(), *net.buffers()))
+    key = (layer, num_calls, dtype, x.device, *state)
     with _lock:
         known = _beginnings.setdefault(net, OrderedDict())
         found = known.get(key)
     if found is None:
         found = _beginning(net, layer, x, num_calls)
+        if dtype is not torch.float32:
+            found = replace(found, net=deepcopy(found.net).to(dtype))
     with _lock:
         known[key] = found
         known.move_to_end(key)
@@ -237,9 +244,9 @@ def _fold(copy: nn.Module, modules: Mapping[str, nn.Module], convolution: str, n
     if "weight" not in conv._parameters:  # made anew from others at each use
         return
     scale, shift = _scale_and_shift(bn)
-    bias = shift if conv.bias is None else shift + scale * conv.bias.double()
-    conv.weight = _frozen((conv.weight.double() * scale[:, None, None, None]).to(conv.weight.dtype))
-    conv.bias = _frozen(bias.to(conv.weight.dtype))
+    bias = shift if conv.bias is None else shift + scale * _exact(conv.bias)
+    conv.weight = _frozen((_exact(conv.weight) * scale[:, None, None, None]).to(conv.weight))
+    conv.bias = _frozen(bias.to(conv.weight))
     parent, _, name = norm.rpartition(".")
     setattr(copy.get_submodule(parent), name, rest)
 
@@ -256,12 +263,17 @@ def _without_norm(bn: nn.Module) -> nn.Module | None:
 
 def _scale_and_shift(bn: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     """What a batch norm multiplies by and adds, (C,), in double precision."""
-    mean, var = bn.get_buffer("running_mean").double(), bn.get_buffer("running_var").double()
+    mean, var = _exact(bn.get_buffer("running_mean")), _exact(bn.get_buffer("running_var"))
     scale = (var + bn.eps).rsqrt()
     if not bn.affine:
         return scale, -mean * scale
-    scale = scale * bn.weight.double()
-    return scale, bn.bias.double() - mean * scale
+    scale = scale * _exact(bn.weight)
+    return scale, _exact(bn.bias) - mean * scale
+
+
+def _exact(values: Tensor) -> Tensor:
+    """In double precision, which not every device has, so on the CPU."""
+    return values.cpu().double()
 
 
 def _frozen(weight: Tensor) -> nn.Parameter:

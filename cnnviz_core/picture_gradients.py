@@ -11,15 +11,13 @@ seam stays in its place.
 
 from __future__ import annotations
 
-import copy
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from weakref import WeakKeyDictionary
+from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from cnnviz_core import folding, probe
 from cnnviz_core.errors import NotApplicable
@@ -80,7 +78,7 @@ def find(
         weighted = [(scale * d).to(a.dtype) for scale, d, a in zip(scales, directions, outputs, strict=True)]
         gradient[..., rows, columns] = torch.autograd.grad(outputs, tile, weighted)[0]
         for at, (a, direction) in enumerate(zip(outputs, directions, strict=True)):
-            sums[at] += float((a.detach() * direction).sum(dtype=torch.float64))
+            sums[at] += float((a.detach() * direction).flatten(2).sum(2).cpu().double().sum())
             counts[at] += a.numel()
     return gradient, tuple(total / count for total, count in zip(sums, counts, strict=True))
 
@@ -106,24 +104,11 @@ def _forward(model: LoadedModel, x: Tensor, layers: Sequence[LayerInfo], dtype: 
     if len(layers) == 1 and model.is_static:
         (info,) = layers
         usual = torch.empty((1, model.preprocessing.num_channels, *model.preprocessing.input_px), device=x.device)
-        begin = folding.up_to(model.net, info.name, usual, num_calls=info.num_calls)
-        if dtype is not torch.float32:
-            begin = replace(begin, net=_in_dtype(begin.net, dtype))
+        begin = folding.up_to(model.net, info.name, usual, num_calls=info.num_calls, dtype=dtype)
         return [begin(x.to(dtype).contiguous(memory_format=torch.channels_last))]
     stop_after = {info.name: info.num_calls for info in layers}
     outputs = probe.record(model.net, x, stop_after, stop_after=stop_after).outputs
     return [outputs[info.name][info.num_calls - 1] for info in layers]
-
-
-_converted: WeakKeyDictionary[nn.Module, nn.Module] = WeakKeyDictionary()
-
-
-def _in_dtype(net: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """A copy with weights of that type, made once."""
-    found = _converted.get(net)
-    if found is None or next(found.parameters()).dtype != dtype:
-        found = _converted[net] = copy.deepcopy(net).to(dtype)
-    return found
 
 
 def normalised(model: LoadedModel, x: Tensor) -> Tensor:

@@ -44,11 +44,16 @@ from cnnviz_core.results import Dream, DreamZoom, FloatArray, PictureName, Run, 
 PRECISIONS: Mapping[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 MAX_MEGAPIXELS = 2.0
 MAX_ZOOM_FRAMES = 120
+# Of all frames of a zoom together, which are all kept.
+MAX_ZOOM_MEGAPIXELS = 60.0
 
 # Frames are kept for looking at, not for measuring.
 _MAX_FRAMES, _FRAME_PX = 48, 480
 
 _MIN_PX = 16
+
+# Pairs of a place and a feature of the guide that are compared at a time.
+_PAIRS = 2**24
 
 # Side of what is timed to say how long a dream will take.
 _TRIAL_PX = 224
@@ -77,8 +82,9 @@ class Objective:
 
 def _best_matches(a: Tensor, guide: Tensor) -> Tensor:
     """For each place the guide's feature of the largest dot product, (1, C, h, w)."""
-    places = a[0].flatten(1)
-    best = (places.T @ guide).argmax(dim=1)
+    places = a[0].flatten(1).T
+    some = places.split(max(1, _PAIRS // guide.shape[1]))
+    best = torch.cat([(part @ guide).argmax(dim=1) for part in some])
     return guide[:, best].view_as(a)
 
 
@@ -374,7 +380,7 @@ def zoom(
         on_step: Called before the first step and after each frame.
 
     Raises:
-        BadSetting: As :func:`dream`, or more frames than are kept.
+        BadSetting: As :func:`dream`, or more or larger frames than are kept.
         UnknownLayer: As there.
         NotApplicable: As there.
     """
@@ -389,6 +395,11 @@ def zoom(
     )  # fmt: skip
     dreamer = _Dreamer(model, settings, guide)
     x = _to_tensor(model, at_size(image, settings.size_px))
+    if (num_frames + 1) * x.shape[-2] * x.shape[-1] > MAX_ZOOM_MEGAPIXELS * 1e6:
+        raise BadSetting(
+            f"{num_frames + 1} frames of {x.shape[-1]} x {x.shape[-2]} px are more than {MAX_ZOOM_MEGAPIXELS:g} "
+            "megapixels; choose fewer frames or a smaller size."
+        )
     frames: list[Pixels] = []
 
     def so_far() -> DreamZoom:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from cnnviz_core import images, models
 from cnnviz_core.errors import BadSetting, NotApplicable, UnknownLayer
@@ -137,6 +138,30 @@ def test_a_guide_pulls_each_place_to_its_best_match(tiny_model: LoadedModel, noi
     assert found.run.settings["guide"].digest == guide.digest  # type: ignore[attr-defined]
 
 
+class _Largest(TorchDispatchMode):
+    """Notes how large the largest tensor is."""
+
+    num = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        self.num = max(self.num, out.numel() if isinstance(out, torch.Tensor) else 0)
+        return out
+
+
+def test_a_guide_takes_little_memory(
+    tiny_model: LoadedModel, noise_image: Noise, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All pairs of places of an early layer would fill any memory: here 48 x 48 of the photo, 16 x 16 of the guide."""
+    asked: dict[str, Any] = {"layer": "relu1", "objective": "guide", "guide": noise_image(16, 16, seed=3), "steps": 2}
+    whole = deep_dream.dream(tiny_model, noise_image(48, 48), **asked, **ONE)
+    monkeypatch.setattr(deep_dream, "_PAIRS", 10_000)
+    with _Largest() as largest:
+        parts = deep_dream.dream(tiny_model, noise_image(48, 48), **asked, **ONE)
+    np.testing.assert_allclose(parts.values, whole.values, atol=1e-3)
+    assert largest.num < 16**2 * 48**2 / 10
+
+
 def test_a_grey_network_dreams_in_grey(small_model: Load, noise_image: Noise) -> None:
     model = small_model("one_channel")
     found = deep_dream.dream(model, noise_image(20, 20), layer="conv2", steps=2, **ONE)
@@ -255,6 +280,8 @@ def test_a_zoom_goes_on_from_the_frame_before(tiny_model: LoadedModel, noise_ima
     inner = moved.frames[1][25, 5:-5, 0].astype(float)
     assert np.diff(inner).mean() == pytest.approx(2.0, abs=0.05)  # half the slope, around the middle
     assert inner.mean() == pytest.approx(ramp.mean(), abs=1)
+    with pytest.raises(BadSetting, match="121 frames of 1000 x 750 px are more than 60 megapixels"):
+        deep_dream.zoom(tiny_model, image, num_frames=120, layer="conv2", size_px=1000)
     with pytest.raises(BadSetting, match="500 frames"):
         deep_dream.zoom(tiny_model, image, num_frames=500)
 
