@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cnnviz_core import folding, objectives, probe, robustness
-from cnnviz_core.errors import BadSetting, NotApplicable
+from cnnviz_core.errors import BadSetting, CnnvizError, NotApplicable
 from cnnviz_core.models import LoadedModel
 from cnnviz_core.objectives import Objective
 from cnnviz_core.parametrization import Parametrization
@@ -66,22 +66,37 @@ class Sight:
         """
         if not 16 <= size_px <= _MAX_SIDE_PX:
             raise BadSetting(f"size_px is {size_px}; give a side between 16 and {_MAX_SIDE_PX} pixels.")
-        num_calls = model.layers[layer].num_calls if layer else 1
-        sizes = dict.fromkeys([(size_px, size_px), model.preprocessing.input_px])
-        for input_px in sizes:
-            x = torch.zeros((2, model.preprocessing.num_channels, *input_px), device=model.device)
+        reason = ""
+        for input_px in dict.fromkeys([(size_px, size_px), model.preprocessing.input_px]):
+            two = torch.full((2, model.preprocessing.num_channels, *input_px), 0.5, device=model.device)
             try:
-                sight = cls(model, layer, input_px, folding.up_to(model.net, layer, x, num_calls=num_calls))
+                sight = cls.at(model, layer, input_px)
                 with torch.no_grad():
-                    seen = sight(x + 0.5)
-            except (RuntimeError, ValueError, AssertionError, IndexError):  # each network refuses in its own way
+                    seen = sight(two)
+            except (torch.OutOfMemoryError, CnnvizError):
+                raise
+            except Exception as error:  # a network that takes one size only can raise anything
+                reason = f" ({(str(error).splitlines() or [type(error).__name__])[0]})"
                 continue
-            if len(seen) == len(x):
+            if len(seen) == len(two):
                 return sight
         raise NotApplicable(
-            f"{layer or 'The class score'} of {model.spec.title} cannot be computed for several pictures at once; "
-            "choose another layer."
+            f"{layer or 'The class score'} of {model.spec.title} cannot be computed for several pictures at once"
+            f"{reason}; choose another layer."
         )
+
+    @classmethod
+    def at(cls, model: LoadedModel, layer: str, input_px: tuple[int, int]) -> Sight:
+        """The layer as the network sees pictures at exactly that size, which it must take; arguments as for :meth:`of`.
+
+        Raises:
+            UnknownLayer: No such layer.
+        """
+        num_calls = model.layers[layer].num_calls if layer else 1
+        if not model.is_static:  # a copy that was checked on some pictures may fail on others
+            return cls(model, layer, input_px, folding.Beginning(model.net, layer, num_calls))
+        x = torch.zeros((1, model.preprocessing.num_channels, *input_px), device=model.device)
+        return cls(model, layer, input_px, folding.up_to(model.net, layer, x, num_calls=num_calls))
 
     def __call__(self, pixels: Tensor, maps: Tensor | None = None) -> Tensor:
         """What the layer puts out, (n, C, h, w) or (n, C), for pictures (n, C, H, W), values 0..1.

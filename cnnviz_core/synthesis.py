@@ -11,6 +11,7 @@ of the study of a network before and after fine-tuning, taken in floating point.
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -33,6 +34,8 @@ from cnnviz_core.robustness import Views
 
 # Pictures that go up together; more take more memory and no less time each.
 BATCH_SIZE = 8
+# Of one thing; they go up in one batch, so that they see each other.
+MAX_VARIANTS = 16
 _PARTIAL_SECONDS = 0.5
 
 # PIL's weights of red, green and blue in a grey value.
@@ -110,8 +113,8 @@ def _direction(info: LayerInfo, _cells: object, asked: Asked) -> list[tuple[str,
             f"The direction has {len(vector)} numbers; {info.name} has {info.num_channels} channels and needs one for "
             "each."
         )
-    if not any(vector):
-        raise BadSetting("The direction is zero everywhere, which points nowhere; give another.")
+    if not any(vector) or not all(map(math.isfinite, vector)):
+        raise BadSetting("The direction is zero everywhere, or not finite, and points nowhere; give another.")
     return [("direction", Direction(tuple(asked.sign * value for value in vector)))]
 
 
@@ -189,8 +192,15 @@ def synthesize(
     start = time.perf_counter()
     if objective not in GOALS:
         raise BadSetting(f"objective is {objective!r}, not one of {', '.join(GOALS)}.")
-    if variants < 1:
-        raise BadSetting(f"variants is {variants}; give at least 1.")
+    for name, value, low, high in (
+        ("variants", variants, 1, MAX_VARIANTS),
+        ("learning_rate", learning_rate, 0, 10),
+        ("diversity", diversity, 0, 1e9),
+    ):
+        if not low <= value <= high:
+            raise BadSetting(f"{name} is {value}; choose one from {low:g} to {high:g}.")
+    if sign not in (1, -1):
+        raise BadSetting(f"sign is {sign}; give 1 to excite or -1 to inhibit.")
     info = model.layers[layer]
     sight = Sight.of(model, layer, size_px)
     asked = Asked(tuple(channels), sign, cell, None if direction is None else tuple(direction))

@@ -243,6 +243,49 @@ def test_a_network_of_one_size_sees_pictures_at_its_own(small_model: SmallModel)
     assert (climb(model, "", [ClassScore(0)]).scores > 0).all()
 
 
+class TwoWays(nn.Module):
+    """A norm follows the convolution for dark pictures only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.relu = nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU()
+        nn.init.constant_(self.norm.weight, 3.0)
+        nn.init.constant_(self.norm.bias, 1.0)
+        self.fc = nn.Linear(4, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        z = self.conv(x)
+        return self.fc(self.relu(self.norm(z) if x.mean() < 0.3 else z).mean((2, 3)))
+
+
+def test_a_network_that_chooses_its_way_is_taken_as_it_is() -> None:
+    """Noise around 0, on which copies are checked, goes the dark way; a bright picture goes the other."""
+    model = models.from_module(TwoWays(), input_px=16, mean=(0.5,) * 3, std=(0.5,) * 3, name="two", device="cpu")
+    bright = torch.full((1, 3, 16, 16), 0.9)
+    with torch.no_grad():
+        expected = model.net.relu(model.net.conv((bright - 0.5) / 0.5))
+        torch.testing.assert_close(Sight.of(model, "relu", 16)(bright), expected)
+        torch.testing.assert_close(Sight.of(model, "", 16)(bright), model.net.fc(expected.mean((2, 3))))
+
+
+class Picky(nn.Module):
+    """Raises what nobody expects for all but its own size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if tuple(x.shape[-2:]) != (16, 16):
+            raise KeyError(x.shape[-1])
+        return self.conv(x).mean((2, 3))
+
+
+def test_whatever_a_network_raises_for_other_sizes_it_sees_its_own() -> None:
+    model = models.from_module(Picky(), input_px=16, mean=(0.5,) * 3, std=(0.5,) * 3, name="picky", device="cpu")
+    assert Sight.of(model, "conv", SIDE).input_px == (16, 16)
+
+
 def test_what_cannot_be_seen_is_said(tiny_model: LoadedModel) -> None:
     with pytest.raises(BadSetting, match="size_px is 8"):
         Sight.of(tiny_model, "conv1", 8)

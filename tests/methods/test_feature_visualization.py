@@ -126,7 +126,11 @@ def test_no_steps_give_the_noise_and_say_so(tiny_model: LoadedModel) -> None:
         ({"objective": "nonsense"}, "not one of channel, unit"),
         ({"steps": -1}, "steps is -1"),
         ({"size_px": 4}, "size_px is 4"),
-        ({"variants": 0}, "at least 1"),
+        ({"objective": "direction", "direction": [float("nan")] * 6}, "not finite"),
+        ({"variants": 0}, "variants is 0; choose one from 1 to 16"),
+        ({"learning_rate": float("nan")}, "learning_rate is nan"),
+        ({"diversity": -1.0}, "diversity is -1.0"),
+        ({"sign": 0}, "sign is 0"),
     ],
 )
 def test_what_is_not_there_is_refused(settings: dict[str, object], message: str, tiny_model: LoadedModel) -> None:
