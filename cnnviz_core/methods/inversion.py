@@ -29,7 +29,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cnnviz_core import features, folding, images, probe
+from cnnviz_core import features, images, probe
 from cnnviz_core.ascent import Adam, Sight
 from cnnviz_core.errors import BadSetting, NotApplicable
 from cnnviz_core.images import InputImage, Pixels
@@ -139,10 +139,8 @@ def invert(
         on_step(Step(len(done) * steps + len(losses), len(names) * steps, shown))
 
     for name in names:
-        x = torch.zeros((1, model.preprocessing.num_channels, *shape), device=model.device)
-        beginning = folding.up_to(model.net, name, x, num_calls=model.layers[name].num_calls)
         search = _Search(
-            Sight(model, name, shape, beginning),
+            Sight.at(model, name, shape),
             targets[name],
             Parametrization(shape, model.preprocessing.num_channels, fourier, decorrelated=fourier),
             variation,
@@ -274,6 +272,11 @@ def _result(
     )
 
 
+@torch.no_grad()
 def _answer(model: LoadedModel, pixels: Pixels) -> Predictions | None:
-    """What the network answers to a picture, brought to its own input size; None without classes."""
-    return model.predict(images.from_pixels(pixels, name="rebuilt")) if model.num_classes else None
+    """What the network answers to a whole picture, brought to its own input size; None without classes."""
+    if not model.num_classes:
+        return None
+    whole = replace(model.preprocessing, crop_pct=1.0, crop_mode="squash")  # it is a crop already
+    x = whole.to_input(images.from_pixels(pixels, name="rebuilt")).to(model.device)
+    return model.predictions(model.net(x))

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from cnnviz_core import models
@@ -127,6 +129,19 @@ def test_defaults_are_the_stages_ends_and_one_picture_each(small_model: Load, no
 def test_another_size_where_the_network_takes_it(small_model: Load, noise_image: Noise) -> None:
     found = inversion.invert(small_model("residual"), noise_image(40, 40), layers="bn2", steps=1, size_px=32)
     assert found.pictures.shape == (1, 32, 32, 3)
+
+
+def test_answers_are_to_the_whole_crop_also_at_another_size(noise_image: Noise, small_net: Any) -> None:
+    """A network that crops the middle out of pictures does not do so twice."""
+    half = (0.5,) * 3
+    made = models.from_module(small_net("plain"), input_px=16, mean=half, std=half, name="plain", device="cpu")
+    model = replace(made, preprocessing=replace(made.preprocessing, crop_pct=0.5))
+    for size_px in (16, 32):
+        found = inversion.invert(model, noise_image(80, 80), layers="conv2", steps=0, size_px=size_px)
+        resized = from_pixels(found.original, name="crop").pil().resize((16, 16), Image.Resampling.BICUBIC)
+        expected = made.predict(from_pixels(np.asarray(resized), name="crop"))
+        assert found.original_answer is not None
+        assert found.original_answer.logits == pytest.approx(expected.logits, abs=1e-5)
 
 
 def test_equal_seeds_give_equal_pictures_whatever_other_layers(tiny_model: LoadedModel, noise_image: Noise) -> None:
