@@ -70,7 +70,7 @@ def default_layers(base: LoadedModel, tuned: LoadedModel) -> tuple[str, ...]:
 
 
 def sampled(model: LoadedModel, layer: str, channels: int | Sequence[int] | None, *, seed: int = 0) -> tuple[int, ...]:
-    """Channel numbers: all for None, so many drawn at random for a number, else those given.
+    """Channel numbers: all for None, so many drawn at random for a number, else those given, each once.
 
     Raises:
         BadSetting: A channel that the layer has not, or none at all.
@@ -85,7 +85,7 @@ def sampled(model: LoadedModel, layer: str, channels: int | Sequence[int] | None
         return tuple(sorted(drawn.tolist()))
     if not channels or not all(0 <= channel < count for channel in channels):
         raise BadSetting(f"Layer {layer} has channels 0 to {count - 1}; {list(channels)} was asked for.")
-    return tuple(channels)
+    return tuple(dict.fromkeys(channels))
 
 
 def num_pictures(
@@ -256,8 +256,8 @@ class _Gauge:
         cosines, distances = [], []
         for at in range(0, len(one), _EMBEDDED_AT_ONCE):
             a, b = (self._record(pictures[at : at + _EMBEDDED_AT_ONCE]) for pictures in (one, other))
-            v, w = (found[self.embedding_layer].flatten(2).mean(2).double() for found in (a, b))
-            cosines.append(torch.cosine_similarity(v, w).float().cpu().numpy())
+            v, w = (found[self.embedding_layer].flatten(2).mean(2).cpu().double() for found in (a, b))
+            cosines.append(torch.cosine_similarity(v, w).float().numpy())
             distances.append(np.stack([gram_distance(a[name], b[name]) for name in self.gram_layers], axis=1))
         return np.concatenate(cosines), np.concatenate(distances)
 
@@ -278,8 +278,8 @@ def gram_distance(one: Tensor, other: Tensor) -> FloatArray:
     _, num_channels, height, width = one.shape
     found = []
     for a, b in zip(one.flatten(2), other.flatten(2), strict=True):
-        difference = a @ a.T - b @ b.T
-        found.append(float(difference.double().square().sum()) / (4 * num_channels**2 * (height * width) ** 2))
+        squares = (a @ a.T - b @ b.T).square().sum(1)
+        found.append(float(squares.cpu().double().sum()) / (4 * num_channels**2 * (height * width) ** 2))
     return np.array(found, np.float32)
 
 
@@ -325,8 +325,8 @@ class _Shelf:
                 on_step=report.step,
             )
             for channel, image in zip(missing, made.images, strict=True):
-                found[channel] = np.rint(255 * image).astype(np.uint8)
-                self._keep(channel, found[channel])
+                found[channel] = picture = np.rint(255 * image).astype(np.uint8)
+                self._keep(channel, picture)
             report.finish(len(missing))
         return np.stack([picture for picture in found.values() if picture is not None])
 
@@ -344,9 +344,9 @@ class _Shelf:
         store.touch(self._file(channel))
         return picture if picture.shape == (size, size, 3) and picture.dtype == np.uint8 else None
 
-    def _keep(self, channel: int, picture: Pixels | None) -> None:
+    def _keep(self, channel: int, picture: Pixels) -> None:
         with store.written_aside(self._file(channel)) as aside, aside.open("wb") as stream:
-            np.savez_compressed(stream, picture=np.asarray(picture))
+            np.savez_compressed(stream, picture=picture)
 
 
 def _weights_up_to(model: LoadedModel, layer: str) -> str:

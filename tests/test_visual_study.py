@@ -137,10 +137,36 @@ def test_a_study_that_was_broken_off_goes_on_where_it_was(base: LoadedModel, mon
 def test_a_damaged_picture_is_made_anew(base: LoadedModel, data_dir: Path) -> None:
     looks = {**LOOKS, "layers": ["conv1"], "channels": 2}
     first = visual_study.study(base, base, **looks).layers[0]
-    for path in data_dir.glob("visualisations/*/*.npz"):
-        path.write_bytes(b"no archive")
-    again = visual_study.study(base, base, **looks).layers[0]
-    np.testing.assert_array_equal(first.base_pictures, again.base_pictures)
+    paths = list(data_dir.glob("visualisations/*/*.npz"))
+    kept = paths[0].read_bytes()
+    middle = kept.index(b"picture.npy") + 60  # among what is compressed
+    for damaged in (b"no archive", kept[:middle] + bytes(255 - byte for byte in kept[middle:]), kept[:200]):
+        paths[0].write_bytes(damaged)
+        again = visual_study.study(base, base, **looks).layers[0]
+        np.testing.assert_array_equal(first.base_pictures, again.base_pictures)
+        assert paths[0].read_bytes() == kept
+
+
+def test_no_damage_goes_unseen(base: LoadedModel, data_dir: Path) -> None:
+    """Any byte of the file turned over: the picture as it was, or none."""
+    shelf = visual_study._Shelf(base, "conv1", **LOOKS)
+    picture = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    shelf._keep(0, picture)
+    whole = shelf._file(0).read_bytes()
+    num_lost = 0
+    for at in range(0, len(whole), 3):
+        shelf._file(0).write_bytes(whole[:at] + bytes([255 - whole[at]]) + whole[at + 1 :])
+        found = shelf._read(0)
+        num_lost += found is None
+        assert found is None or np.array_equal(found, picture)
+    assert num_lost > len(whole) / 6
+
+
+def test_a_channel_asked_for_twice_is_there_once(base: LoadedModel) -> None:
+    (layer,) = visual_study.study(base, base, layers=["conv1"], channels=[2, 2, 0], **LOOKS).layers
+    (alone,) = visual_study.study(base, base, layers=["conv1"], channels=[0], **LOOKS).layers
+    assert layer.channels.tolist() == [2, 0]
+    np.testing.assert_array_equal(layer.base_pictures[1], alone.base_pictures[0])
 
 
 def test_progress_reaches_its_end_also_for_what_was_there(base: LoadedModel) -> None:
@@ -169,8 +195,10 @@ def test_grey_pictures_are_failures_and_are_left_out(base: LoadedModel) -> None:
 
 def test_a_network_that_answers_nothing_gives_failures_only() -> None:
     dead = altered(lambda net: [net.conv1.weight.zero_(), net.conv1.bias.fill_(-1)])
-    found = visual_study.study(dead, dead, layers=["relu1"], channels=None, **LOOKS)
-    assert found.layers[0].base_failed.all() or len(found.layers[0].order) <= 4
+    (layer,) = visual_study.study(dead, dead, layers=["relu1"], channels=None, **LOOKS).layers
+    assert layer.base_failed.all()
+    assert layer.tuned_failed.all()
+    assert not len(layer.order)
 
 
 def test_the_gram_distance_by_hand() -> None:
