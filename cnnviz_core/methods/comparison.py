@@ -251,7 +251,7 @@ def _maps(model: LoadedModel, name: str, raw: Tensor) -> Tensor:
 def _cosines(one: Tensor, other: Tensor) -> FloatArray:
     if one.shape != other.shape:
         return np.full(len(one), np.nan, np.float32)
-    found: FloatArray = torch.cosine_similarity(one.double(), other.double()).float().cpu().numpy()
+    found: FloatArray = torch.cosine_similarity(one.cpu().double(), other.cpu().double()).float().numpy()
     return found
 
 
@@ -292,12 +292,14 @@ def changed_answers(base: LoadedModel, tuned: LoadedModel, screening: Screening)
     scores = (screening.base_scores, screening.tuned_scores)
     answers = [found.argmax(axis=1) for found in scores]
     aliases = tuple([_aliases(name) for name in known] for known in names)
-    num_knowing = [sum(_is_known(label, known) for known in aliases) for label in screening.labels]
-    moved, unit = _moved(base, tuned, screening, answers, aliases, is_known=any(num_knowing))
+    said = [_aliases(label) for label in screening.labels]
+    rightly = [_right_classes(known, said) for known in aliases]
+    num_knowing = [sum(bool(right[at]) for right in rightly) for at in range(len(said))]
+    moved, unit = _moved(base, tuned, screening, answers, rightly, is_known=any(num_knowing))
     found, rows = [], []
     for at, label in enumerate(screening.labels):
-        one, other = (answers[side][at] for side in (0, 1))
-        was_right, is_right = _says(aliases[0][one], label), _says(aliases[1][other], label)
+        one, other = (int(answers[side][at]) for side in (0, 1))
+        was_right, is_right = one in rightly[0][at], other in rightly[1][at]
         is_same = one == other if names[0] == names[1] else bool(aliases[0][one] & aliases[1][other])
         is_changed = not (is_same or (was_right and is_right))
         if is_changed:
@@ -323,13 +325,13 @@ def _aliases(name: str) -> frozenset[str]:
     return frozenset(" ".join(part.split()) for part in parts if part.strip())
 
 
-def _says(aliases: frozenset[str], label: str) -> bool:
-    return bool(aliases & _aliases(label))
-
-
-def _is_known(label: str, aliases: Sequence[frozenset[str]]) -> bool:
-    """Whether one of a network's classes has that name."""
-    return bool(label) and any(_says(names, label) for names in aliases)
+def _right_classes(aliases: Sequence[frozenset[str]], said: Sequence[frozenset[str]]) -> list[set[int]]:
+    """For each label's names a network's classes of such a name."""
+    named: dict[str, set[int]] = {}
+    for index, names in enumerate(aliases):
+        for name in names:
+            named.setdefault(name, set()).add(index)
+    return [set().union(*(named.get(name, ()) for name in names)) for names in said]
 
 
 def _moved(
@@ -337,7 +339,7 @@ def _moved(
     tuned: LoadedModel,
     screening: Screening,
     answers: Sequence[NDArray[np.intp]],
-    aliases: Sequence[Sequence[frozenset[str]]],
+    rightly: Sequence[Sequence[set[int]]],
     *,
     is_known: bool,
 ) -> tuple[FloatArray, str]:
@@ -349,10 +351,11 @@ def _moved(
         return margins[1] - margins[0], "logits"
     if is_known:
         shares = []
-        for model, scores, known in ((base, one, aliases[0]), (tuned, other, aliases[1])):
+        for model, scores, right in ((base, one, rightly[0]), (tuned, other, rightly[1])):
             probabilities = model.probabilities(torch.from_numpy(scores)).numpy()
-            mine = [[_says(names, label) for names in known] for label in screening.labels]
-            shares.append((probabilities * np.array(mine)).sum(axis=1))
+            shares.append(
+                np.array([row[list(mine)].sum() for row, mine in zip(probabilities, right, strict=True)], np.float32)
+            )
         return shares[1] - shares[0], "probability"
     return 1 - screening.cosines, "cosine distance"
 
