@@ -201,22 +201,21 @@ def over_collection(
         )
         return SegmentedCollection(tuple(found), tuple(failed), run)
 
-    writer = None if archive is None else zipfile.ZipFile(archive, "w")
-    for done, (picture, name) in enumerate(zip(pictures, names, strict=True), start=1):
-        try:
-            line, mask = _segmented(model, fitted, collection, picture, name, refine)
-        except CnnvizError as error:
-            failed.append((picture.path, str(error)))
-        else:
-            found.append(line)
-            if writer is not None:
-                writer.writestr(name, _png(mask))
-        if on_step:
-            on_step(Step(done, len(pictures), so_far()))
-    result = so_far()
-    if writer is not None:
-        writer.writestr("manifest.json", _account(result, fitted))
-        writer.close()
+    with contextlib.nullcontext() if archive is None else zipfile.ZipFile(archive, "w") as writer:
+        for done, (picture, name) in enumerate(zip(pictures, names, strict=True), start=1):
+            try:
+                line, mask = _segmented(model, fitted, collection, picture, name, refine)
+            except CnnvizError as error:
+                failed.append((picture.path, str(error)))
+            else:
+                found.append(line)
+                if writer is not None:
+                    writer.writestr(name, _png(mask))
+            if on_step:
+                on_step(Step(done, len(pictures), so_far()))
+        result = so_far()
+        if writer is not None:
+            writer.writestr("manifest.json", _account(result, fitted))
     return result
 
 

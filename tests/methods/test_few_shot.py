@@ -162,6 +162,16 @@ class TestCollection:
         with pytest.raises(KeyboardInterrupt):
             few_shot.over_collection(lite0, self.fitted(lite0, motorcycles), motorcycles, on_step=stop)
 
+    def test_an_archive_that_was_broken_off_is_closed(self, lite0: LoadedModel, motorcycles: Collection) -> None:
+        def stop(step: Step) -> None:
+            raise InterruptedError
+
+        archive = io.BytesIO()
+        with pytest.raises(InterruptedError):
+            few_shot.over_collection(lite0, self.fitted(lite0, motorcycles), motorcycles, archive=archive, on_step=stop)
+        with zipfile.ZipFile(archive) as files:
+            assert files.namelist() == ["masks/_con.png"]
+
 
 def test_names_in_the_archive_are_safe_and_differ() -> None:
     paths = [
