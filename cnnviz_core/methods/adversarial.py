@@ -497,7 +497,7 @@ def _strewn(one: Pixels, other: Pixels, draw: np.random.Generator) -> Pixels:
 
 def _cosines(outputs: Tensor) -> list[float]:
     """Of the first picture's output with each of the others'."""
-    flat = outputs.flatten(1).double().cpu()
+    flat = outputs.flatten(1).cpu().double()
     return torch.nn.functional.cosine_similarity(flat[:1], flat[1:], dim=1).tolist()
 
 

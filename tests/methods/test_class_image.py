@@ -23,10 +23,10 @@ def make(model: LoadedModel, **settings: object) -> ClassImages:
 @pytest.mark.parametrize("method", class_image.METHODS)
 @pytest.mark.parametrize("name", ["plain", "residual", "functional", "gelu", "depth_wise", "binary", "one_channel"])
 def test_the_scores_climb(name: str, method: str, small_model: SmallModel) -> None:
-    found = make(small_model(name), method=method, steps=30)
+    found = make(small_model(name), method=method, steps=30, learning_rate=0.1)
     gains = found.pictures.scores - found.pictures.start_scores
     # Steps of one length go to and fro where a score is at its end from the start, as one of each pair here is.
-    assert (gains > 0).all() if method == "modern" else gains.max() > 0.1
+    assert (gains > 0).all() if method == "modern" else gains.max() > 0.3
     assert found.pictures.images.shape == (2, 20, 20, 3)
     assert found.pictures.names == ("cat", "dog")
     assert found.classes.tolist() == [0, 1]
@@ -88,12 +88,9 @@ def test_what_is_not_there_is_refused(settings: dict[str, object], message: str,
         make(tiny_model, **settings)
 
 
-def test_a_network_without_classes_is_refused(zoo: Callable[[str], LoadedModel], small_model: SmallModel) -> None:
-    model = small_model("headless")
-    if model.num_classes:
-        pytest.skip("told no features from scores")
+def test_a_network_without_classes_is_refused(small_model: SmallModel) -> None:
     with pytest.raises(NotApplicable, match="no classifier"):
-        make(model)
+        make(small_model("headless"))
 
 
 def test_real_weights_are_convinced(lite0: LoadedModel) -> None:
