@@ -22,7 +22,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from cnnviz_core import store
-from cnnviz_core.result_files import ResultFiles, fits
+from cnnviz_core.result_files import ResultFiles, fits, is_name
 
 _MOST_RECORDS = 300
 _STALE_SECONDS = 3600  # nobody is still about to write, or to lock, what is older
@@ -270,7 +270,7 @@ def _parsed(content: bytes, name: str) -> Record | None:
         return None
     hints = typing.get_type_hints(Record)
     is_whole = all(fits(getattr(record, one.name), hints[one.name]) for one in fields(Record))
-    return record if is_whole and record.people and record.name == name else None
+    return record if is_whole and record.people and record.name == name and is_name(name) else None
 
 
 def _digest(*parts: str) -> str:

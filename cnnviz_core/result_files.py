@@ -207,6 +207,11 @@ def _items_fit(values: tuple[object, ...], hints: tuple[object, ...]) -> bool:
     return len(values) == len(hints) and all(map(fits, values, hints))
 
 
+def is_name(text: str) -> bool:
+    """Whether a result may be called so: 32 hexadecimal digits."""
+    return bool(_NAME.fullmatch(text))
+
+
 @dataclass(frozen=True)
 class Kept:
     """A result that was found; None may be one."""
@@ -271,6 +276,6 @@ class ResultFiles:
             self._path(name).unlink(missing_ok=True)
 
     def _path(self, name: str) -> Path:
-        if not _NAME.fullmatch(name):
+        if not is_name(name):
             raise ValueError(f"{name!r} is no name of a result.")
         return self._folder / f"{name}.result"

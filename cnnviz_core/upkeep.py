@@ -114,9 +114,9 @@ def _units() -> Iterator[_Unit]:
 
 def _deletes(collection_id: str) -> Callable[[], bool]:
     def delete() -> bool:
-        indexes = indexing.folder_of(collection_id)
-        if any(time.time() - _last_used(path) < _IN_USE_SECONDS for path in indexing.folders(indexes)):
-            return False
+        for index in indexing.folders(indexing.folder_of(collection_id)):
+            if time.time() - _last_used(index) < _IN_USE_SECONDS or indexing.is_being_written(index):
+                return False
         try:
             sources.delete(collection_id)
         except CnnvizError:  # another process was quicker, or it cannot be removed: the next sweep tries again

@@ -114,6 +114,13 @@ def test_a_file_that_is_no_record_does_not_count(tmp_path: Path, content: bytes)
     assert Records(tmp_path, results_mb=1).all() == []
 
 
+def test_a_record_under_a_name_of_ones_own_does_not_count(tmp_path: Path) -> None:
+    records = Records(tmp_path, results_mb=1)
+    record = replace(records.begin("key", "Occlusion", DETAILS, person="ada"), name="notes")
+    (tmp_path / "notes.json").write_text(json.dumps(asdict(record)))
+    assert records.all() == []  # no result can be called so, and asking for it would be a bug
+
+
 def test_the_oldest_of_ended_jobs_go_where_there_are_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(job_records, "_MOST_RECORDS", 2)
     records = Records(tmp_path, results_mb=1)

@@ -148,16 +148,22 @@ def test_indexes_go_one_by_one_and_are_made_again(bounds: Callable[..., None], t
     assert collection.index(tiny_model, layer="conv2").is_complete
 
 
-def test_an_index_that_is_being_written_stays(bounds: Callable[..., None], tiny_model: LoadedModel) -> None:
+def test_an_index_that_is_being_written_stays_with_its_collection(
+    bounds: Callable[..., None], tiny_model: LoadedModel
+) -> None:
     bounds(retention_days=7)
-    collections.open_by_id(bring("some")).index(tiny_model, layer="conv1")
+    collection_id = bring("some")
+    collections.open_by_id(collection_id).index(tiny_model, layer="conv1")
     (folder,) = indexing.folders()
-    used(folder, 8)
+    for unused in (folder, sources.home(collection_id)):
+        used(unused, 8)
     with FileLock(folder / ".lock"):
         upkeep.sweep()
         assert indexing.folders() == [folder]
+        assert kept() == {"some"}
     upkeep.sweep()
     assert not indexing.folders()
+    assert not kept()
 
 
 def test_a_collection_whose_index_is_in_use_stays(bounds: Callable[..., None], tiny_model: LoadedModel) -> None:

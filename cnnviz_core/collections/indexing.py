@@ -248,6 +248,17 @@ def folders(within: Path | None = None) -> list[Path]:
     return sorted(path for collection in above for path in collection.glob("[!.]*") if (path / _ABOUT).exists())
 
 
+def is_being_written(folder: Path) -> bool:
+    """Whether somebody is at work on one index of :func:`folders`, which may take hours without anybody looking on."""
+    lock = FileLock(folder / ".lock")
+    try:
+        return not _acquired(lock)
+    except store.StorageFailed:
+        return False
+    finally:
+        lock.release()
+
+
 def remove(folder: Path) -> bool:
     """Removes one index of :func:`folders`. Returns whether it is gone; one that is being written stays."""
     lock = FileLock(folder / ".lock")
