@@ -18,7 +18,7 @@ from cnnviz_core.methods import embeddings
 from cnnviz_core.models import LoadedModel
 from cnnviz_core.results import FloatArray, Projection, Step
 from cnnviz_core.store import StorageFailed
-from cnnviz_core.ui import frame, pickers, work
+from cnnviz_core.ui import frame, pickers, take_away, work
 from cnnviz_core.ui.collection_view import Indexed
 from cnnviz_core.ui.components import picture_map
 
@@ -249,7 +249,7 @@ def separation(found: Indexed) -> None:
         st.caption(frame.plain(str(error)))
         return
     k = made[0].k
-    st.plotly_chart(
+    take_away.chart(
         render.depth_profile(
             layers,
             {
@@ -261,7 +261,8 @@ def separation(found: Indexed) -> None:
             unit="share",
         ),
         key="separation",
-        width="stretch",
+        title="Do the labels separate with depth?",
+        settings={"network": found.model.spec.title, "collection": found.collection.title},
     )
     sampled = "a sample of " if len(chosen) < len(found.rows) else ""
     st.caption(

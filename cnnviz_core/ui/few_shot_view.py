@@ -16,7 +16,18 @@ from cnnviz_core.masks import Bools
 from cnnviz_core.methods import few_shot, segmentation
 from cnnviz_core.models import LoadedModel
 from cnnviz_core.results import FewShot, IouCurve, Mask
-from cnnviz_core.ui import compute, frame, pickers, screen, segmented_view, show, support_view, transfer, work
+from cnnviz_core.ui import (
+    compute,
+    frame,
+    pickers,
+    screen,
+    segmented_view,
+    show,
+    support_view,
+    take_away,
+    transfer,
+    work,
+)
 from cnnviz_core.ui.components import threshold_view, working_size
 from cnnviz_core.ui.pickers import Selection
 from cnnviz_core.ui.support_view import Support
@@ -339,7 +350,8 @@ def _facts(
     if threshold != found.threshold:
         marks["shown"] = threshold
     figure = render.threshold_figure(curve.thresholds, curve.ious, marks=marks, x_title="threshold", unit="IoU")
-    st.plotly_chart(figure, key="iou_curve", width="stretch")
+    settings = take_away.settings_of(found.run, network=query.chosen.model.spec.title, picture=query.chosen.image.name)
+    take_away.chart(figure, key="iou_curve", title="IoU by threshold", settings=settings)
 
 
 def _downloads(query: Query, supports: Sequence[Support], found: FewShot, threshold: float, mask: Bools) -> None:

@@ -11,7 +11,7 @@ from cnnviz_core.layers import LayerInfo
 from cnnviz_core.methods import feature_maps
 from cnnviz_core.models import LoadedModel
 from cnnviz_core.results import FeatureMaps
-from cnnviz_core.ui import compute, frame, show
+from cnnviz_core.ui import compute, frame, show, take_away
 from cnnviz_core.ui.pickers import Selection
 
 _STORY = (
@@ -48,7 +48,13 @@ def its_answer(chosen: Selection) -> None:
     first, probability = answer.labels[0], answer.probabilities[0]
     trained = "" if model.spec.is_trained else " It is untrained, so this is chance."
     st.subheader(f"It says: {frame.plain(first)}, {100 * probability:.1f} % sure", anchor=False)
-    st.plotly_chart(render.probability_bars(answer.labels, answer.probabilities), key="answer", width="stretch")
+    network, picture = model.spec.title, chosen.image.name
+    take_away.chart(
+        render.probability_bars(answer.labels, answer.probabilities),
+        key="answer",
+        title=f"What {network} says of {picture}",
+        settings={"network": network, "picture": picture},
+    )
     independent = model.anatomy.head.output == "sigmoid" and model.num_outputs > 1
     sums = (
         "Each class has a probability of its own."

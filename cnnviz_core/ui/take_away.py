@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 
+import plotly.graph_objects as go
 import streamlit as st
 
-from cnnviz_core import reports
+from cnnviz_core import render, reports
 from cnnviz_core.results import PictureName, Run
 from cnnviz_core.ui import frame, person, screen, work
 from cnnviz_core.ui.components import copy_link
@@ -55,6 +57,22 @@ def draw(
             )
             count = len(report.entries)
             st.toast(f"Added to your report: {count} figure{'s' * (count != 1)}.", icon=":material/note_add:")
+
+
+def chart(figure: go.Figure, *, key: str, title: str, settings: Mapping[str, str], caption: str = "") -> None:
+    """A chart with its row: as SVG, into the report, the link.
+
+    Args:
+        figure: What :func:`render.svg` can draw.
+        key: Unique on the page.
+        title: What is to be seen.
+        settings: As in :func:`draw`, like the next one.
+        caption: See there.
+    """
+    st.plotly_chart(figure, key=key, width="stretch")
+    name = f"{re.sub(r'[^A-Za-z0-9_.-]+', '-', title)}.svg"
+    files = [("Chart (SVG)", name, "For a slide or a paper, sharp at any size.", lambda: render.svg(figure))]
+    draw(files, key=key, title=title, picture=lambda: render.svg(figure), settings=settings, caption=caption)
 
 
 def settings_of(run: Run, *, network: str = "", picture: str = "") -> dict[str, str]:

@@ -55,6 +55,14 @@ def test_a_figure_goes_into_the_report_with_its_settings_and_its_screen_comes_ba
     assert app.number_input(key="channel").value == 7
 
 
+def test_a_chart_goes_into_the_report_as_a_drawing(open_page: Open) -> None:
+    open_page().button(key="answer_report").click().run()
+    (entry,) = reports.load(ME).entries
+    assert (entry.ending, entry.page) == (".svg", "")
+    assert b"Egyptian cat" in reports.picture(ME, entry)
+    assert "What tf\\_efficientnet\\_lite0 says of Chelsea the cat" in words(open_page(PAGE))
+
+
 def test_figures_are_arranged_commented_removed_and_put_back(open_page: Open) -> None:
     assert "press **Add to report** below a figure" in words(open_page(PAGE))
     a, b = fill("a", "*b* <b>")
