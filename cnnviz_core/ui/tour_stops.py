@@ -160,8 +160,8 @@ def _depth(chosen: Selection) -> Slide:
     middle = feature_maps.default_layer(model)
     return Slide(
         "It looks in steps: early detectors find lines and colours, late ones find parts of things.",
-        f"Yellow is where a detector answers. Each step has many ({counts}); shown is the one that tells places apart "
-        "most. Late detectors know more of what is there, and less of where.",
+        f"Yellow is where a detector answers. Each step has many ({counts}); shown is the one whose answers differ most "
+        "from place to place. Late detectors know more of what is there, and less of where.",
         pictures,
         link={"layer": [middle], "channel": [str(best[middle])]},
     )
@@ -186,7 +186,7 @@ def _look_for(chosen: Selection, found: Synthesis) -> Slide:
     ]
     return Slide(
         "Asked what would excite it most, each detector draws its own pattern.",
-        f"{len(channels)} of the {count:,} detectors half-way: those that told most places of the cat apart. "
+        f"{len(channels)} of the {count:,} detectors half-way: those whose answers differ most over the cat. "
         "The pictures grew from noise, nobody drew them. Each is one extreme, not all that its detector answers to.",
         pictures,
         link={

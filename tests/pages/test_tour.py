@@ -104,12 +104,15 @@ def test_a_link_to_no_stop_says_so(open_page: Open, stop: str) -> None:
     assert slide(app)["stop"] == 0
 
 
-def test_its_page_opens_with_the_same_settings(open_page: Open) -> None:
-    app = open_page(PAGE, stop="2")
+def test_its_page_opens_with_the_same_settings_and_result(open_page: Open) -> None:
+    app = open_page(PAGE, stop="5")
+    assert "“tripod”" in until_done(app)["large"]
     app.button(key="tour_open").click().run().run()
     assert not app.exception
-    assert app.title[0].value == "Feature maps"
-    assert app.selectbox(key="image").value == "chelsea"
+    assert app.title[0].value == "Occlusion"
+    assert app.selectbox(key="image").value == "camera"
+    assert (app.slider(key="patch").value, app.slider(key="stride").value) == (56, 28)
+    assert "Run: Occlusion" not in [button.label for button in app.button]
 
 
 def test_what_was_chosen_in_the_sidebar_outlasts_the_tour(open_page: Open) -> None:
