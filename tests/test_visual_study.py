@@ -254,3 +254,21 @@ def test_the_oldest_pictures_go_beyond_the_room(
     monkeypatch.setattr(visual_study, "_MOST_KEPT_MB", 0)
     visual_study.study(base, base, layers=["conv1"], channels=[0], **LOOKS)
     assert [path.name for path in data_dir.glob("visualisations/*/*.npz")] == ["0.npz"]
+
+
+def test_the_cost_is_that_of_a_step_however_long_the_first_one_takes(
+    base: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a clock that stands still but for a slow beginning, at the first time only, and the steps."""
+    clock = {"now": 0.0, "beginning": 30.0}
+
+    def synthesize(*_: object, steps: int, on_step: Callable[[object], None] = lambda _: None, **__: object) -> None:
+        clock["now"] += clock.pop("beginning", 0.0)
+        for _ in range(steps):
+            clock["now"] += 0.5
+            on_step(None)
+
+    monkeypatch.setattr(synthesis, "synthesize", synthesize)
+    monkeypatch.setattr(visual_study.time, "perf_counter", lambda: clock["now"])
+    num = min(synthesis.BATCH_SIZE, base.layers["conv1"].num_channels)
+    assert visual_study.seconds_per_step(base, layer="conv1", size_px=16) == pytest.approx(0.5 / num)

@@ -182,9 +182,9 @@ def screening(pair: Pair, *, show_partial: Callable[[Screening], None] | None = 
         at_once=seconds <= _AT_ONCE_SECONDS,
     )
     job = work.queue().find(key)
-    if found is not None:
+    if job is not None:  # for the report, also if it gets ready while another part is looked at
         st.session_state["comparison_screening"] = key
-    elif job is None or not job.is_live:
+    if found is None and (job is None or not job.is_live):
         _weights_only(pair)
     return found
 

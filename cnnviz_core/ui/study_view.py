@@ -85,10 +85,11 @@ def draw(_chosen: Selection, pair: Pair) -> None:
         hint="Lower the side of the pictures",
         about={"base": pair.base.spec.title, "tuned": pair.tuned.spec.title, **looks.settings()},
     )
+    if work.queue().find(key) is not None:  # for the report, also if it gets ready while another part is looked at
+        st.session_state["comparison_study"] = key
     if found is None or not found.layers:
         _what_to_expect(pair)
         return
-    st.session_state["comparison_study"] = key
     _similarities(found)
     _failures(found)
     _measures(found)

@@ -26,13 +26,21 @@ def until(app: AppTest, words: str, seconds: float = 120) -> None:
         assert not app.exception, app.exception
 
 
-def test_the_first_screen_shows_a_known_change(open_page: Open) -> None:
+def test_the_first_screen_shows_a_known_change_then_changed_answers_and_the_report(open_page: Open) -> None:
     app = open_page(PAGE, collection=FEW)
     assert "One was trained on from the other" in " ".join(i.value for i in app.info)
     until(app, "Least alike: channels")
     assert "pictures. CKA is unbiased" in captions(app)
     assert "13 of 19 layers are unchanged to the last bit" in captions(app)
     assert "CKA and correlations come from" in captions(app)
+    app.segmented_control(key="part").set_value("Changed answers").run()
+    assert "Those whose evidence moved farthest come first (logits)" in captions(app)
+    assert "pictures are answered differently" in " ".join(m.value for m in app.markdown)
+    app.segmented_control(key="part").set_value("Report").run()
+    assert not app.exception
+    words = " ".join(m.value for m in app.markdown)
+    assert ":material/check_circle: Layers on real pictures" in words
+    assert "not yet: run it under “What channels look for”" in words
 
 
 def test_an_untrained_partner_is_named_as_unrelated_and_itself_as_the_same(open_page: Open) -> None:
@@ -47,22 +55,15 @@ def test_an_untrained_partner_is_named_as_unrelated_and_itself_as_the_same(open_
     assert "Channel 3 of blocks.0.0. Correlation of the two maps over the places: 1.00" in captions(app)
 
 
-def test_changed_answers_and_the_report(open_page: Open) -> None:
-    app = open_page(PAGE, part="Changed answers", collection=FEW)
-    until(app, "Those whose evidence moved farthest come first (logits)")
-    assert "pictures are answered differently" in " ".join(m.value for m in app.markdown)
-    app.segmented_control(key="part").set_value("Report").run()
-    assert not app.exception
-    words = " ".join(m.value for m in app.markdown)
-    assert ":material/check_circle: Layers on real pictures" in words
-    assert "not yet: run it under “What channels look for”" in words
+def test_nearest_pictures_of_a_network_and_itself_are_the_same(open_explore: Open) -> None:
+    app = open_explore(PAGE, part="This picture", other="the very same network", both_nearest="true")
+    assert "8 of 8 in both" in captions(app)
 
 
 def test_the_study_is_one_button_with_its_cost(open_page: Open) -> None:
-    app = open_page(PAGE, part="What channels look for", study_layers="blocks.6.0", study_channels="4")
-    assert "8 pictures of 96 steps: about" in captions(app)
-    app.slider(key="study_steps").set_value(16).run()
-    app.slider(key="study_size").set_value(64).run()
+    link = {"study_layers": "blocks.0.0", "study_channels": "4", "study_steps": "16", "study_size": "64"}
+    app = open_page(PAGE, part="What channels look for", **link)
+    assert "8 pictures of 16 steps: about" in captions(app)
     app.button(key="study_run").click().run()
     until(app, "of 4 channels have a picture that stayed grey")
     app.segmented_control(key="part").set_value("Report").run()
