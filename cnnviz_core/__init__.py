@@ -4,8 +4,8 @@ Package map, from the outside in::
 
     ui/              the only importer of streamlit: frame, pickers, the door for computing, figures
     methods/         one module per page, same name: feature_maps, filters, cam, saliency, occlusion,
-                     embeddings, neighbors, top_patches, similarity, comparison, few_shot, deep_dream,
-                     inversion, adversarial, fine_tuning;
+                     embeddings, neighbors, top_patches, similarity, comparison, few_shot, fine_tuning,
+                     feature_visualization, class_image, adversarial, deep_dream, inversion;
                      and what their pages share: trust, segmentation
     collections/     folders of pictures: what is in them, their index, exact search
     render           results -> uint8 pictures and plotly figures; no torch, no streamlit
