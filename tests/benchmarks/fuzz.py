@@ -30,7 +30,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from cnnviz_core import checkpoints, images, job_records, result_files, settings, store
+from cnnviz_core import checkpoints, images, job_records, links, manifest, reports, result_files, settings, store
 from cnnviz_core.collections import indexing, projections, scan, sources
 from cnnviz_core.errors import CnnvizError
 from cnnviz_core.ui import frame
@@ -385,10 +385,48 @@ def link(rng: random.Random, place: Place) -> None:
         raise Harm(f"{text!r} leads to {found}")
 
 
+def address(rng: random.Random, _place: Place) -> None:
+    """What somebody pastes as a link to a screen."""
+    text = rng.choice(("", "http://", "https://a/", "/", "//", "javascript:", "http://[", "file:///"))
+    text += "&".join(f"{rng.choice(TEXTS)[:5000]}={rng.choice(TEXTS)[:5000]}" for _ in range(rng.randrange(4)))
+    text = rng.choice((text, f"https://a/cam?{text}", f"/cam?model={rng.choice(TEXTS)}", rng.choice(TEXTS)))
+    found = links.parse(text)
+    _shown(found.address())
+
+
+def manifest_file(rng: random.Random, _place: Place) -> None:
+    """A dropped manifest that nobody's cnnviz has written."""
+    account = {
+        "link": {"page": "cam", "parameters": {"model": ["timm/resnet18"], "target": "3"}},
+        "versions": {"torch": "2.13.0", "numpy": "2"},
+    }
+    origin = manifest.read(written_json(altered_json(account, rng), rng))
+    _shown(origin.link.address())
+    for text in origin.changed:
+        _shown(frame.plain(text))
+
+
+def report_file(rng: random.Random, place: Place) -> None:
+    """A list of a report that was damaged, or that says something else."""
+    person = "guest-0123456789abcdef"
+    folder = place.data / "reports" / person
+    folder.mkdir(parents=True, exist_ok=True)
+    entry = reports.Entry("0123456789abcdef", "A figure", settings={"a": "b"}, page="cam", params={"x": ["1"]})
+    (folder / "0123456789abcdef.png").write_bytes(place.pictures[0])
+    whole = {"title": "mine", "entries": [asdict(entry), asdict(entry)]}
+    (folder / "report.json").write_bytes(written_json(altered_json(whole, rng), rng))
+    reports.load(person)
+    written = reports.export(person)
+    for mark in ("<script>alert", "<img src=x", 'javascript:alert(1)"'):
+        if mark in written:
+            raise Harm(f"{mark} in an exported report")
+
+
 DOORS: dict[str, Callable[[random.Random, Place], None]] = {
     door.__name__: door
     for door in (
         picture, safetensors_file, weights_file, class_list, zip_upload, result_file, data_files, arrays_file, link,
+        address, manifest_file, report_file,
     )
 }  # fmt: skip
 

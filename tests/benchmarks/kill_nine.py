@@ -33,7 +33,18 @@ from PIL import Image
 from safetensors.torch import save as safetensors_bytes
 from torch import nn
 
-from cnnviz_core import images, job_records, jobs, models, result_files, settings, store, upkeep, visual_study
+from cnnviz_core import (
+    images,
+    job_records,
+    jobs,
+    models,
+    reports,
+    result_files,
+    settings,
+    store,
+    upkeep,
+    visual_study,
+)
 from cnnviz_core.collections import indexing, projections, scan, sources
 from cnnviz_core.collections.scan import Picture
 from cnnviz_core.models import LoadedModel
@@ -149,6 +160,20 @@ def keep_study(number: int, say: Say, model: LoadedModel, _listed: Listed) -> No
     say("study", number)
 
 
+def keep_report(number: int, say: Say, _model: LoadedModel, _listed: Listed) -> None:
+    """A figure in a report, with a comment; some are taken out again."""
+    person = f"guest-{number // 20:016x}"
+    png = io.BytesIO()
+    Image.fromarray(_pixels(number, side=64)).save(png, "PNG")
+    entry = reports.add(person, png.getvalue(), title=f"figure {number}").entries[-1]
+    if number % 3:
+        reports.set_comment(person, entry.entry_id, f"comment {number}")
+        say("figure", person, entry.entry_id, number)
+    else:
+        reports.remove(person, entry.entry_id)
+        say("no figure", person, entry.entry_id)
+
+
 def keep_jobs(number: int, say: Say, queue: jobs.Queue) -> None:
     """A job with some steps and a result."""
 
@@ -174,7 +199,7 @@ def busy(data: Path, listed: Listed, model: LoadedModel, pipe: int, start: int) 
             os.write(pipe, (json.dumps(words) + "\n").encode())
 
     queue = jobs.Queue(records=job_records.Records(data / "jobs", results_mb=50))
-    works = [keep_pictures, keep_weights, keep_collection, keep_index, keep_maps, keep_study]
+    works = [keep_pictures, keep_weights, keep_collection, keep_index, keep_maps, keep_study, keep_report]
     loops: list[Callable[[int], None]] = [lambda number, work=work: work(number, say, model, listed) for work in works]
     loops.append(lambda number: keep_jobs(number, say, queue))
 
@@ -212,6 +237,15 @@ def check_kept(said: list[list[object]], data: Path, listed: Listed, model: Load
                 _check(len(scan.pictures(home / "listing.sqlite")) == count == 6, collection_id)
             case "no collection", [collection_id]:
                 _check(collection_id not in {card.collection_id for card in sources.added()}, f"{collection_id}")
+            case "figure", [str(person), entry_id, number]:
+                report = reports.load(person)
+                _check(not report.problem, f"report of {person}")
+                entry = next((one for one in report.entries if one.entry_id == entry_id), None)
+                _check(entry is not None and entry.comment == f"comment {number}", f"figure {number}")
+                assert entry is not None
+                _check(bool(reports.picture(person, entry)), f"picture of figure {number}")
+            case "no figure", [str(person), entry_id]:
+                _check(entry_id not in {one.entry_id for one in reports.load(person).entries}, f"{entry_id} is back")
             case "begun", _:
                 pass
             case "index", [str(collection_id)]:
@@ -246,6 +280,8 @@ def check_whole(data: Path) -> None:
         "indexes/*/*/*.json": lambda path: json.loads(path.read_bytes()),
         "indexes/*/projections/*.npz": _check_arrays,
         "visualisations/*/*.npz": _check_arrays,
+        "reports/*/report.json": lambda path: json.loads(path.read_bytes()),
+        "reports/*/*.png": lambda path: images.open_image(path),
         "jobs/*.result": lambda path: result_files.decode(path.read_bytes()),
         "jobs/*.json": lambda path: json.loads(path.read_bytes()),
     }
@@ -376,9 +412,10 @@ def rounds(num: int, seed: int, folder: Path) -> Iterator[str]:
         ended = check_jobs(data)
         resumed = check_index(said, pictures, model, whole)
         half = check_upkeep(data)
-        totals.update({"kept": len(said), "half written": half, "indexes taken up": resumed})
+        num_kept = sum(kind != "begun" for kind, *_ in said)
+        totals.update({"kept": num_kept, "half written": half, "indexes taken up": resumed})
         totals["jobs interrupted"] = ended["interrupted"]
-        yield f"{number + 1:3} killed after {seconds:.2f} s: {len(said):4} things kept, {half:2} half written, gone"
+        yield f"{number + 1:3} killed after {seconds:.2f} s: {num_kept:4} things kept, {half:2} half written, gone"
     yield f"{num} kills: " + ", ".join(f"{value} {name}" for name, value in totals.items())
     yield "of each kind: " + ", ".join(
         f"{count} {kind}" for kind, count in Counter(str(one[0]) for one in kept).items()
