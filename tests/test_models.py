@@ -507,3 +507,11 @@ def test_embeddings_of_text_and_image_networks_are_not_classes() -> None:
     model = models.load("timm/resnet50_clip", weights="random:0")
     assert model.num_classes == 0
     assert model.anatomy.head.output == "features"
+
+
+def test_more_classes_than_a_page_can_offer_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.save(catalogue.create("torchvision/squeezenet1_1", num_classes=11).state_dict(), tmp_path / "many.pth")
+    assert models.load("torchvision/squeezenet1_1", weights=tmp_path / "many.pth", device="cpu").num_classes == 11
+    monkeypatch.setattr(models, "_MOST_CLASSES", 10)
+    with pytest.raises(BadCheckpoint, match=r"many\.pth has 11 classes; cnnviz shows up to 10"):
+        models.load("torchvision/squeezenet1_1", weights=tmp_path / "many.pth", device="cpu")

@@ -190,4 +190,4 @@ def _fused(chosen: Selection, maps: FeatureMaps, fusion: str, colours: Colours) 
         colour_map=colours.map_for(scale),
         max_px=_DEPTH_PX,
     )
-    st.caption(f"`{maps.layer}`: {len(maps.values)} maps of {maps.values.shape[1]} × {maps.values.shape[2]}")
+    st.caption(f"{frame.plain(maps.layer)}: {len(maps.values)} maps of {maps.values.shape[1]} × {maps.values.shape[2]}")

@@ -80,7 +80,7 @@ def inside(chosen: Selection) -> None:
     columns = st.columns(len(names), gap="medium")
     for column, (title, sentence), name in zip(columns, _STORY, names, strict=False):
         with column:
-            st.markdown(f"**{title}** · `{name}`")
+            st.markdown(f"**{title}** · {frame.plain(name)}")
             st.caption(_size(chosen.model.layers[name]) + " " + sentence)
             _strongest(chosen, found[name], name)
 

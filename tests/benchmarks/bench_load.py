@@ -1,11 +1,11 @@
 """Twenty people click through different pages at once: does anybody wait, and does anybody get another one's result?
 
-``python tests/benchmarks/bench_load.py [SESSIONS] [CLICKS] [PICTURES]`` starts the app three times with an empty data folder and
-speaks to it as browsers do. First one person visits every page with every picture; what those pages show, but for
-durations, is what everybody must see later. Then as many people as asked for go their own ways through them, with about
-a second between two clicks; then again while an occlusion map of a few minutes is computed. Printed are the median and
-the 95th percentile of the time from a click to the end of its run, for each page, and every error and difference.
-Results of jobs that pages start by themselves are compared in the data folders.
+``python tests/benchmarks/bench_load.py [SESSIONS] [CLICKS] [PICTURES]`` starts the app three times with an empty data
+folder and speaks to it as browsers do. First one person visits every page with every picture; what those pages show,
+but for durations, is what everybody must see later. Then as many people as asked for go their own ways through them,
+with about a second between two clicks; then again while an occlusion map of a few minutes is computed. Printed are the
+median and the 95th percentile of the time from a click to the end of its run, for each page, and every error and
+difference. Results of jobs that pages start by themselves are compared in the data folders.
 """
 
 from __future__ import annotations

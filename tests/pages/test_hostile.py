@@ -1,0 +1,83 @@
+"""What comes from outside and means harm, on the pages themselves: names that are markup, links that are nonsense."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from streamlit.testing.v1 import AppTest
+from torch import nn
+
+from cnnviz_core import models
+from cnnviz_core.models import LoadedModel
+from cnnviz_core.ui import compute
+
+MARKUP = "<img src=x onerror=alert(1)> [go](https://a.example) **b** `c` $x$ :red[r] \ud800"
+LAYER = "a b<i>*_`[x](y)$:é"
+LINKS = ("../../etc/passwd", "9" * 400, "<script>alert(1)</script>", "nan", "-1", "~".join("1" * 500), "\x00\u202e")
+PARAMS = (
+    *("model", "weights", "image", "target", "layer", "channel", "call", "method", "methods", "patch", "stride"),
+    *("baseline", "brightness", "clip", "colours", "from", "to", "pin", "supports", "threshold", "size_px", "steps"),
+    *("seed", "collection", "pooling", "k", "order", "kernel", "depth", "size", "filter", "search"),
+)
+# One of each way in which pages read the address; all of them in the slow test.
+SOME = ("look/feature_maps", "explain/cam", "compare/similarity", "compare/few_shot")
+PAGES = sorted(f"{path.parent.name}/{path.stem}" for path in (Path(__file__).parents[2] / "pages").glob("*/*.py"))
+
+
+def named_for_harm(num_classes: int = 3) -> LoadedModel:
+    net = nn.Sequential()
+    net.add_module("conv", nn.Conv2d(3, 4, 3, padding=1))
+    net.add_module(LAYER.replace(".", ""), nn.ReLU())
+    net.add_module("more <b>", nn.Conv2d(4, 8, 3, padding=1))
+    net.add_module("pool", nn.AdaptiveAvgPool2d(1))
+    net.add_module("flat", nn.Flatten())
+    net.add_module("fc", nn.Linear(8, num_classes))
+    torch.manual_seed(0)
+    names = [MARKUP.replace("\ud800", ""), "dog", "bird"] if num_classes == 3 else None
+    half = (0.5,) * 3
+    return models.from_module(net, input_px=32, mean=half, std=half, name="<b>net", class_names=names, device="cpu")
+
+
+def written(app: AppTest) -> str:
+    """All text that a browser would read as markup."""
+    found = [part.value for kind in (app.markdown, app.caption, app.error, app.warning, app.info) for part in kind]
+    return "\n".join([*found, *(button.label for button in app.button)])
+
+
+@pytest.mark.parametrize("page", ["look/feature_maps", "explain/cam", "manage/model"])
+def test_names_of_classes_and_layers_are_text(
+    page: str, open_page: Callable[..., AppTest], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = named_for_harm()
+    monkeypatch.setattr(compute, "model", lambda *_: model)
+    app = open_page(page)
+    text = written(app)
+    assert "onerror" in text or page == "manage/model"  # it is there
+    for live in (r"(?<!\\)<img", r"(?<!\\)\[go", r"(?<![\\:])\[x\]\(y", r"(?<!\\)<b>net", r"(?<!\\)\*\*b\*\*"):
+        assert not re.search(live, text), live
+
+
+def test_a_hundred_thousand_classes_can_be_looked_at(
+    open_page: Callable[..., AppTest], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = named_for_harm(100_000)
+    monkeypatch.setattr(compute, "model", lambda *_: model)
+    app = open_page()
+    assert app.selectbox(key="target").options[-1].startswith("99999")
+
+
+@pytest.mark.parametrize("page", SOME)
+def test_a_link_of_nonsense_shows_the_page(page: str, open_page: Callable[..., AppTest]) -> None:
+    open_page(page, **{name: LINKS[number % len(LINKS)] for number, name in enumerate(PARAMS)})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", PAGES)
+def test_links_of_nonsense_show_every_page(page: str, open_page: Callable[..., AppTest]) -> None:
+    for turn in range(len(LINKS)):
+        link = {name: LINKS[(number + turn) % len(LINKS)] for number, name in enumerate(PARAMS)}
+        open_page("" if page == "look/home" else page, **link)
