@@ -77,14 +77,14 @@ def run(pages: Sequence[PageLink]) -> None:
 def _draw(pages: Sequence[PageLink]) -> None:
     menu: dict[str, list[StreamlitPage]] = {}
     links: dict[StreamlitPage, PageLink] = {}
-    is_demo = settings.current().demo
-    start = next((link for link in pages if is_demo and link.path == _TOUR), pages[0])
+    st.session_state["pages"] = pages
+    start = start_page()
     for link in pages:
         page = st.Page(link.path, title=link.title, icon=f":material/{link.icon}:", default=link is start)
         menu.setdefault(link.section.capitalize(), []).append(page)
         links[page] = link
     page = st.navigation(menu, position="top")
-    st.session_state.update(pages=pages, page=links[page], start_page=start)
+    st.session_state["page"] = links[page]
     from cnnviz_core.ui import screen  # which knows the frame
 
     if screen.follow():
@@ -156,8 +156,8 @@ def page() -> PageLink:
 
 def start_page() -> PageLink:
     """The page that the address without a name opens."""
-    link: PageLink = st.session_state["start_page"]
-    return link
+    is_demo = settings.current().demo
+    return next((link for link in pages() if is_demo and link.path == _TOUR), pages()[0])
 
 
 @contextmanager

@@ -160,8 +160,8 @@ def _depth(chosen: Selection) -> Slide:
     middle = feature_maps.default_layer(model)
     return Slide(
         "It looks in steps: early detectors find lines and colours, late ones find parts of things.",
-        f"Yellow is where a detector answers. Each step has many ({counts}); shown is the one whose answers differ most "
-        "from place to place. Late detectors know more of what is there, and less of where.",
+        f"Yellow is where a detector answers. Each step has many ({counts}); shown is the one whose answers differ "
+        "most from place to place. Late detectors know more of what is there, and less of where.",
         pictures,
         link={"layer": [middle], "channel": [str(best[middle])]},
     )
