@@ -91,12 +91,12 @@ def sampled(model: LoadedModel, layer: str, channels: int | Sequence[int] | None
 def num_pictures(
     base: LoadedModel, tuned: LoadedModel, *, layers: Sequence[str], channels: int | None, **looks: int
 ) -> tuple[int, int]:
-    """How many pictures a study is made of, and how many of them are still to be made."""
+    """How many pictures a study is made of, and how many of them are still to be made; shared ones count once."""
     total = missing = 0
     for layer in layers:
         wanted = sampled(base, layer, channels, seed=looks.get("seed", 0))
         shelves = {shelf.path: shelf for shelf in (_Shelf(model, layer, **looks) for model in (base, tuned))}
-        total += 2 * len(wanted)
+        total += len(shelves) * len(wanted)
         missing += sum(not shelf.has(channel) for shelf in shelves.values() for channel in wanted)
     return total, missing
 

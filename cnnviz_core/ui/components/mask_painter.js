@@ -59,7 +59,7 @@ class MaskPainter {
     on(this.stage, "blur", () => this.leaveKeys());
     on(this.root, "keydown", (event) => this.keyPressed(event));
     this.tools.forEach((button) => on(button, "click", () => this.choose({ tool: button.dataset.tool })));
-    on(this.slider, "input", () => this.choose({ size: this.sizeAt(this.slider.valueAsNumber) }));
+    on(this.slider, "input", () => this.header && this.choose({ size: this.sizeAt(this.slider.valueAsNumber) }));
     on(this.undoButton, "click", () => this.travel(this.past, this.future));
     on(this.redoButton, "click", () => this.travel(this.future, this.past));
     on(find(".fill"), "click", () => this.change(() => this.mask.fill(1)));
@@ -456,7 +456,7 @@ class MaskPainter {
   showBrush(at) {
     const { tool, size } = this.choice();
     this.brushAt = at && { clientX: at.clientX, clientY: at.clientY };
-    this.brush.hidden = !at || !(tool === "brush" || tool === "eraser");
+    this.brush.hidden = !at || !this.header || !(tool === "brush" || tool === "eraser");
     if (this.brush.hidden) return;
     const box = this.stage.getBoundingClientRect();
     const side = (size * box.width) / this.header.shape[1];
