@@ -454,9 +454,11 @@ class MaskPainter {
 
   /** The brush around the pointer. */
   showBrush(at) {
-    const { tool, size } = this.choice();
     this.brushAt = at && { clientX: at.clientX, clientY: at.clientY };
-    this.brush.hidden = !at || !this.header || !(tool === "brush" || tool === "eraser");
+    this.brush.hidden = true;
+    if (!at || !this.header) return; // the pointer may leave before the picture is there
+    const { tool, size } = this.choice();
+    this.brush.hidden = !(tool === "brush" || tool === "eraser");
     if (this.brush.hidden) return;
     const box = this.stage.getBoundingClientRect();
     const side = (size * box.width) / this.header.shape[1];
