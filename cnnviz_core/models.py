@@ -402,8 +402,8 @@ def fitted(model_id: str, state: Mapping[str, Tensor], file_name: str) -> tuple[
     if match.head_classes:
         if match.head_classes[0] > _MOST_CLASSES:
             raise BadCheckpoint(
-                f"{file_name} has {match.head_classes[0]:,} classes; cnnviz shows up to {_MOST_CLASSES:,}. Use a network "
-                "with fewer, or save its last layer for the classes that you want to look at."
+                f"{file_name} has {match.head_classes[0]:,} classes; cnnviz shows up to {_MOST_CLASSES:,}. Use a "
+                "network with fewer, or save its last layer for the classes that you want to look at."
             )
         net = _untrained(model_id, num_channels=num_channels, num_classes=match.head_classes[0])
         match = checkpoints.match(state, net.state_dict())
