@@ -349,13 +349,16 @@ def threshold_figure(
     return figure
 
 
-def steps_figure(series: Mapping[str, FloatArray], *, unit: str, mark: int | None = None) -> go.Figure:
-    """Values from 0 to 1 at the start and after each step.
+def steps_figure(
+    series: Mapping[str, FloatArray], *, unit: str, mark: int | None = None, is_share: bool = True
+) -> go.Figure:
+    """Values at the start and after each step.
 
     Args:
         series: Name and (S + 1,) values.
         unit: What the values are.
         mark: A step to point out.
+        is_share: Whether they are from 0 to 1, all of which is shown then.
     """
     lines = [
         go.Scatter(
@@ -373,7 +376,7 @@ def steps_figure(series: Mapping[str, FloatArray], *, unit: str, mark: int | Non
     figure.update_layout(showlegend=True, legend={"orientation": "h", "y": 1.02, "yanchor": "bottom"})
     num_steps = max((len(values) for values in series.values()), default=1) - 1
     figure.update_xaxes(title="step", tickformat="d", dtick=max(1, num_steps // 5))
-    figure.update_yaxes(title=_literal(unit), range=[-0.02, 1.02])
+    figure.update_yaxes(title=_literal(unit), range=[-0.02, 1.02] if is_share else None)
     if mark is not None:
         figure.add_vline(mark, line={"color": _MARK_COLOUR, "width": 2, "dash": "dash"})
     return figure

@@ -276,6 +276,8 @@ def _job(
         cost=cost,
         show=_so_far,
         at_once=at_once,
+        hint="Choose fewer steps or a smaller network",
+        about={"network": model.spec.title, "picture": image.name if image else None, **settings},
     )
 
 

@@ -266,6 +266,7 @@ def _fits(image: InputImage, size_px: int) -> bool:
 
 def find(chosen: Selection, asked: Asked) -> Dream | None:
     """The dream: a small one at once, the asked one on demand, both live."""
+    quick = asked.preview
     found: Dream | None = work.run(
         deep_dream.dream,
         chosen,
@@ -275,13 +276,11 @@ def find(chosen: Selection, asked: Asked) -> Dream | None:
         f"{render.format_value(asked.seconds(chosen))} s.",
         show=_so_far,
         hint=_HINT,
+        at_once=quick == asked,
         **asked.settings,
     )
-    if found is not None:
+    if found is not None or quick == asked:
         return found
-    quick = asked.preview
-    if quick == asked:
-        return None
     found = work.run(
         deep_dream.dream,
         chosen,
@@ -293,10 +292,11 @@ def find(chosen: Selection, asked: Asked) -> Dream | None:
         at_once=True,
         **quick.settings,
     )
-    st.caption(
-        f"Below: a quick, small dream of {quick.octaves * quick.steps} steps at {quick.size_px} pixels. Run it for the "
-        "one you asked for."
-    )
+    if found is not None:
+        st.caption(
+            f"Below: a quick, small dream of {quick.octaves * quick.steps} steps at {quick.size_px} pixels. Run it for "
+            "the one you asked for."
+        )
     return found
 
 

@@ -120,7 +120,7 @@ def _seconds(chosen: Selection, asked: Asked) -> float:
 
 def find(chosen: Selection, asked: Asked) -> Inversion | None:
     """The pictures: small ones at once, the asked ones on demand, both live."""
-    num = len(asked.layers)
+    num, quick = len(asked.layers), asked.preview
     found: Inversion | None = work.run(
         inversion.invert,
         chosen,
@@ -130,13 +130,11 @@ def find(chosen: Selection, asked: Asked) -> Inversion | None:
         f"{render.format_value(_seconds(chosen, asked))} s.",
         show=_so_far,
         hint=_HINT,
+        at_once=quick == asked,
         **asked.settings,
     )
-    if found is not None:
+    if found is not None or quick == asked:
         return found
-    quick = asked.preview
-    if quick == asked:
-        return None
     found = work.run(
         inversion.invert,
         chosen,
@@ -148,10 +146,11 @@ def find(chosen: Selection, asked: Asked) -> Inversion | None:
         at_once=True,
         **quick.settings,
     )
-    st.caption(
-        f"Below: a quick, rough rebuilding in {quick.steps} steps at {quick.size_px} pixels. Run it for the one you "
-        "asked for."
-    )
+    if found is not None:
+        st.caption(
+            f"Below: a quick, rough rebuilding in {quick.steps} steps at {quick.size_px} pixels. Run it for the one "
+            "you asked for."
+        )
     return found
 
 

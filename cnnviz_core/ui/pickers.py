@@ -91,12 +91,13 @@ def start_again(key: str, of: str, default: object) -> None:
 def check_link(label: str, names: Sequence[str], key: str) -> None:
     """Says once per session if the link names something that is not on offer."""
     checked = st.session_state.setdefault("checked_links", set())
-    wanted = st.query_params.get(key)
-    if key not in checked and wanted is not None and wanted not in names:
+    wanted = st.query_params.get_all(key)
+    missing = [one for one in wanted if one not in names]
+    if key not in checked and missing:
+        instead = "the default is shown instead" if missing == wanted else "the others are shown"
         frame.notice(
-            f"The link asks for {label.lower()} “{wanted[:80]}”, which is not on offer here; the "
-            "default is "
-            f"shown instead.{did_you_mean(wanted, names)}"
+            f"The link asks for {label.lower()} “{missing[0][:80]}”, which is not on offer here; {instead}."
+            f"{did_you_mean(missing[0], names)}"
         )
     checked.add(key)
 
@@ -157,6 +158,7 @@ def several(
         most: How many at a time.
         **widget: Further arguments of ``st.multiselect``.
     """
+    check_link(label, [name(option) for option in options], key)
     start_again(key, of, list(default))
     kept = [option for option in st.session_state.get(key, default) if option in options][:most]
     if key in st.session_state and kept != st.session_state[key]:

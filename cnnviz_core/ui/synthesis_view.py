@@ -149,13 +149,11 @@ def grey_scores(found: Synthesis) -> None:
 
 def climb(found: Synthesis, place: int, *, unit: str) -> None:
     """How one picture's objective grew."""
+    if not found.histories.shape[1]:
+        return
     first, last = float(found.start_scores[place]), float(found.scores[place])
     st.plotly_chart(
-        render.depth_profile(
-            [str(step) for step in range(found.histories.shape[1])],
-            {frame.plain(found.names[place]): found.histories[place].tolist()},
-            unit=unit,
-        ),
+        render.steps_figure({found.names[place]: found.histories[place]}, unit=unit, is_share=False),
         key="climb",
         width="stretch",
     )

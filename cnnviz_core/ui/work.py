@@ -173,7 +173,8 @@ def until_done(
     is_live = job is not None and job.is_live and job.can_be_joined
     is_wanted = _asked_again(key) or (at_once and _may_start(name, key, mine, jobs_of_line))
     if (is_live and key not in given_up) or is_wanted:
-        start()
+        if is_wanted or me not in job.owners:  # who waits already and asks again would end a pause
+            start()
         _live(key, name, show, line)
         return None
     found = None if mine is None else _broken_off(mine)
@@ -267,20 +268,19 @@ def controls(jobs_of_line: Queue, job: Job, *, name: str) -> None:
         name: Unique on the page.
     """
     me = person.me()
-    bar, pause, cancel = st.columns([6, 1, 1], vertical_alignment="center")
+    line = st.container(horizontal=True, vertical_alignment="center")
     share, words = progress(jobs_of_line, job)
-    bar.progress(share, text=frame.plain(words))
+    line.progress(share, text=frame.plain(words))
     is_shared = job.owners != {me}
     if job.state is State.PAUSED:
-        pressed = pause.button("Resume", key=f"{name}_resume", icon=":material/play_arrow:", width="stretch")
+        pressed = line.button("Resume", key=f"{name}_resume", icon=":material/play_arrow:")
         if pressed:
             jobs_of_line.resume(job)
     else:
-        pressed = pause.button(
+        pressed = line.button(
             "Pause",
             key=f"{name}_pause",
             icon=":material/pause:",
-            width="stretch",
             disabled=is_shared or job.is_stopping,
             help="Somebody else waits for it, too."
             if is_shared
@@ -288,7 +288,7 @@ def controls(jobs_of_line: Queue, job: Job, *, name: str) -> None:
         )
         if pressed:
             frame.guarded(jobs_of_line.pause)(job, owner=me)
-    if cancel.button("Cancel", key=f"{name}_cancel", icon=":material/stop:", width="stretch"):
+    if line.button("Cancel", key=f"{name}_cancel", icon=":material/stop:"):
         st.session_state.setdefault("given_up", set()).add(job.key)
         jobs_of_line.cancel(job, owner=me, may_return=person.may_return)
         st.rerun()

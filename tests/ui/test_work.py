@@ -106,3 +106,24 @@ def test_what_was_cancelled_stays_so_until_it_is_asked_for() -> None:
     run(app)
     until(lambda: work.queue().find("key 0").state is State.DONE)
     assert "found result 0" in run(app).markdown[-1].value
+
+
+def test_a_pause_lasts_while_the_page_runs_again_until_it_is_resumed() -> None:
+    app = run(AppTest.from_function(page))
+    job = work.queue().find("key 0")
+    until(lambda: job.step is not None)
+    app.button(key="slow_pause").click()
+    run(app)
+    until(lambda: job.state is State.PAUSED)
+    done = job.step.done
+    for _ in range(3):
+        run(app)
+    assert job.state is State.PAUSED
+    assert job.step.done == done
+    app.session_state["seconds"] = 0.0
+    app.button(key="slow_resume").click()
+    run(app)
+    until(lambda: job.step.done > done)
+    app.button(key="slow_cancel").click()
+    run(app)
+    until(lambda: job.state is State.CANCELLED)
