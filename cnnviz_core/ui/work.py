@@ -173,7 +173,7 @@ def until_done(
     is_live = job is not None and job.is_live and job.can_be_joined
     is_wanted = _asked_again(key) or (at_once and _may_start(name, key, mine, jobs_of_line))
     if (is_live and key not in given_up) or is_wanted:
-        if is_wanted or me not in job.owners:  # who waits already and asks again would end a pause
+        if is_wanted or job is None or me not in job.owners:  # who waits already and asks again would end a pause
             start()
         _live(key, name, show, line)
         return None
