@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 
 from streamlit.testing.v1 import AppTest
+
+from cnnviz_core.collections import embedding
+from cnnviz_core.models import LoadedModel
 
 Open = Callable[..., AppTest]
 PAGE = "create/feature_visualization"
@@ -52,3 +56,14 @@ def test_a_unit_outside_the_map_is_said(open_page: Open) -> None:
         time.sleep(0.2)
         app.run()
     assert not app.exception
+
+
+def test_real_patches_stand_beside_the_picture_of_a_layer_that_is_indexed(
+    open_explore: Open, lite0: LoadedModel
+) -> None:
+    layer = embedding.standard_layers(lite0)[-2]
+    app = open_explore(PAGE, layer=layer, channels="3", steps="8", size="64")
+    wait_for(app, "Strongest real patches. The highest of ")
+    assert re.search(
+        r"is [\d.]+; the made picture reaches [-\d.]+ at its strongest place, [-\d.]+ times that", captions(app)
+    )
