@@ -108,6 +108,7 @@ def choose(*, default: str = "bundled/tiles") -> Collection | None:
             _rescan(collections.open_by_id(chosen))
     if notes := st.session_state.pop("collection_notes", []):
         st.info("  \n".join(map(frame.plain, notes)), icon=":material/info:")
+    st.session_state["last_collection"] = chosen  # a widget's own value goes when its page is left
     with st.spinner("Looking through the collection"):
         collection = collections.open_by_id(chosen)
     _left_out(collection)

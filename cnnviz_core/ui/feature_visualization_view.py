@@ -299,7 +299,7 @@ def _real(chosen: Selection, found: Synthesis, place: int, channel: int) -> None
 
 def _index(chosen: Selection, layer: str) -> indexing.Index | None:
     """The index of the collection last looked at, if it has any rows of this layer."""
-    collection_id = st.session_state.get("collection", "bundled/photos")
+    collection_id = st.session_state.get("last_collection", "bundled/photos")
     try:
         found = indexing.read(collections.open_by_id(collection_id), chosen.model, layer=layer)
     except BadCollection:
