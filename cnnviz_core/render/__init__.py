@@ -20,6 +20,9 @@ of noise looks as busy as the strongest one; with one scale per layer, quiet map
 more of the middle and hides how far the extremes go. Smooth enlargement invents values between the cells.
 """
 
+# plotly looks for pandas among what is imported, and fails while another thread is in the midst of importing it.
+import pandas  # noqa: F401
+
 from cnnviz_core.render.charts import (
     box_figure,
     categories_figure,

@@ -1,6 +1,8 @@
 """Charts: the numbers in the figures, and what is written beside them."""
 
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -151,3 +153,9 @@ def test_steps_are_whole_numbers_and_one_is_pointed_out() -> None:
     assert figure.layout.shapes[0].x0 == figure.layout.shapes[0].x1 == 1
     assert figure.layout.xaxis.dtick == 1
     assert not render.steps_figure({"a": values}, unit="").layout.shapes
+
+
+def test_pandas_is_whole_before_anything_is_drawn() -> None:
+    """Of two sessions that come first, one would draw while the other imports it, and plotly then fails."""
+    code = "import sys, cnnviz_core.render; assert hasattr(sys.modules['pandas'], 'Series')"
+    subprocess.run([sys.executable, "-c", code], check=True)
