@@ -90,7 +90,7 @@ def epochs_figure(
         figure.add_hline(
             level[1],
             line={"color": _GREY, "width": 1.5, "dash": "dash"},
-            annotation={"text": _literal(level[0]), "yanchor": "bottom"},
+            annotation={"text": _literal(level[0]), "yanchor": "top" if level[1] > 0.5 else "bottom"},
         )
     return figure
 

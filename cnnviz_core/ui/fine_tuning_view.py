@@ -119,6 +119,14 @@ def _split(pictures: Sequence[Picture], seed: int) -> Split:
     return splitting.split(pictures, validation=_VALIDATION, test=_TEST, seed=seed)
 
 
+def say_why_index() -> None:
+    """What the page has the index for; below the offer to make it."""
+    st.caption(
+        "The index is for what the linear probe gives away beforehand, and for the pictures of the confusion matrix; "
+        "a training does not wait for it."
+    )
+
+
 def probe(found: Indexed) -> None:
     """What the network’s features give away without any training."""
     seed = int(st.session_state["split_seed"])

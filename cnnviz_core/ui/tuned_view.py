@@ -45,8 +45,10 @@ def _numbers(result: FineTuned) -> None:
     accuracy.metric(
         "Test accuracy",
         f"{result.accuracy:.1%}",
-        f"{100 * difference:+.1f} points to the probe",
-        help=f"Of {len(result.test):,} pictures. One picture is {1 / len(result.test):.1%}.",
+        f"{100 * difference:+.1f} points",
+        delta_color="normal" if difference else "off",
+        help=f"Of {len(result.test):,} pictures; one picture is {1 / len(result.test):.1%}. Below: the difference to "
+        "the linear probe.",
     )
     probe.metric("Linear probe", f"{result.probe_accuracy:.1%}", help="The head alone on frozen features.")
     chance.metric("By chance", f"{result.chance_accuracy:.1%}", help="Always answering the most frequent class.")
@@ -64,19 +66,26 @@ def _network(result: FineTuned) -> None:
         st.info("The new network was removed from this server. Change a setting and train again.")
         return
 
+    seen = st.session_state.setdefault("tuned_networks", set())
+    if card.checkpoint_id not in seen:  # the sidebar of this run may be older than the network
+        seen.add(card.checkpoint_id)
+        st.rerun()
+
     def use() -> None:
         st.session_state["model"] = card.checkpoint_id
 
+    def compare() -> None:
+        use()
+        st.session_state["role"] = "tuned"
+        base = _part(card.training, "base")
+        if base.get("weights") == "default" or str(base.get("network")).startswith("checkpoint/"):
+            st.session_state["other"] = base["network"]
+
     with frame.row():
         st.button("Use this network", key="use_tuned", icon=":material/check:", type="primary", on_click=use)
-        if any(page.path == _COMPARISON for page in frame.pages()):
-            base: Any = card.training.get("base", {})
-            link = {"model": card.checkpoint_id, "role": "tuned"}
-            if base.get("weights") == "default":
-                link["other"] = "the published weights"
-            st.page_link(
-                _COMPARISON, label="Compare with its base", icon=":material/compare_arrows:", query_params=link
-            )
+        # Not a link: what the sidebar has in this session would win over the network in it.
+        if st.button("Compare with its base", key="compare_tuned", icon=":material/compare_arrows:", on_click=compare):
+            st.switch_page(_COMPARISON)
         st.download_button(
             "Weights (.safetensors)",
             card.path.read_bytes,

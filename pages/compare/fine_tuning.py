@@ -13,6 +13,8 @@ if collection := collection_view.choose():
     with probed:
         if found := collection_view.indexed(chosen.model, collection):
             fine_tuning_view.probe(found)
+        else:
+            fine_tuning_view.say_why_index()
     if result is not None:
         tuned_view.draw(chosen, found, result)
     tuned_view.earlier(collection)

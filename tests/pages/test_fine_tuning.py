@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from streamlit.testing.v1 import AppTest
 
-from cnnviz_core import collections, store
+from cnnviz_core import collections, settings, store
 from cnnviz_core.collections import sources
 
 Open = Callable[..., AppTest]
@@ -83,6 +83,22 @@ def test_the_new_network_is_used_on_all_pages(trained: AppTest) -> None:
     app.switch_page("pages/look/home.py").run()
     assert not app.exception
     assert {"dark", "light"} & {button.label.partition("\u2002")[0] for button in app.button}
+
+
+def test_the_new_network_is_compared_with_its_base(trained: AppTest) -> None:
+    app = trained
+    (card,) = store.checkpoints()
+    app.button(key="compare_tuned").click().run()
+    assert not app.exception
+    assert (app.session_state["model"], app.session_state["role"]) == (card.checkpoint_id, "tuned")
+
+
+def test_who_may_not_train_is_told(open_page: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CNNVIZ_MAY_TRAIN", "nobody")
+    settings.current.cache_clear()
+    app = open_page(PAGE, collection=shapes(), model=NETWORK, weights="untrained", scope="the head")
+    assert app.button(key="fine_tuning_run").disabled
+    assert any("CNNVIZ_MAY_TRAIN" in caption.value for caption in app.caption)
 
 
 def test_settings_change_what_is_trained_and_what_it_costs(open_page: Open) -> None:
