@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 import streamlit as st
 
-from cnnviz_core import render, store, training
+from cnnviz_core import catalogue, render, store, training
 from cnnviz_core.collections import Collection
 from cnnviz_core.errors import CnnvizError
 from cnnviz_core.methods import fine_tuning
 from cnnviz_core.render import Scale
 from cnnviz_core.results import FineTuned
-from cnnviz_core.ui import collection_view, fine_tuning_view, frame, pickers, show, work
+from cnnviz_core.store import Card
+from cnnviz_core.ui import collection_view, comparison_view, fine_tuning_view, frame, pickers, screen, show, work
 from cnnviz_core.ui.collection_view import Indexed
 from cnnviz_core.ui.pickers import Selection
 
@@ -74,18 +75,11 @@ def _network(result: FineTuned) -> None:
     def use() -> None:
         st.session_state["model"] = card.checkpoint_id
 
-    def compare() -> None:
-        use()
-        st.session_state["role"] = "tuned"
-        base = _part(card.training, "base")
-        if base.get("weights") == "default" or str(base.get("network")).startswith("checkpoint/"):
-            st.session_state["other"] = base["network"]
-
     with frame.row():
         st.button("Use this network", key="use_tuned", icon=":material/check:", type="primary", on_click=use)
-        # Not a link: what the sidebar has in this session would win over the network in it.
-        if st.button("Compare with its base", key="compare_tuned", icon=":material/compare_arrows:", on_click=compare):
-            st.switch_page(_COMPARISON)
+        # Not a plain link: what the sidebar has in this session would win over the network in it.
+        if st.button("Compare with its base", key="compare_tuned", icon=":material/compare_arrows:"):
+            screen.go(_COMPARISON, {"model": [card.checkpoint_id], "role": ["tuned"], **_base(card)})
         st.download_button(
             "Weights (.safetensors)",
             card.path.read_bytes,
@@ -99,6 +93,17 @@ def _network(result: FineTuned) -> None:
         f"Kept as {frame.plain(card.name)}; it is in the list of networks in the sidebar, and used on all pages once "
         "it is chosen there."
     )
+
+
+def _base(card: Card) -> dict[str, list[str]]:
+    """What the page of comparison calls the network that a training started from; empty where it does not offer it."""
+    base = _part(card.training, "base")
+    network = str(base.get("network", ""))
+    if network.startswith("checkpoint/"):
+        title = next((one.name for one in store.checkpoints() if one.checkpoint_id == network), "")
+    else:
+        title = catalogue.find(network).title if base.get("weights") == "default" else ""
+    return {"other": [comparison_view.partner_name(network, title)]} if title else {}
 
 
 def _not_saved(result: FineTuned) -> None:

@@ -90,7 +90,9 @@ def test_the_new_network_is_compared_with_its_base(trained: AppTest) -> None:
     (card,) = store.checkpoints()
     app.button(key="compare_tuned").click().run()
     assert not app.exception
-    assert (app.session_state["model"], app.session_state["role"]) == (card.checkpoint_id, "tuned")
+    path, link, _ = app.session_state["wanted_screen"]
+    assert path == "pages/compare/comparison.py"
+    assert (link["model"], link["role"]) == ([card.checkpoint_id], ["tuned"])
 
 
 def test_who_may_not_train_is_told(open_page: Open, monkeypatch: pytest.MonkeyPatch) -> None:
