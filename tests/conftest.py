@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,19 +22,24 @@ from cnnviz_core.models import LoadedModel
 # As the app computes: threads that wait for each other on busy cores cost more than they gain.
 torch.set_num_threads(1)
 
-BROWSER = Path(__file__).parent / "browser"
+BROWSER = "tests/browser/"
 
 SIDE = 16
 CLASS_NAMES = ("cat", "dog", "bird")
 NUM_CLASSES = len(CLASS_NAMES)
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where processes share the tests, a file stays in one of them, and all that need Chromium do."""
-    for item in items:
-        group = BROWSER if BROWSER in item.path.parents else item.path
-        item.add_marker(pytest.mark.xdist_group(str(group)))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Where processes share the tests (``-n``), a file stays in one of them, and all that need Chromium do."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            path = nodeid.partition("::")[0]
+            return BROWSER if path.startswith(BROWSER) else path
+
+    return ByFile(config, log)
 
 
 class Plain(nn.Module):
