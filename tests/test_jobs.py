@@ -398,7 +398,7 @@ def test_a_long_job_is_set_aside_for_somebody_else_and_goes_on_after() -> None:
     short = queue.submit("short", "work", gate, owner="bob")
     steps.go()
     assert gate.began.wait(10)
-    assert (long.state, short.state) == (State.WAITING, State.RUNNING)
+    until(lambda: (long.state, short.state) == (State.WAITING, State.RUNNING))
     assert long.step == Step(2, 6, partial=2)
     assert queue.num_ahead(long) == 1
     gate.may_go_on.set()

@@ -300,7 +300,7 @@ def result_file(rng: random.Random, _place: Place) -> None:
     """A kept result that was damaged, or written by somebody else with a checksum that fits."""
     content = _RESULT
     if rng.random() < 0.5:
-        content = mutated(content, rng)
+        content = mutated(content, rng) if rng.random() < 0.9 else content
     else:
         import hashlib
 

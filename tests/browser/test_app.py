@@ -142,11 +142,11 @@ def _save(page: Page, label: str) -> Download:
 
 def test_downloads_hold_what_is_shown(app, tmp_path: Path) -> None:
     page = app.open("/feature_maps?layer=blocks.2&channel=3")
-    page.locator(".st-key-enlarged_downloads").get_by_role("button").click()
+    page.locator(".st-key-enlarged_downloads").get_by_role("button", name="Download").click()
     values = np.load(_save(page, "Raw values").path())
     assert values.shape == (28, 28)
     assert values.dtype == np.float32
-    account = json.loads(Path(_save(page, "Manifest").path()).read_text())
+    account = json.loads(Path(_save(page, "Manifest (JSON)").path()).read_text())
     assert account["settings"]["layer"] == "blocks.2"
     names: dict[str, object] = {}
     exec("\n".join(account["python"][:-1]), names)
@@ -169,7 +169,19 @@ def test_a_deep_link_as_the_first_visit_after_a_start(fresh_app) -> None:
 def test_both_themes_and_a_narrow_window_have_no_overflow(app, theme: str) -> None:
     app.page.emulate_media(color_scheme=theme)
     app.page.set_viewport_size({"width": 800, "height": 900})
-    for path in ("/", "/feature_maps", "/filters", "/cam", "/saliency", "/occlusion", "/networks", "/model"):
+    pages = (
+        "",
+        "feature_maps",
+        "filters",
+        "cam",
+        "saliency",
+        "occlusion",
+        "networks",
+        "model",
+        "few_shot",
+        "adversarial",
+    )
+    for path in (f"/{page}" for page in (*pages, "feature_visualization", "comparison", "activity", "report")):
         page = app.open(path)
         wider = page.evaluate(
             "() => { const main = document.querySelector('[data-testid=stMain]');"

@@ -68,9 +68,9 @@ def test_a_rectangle_can_be_drawn_with_the_keyboard(app) -> None:
 def test_the_map_taken_away_is_the_map_that_its_manifest_makes(app, tmp_path: Path) -> None:
     page = app.open("/cam?map=HiResCAM&signed=true")
     ready(page, "closeup")
-    page.locator(".st-key-closeup_downloads").get_by_role("button").click()
+    page.locator(".st-key-closeup_downloads").get_by_role("button", name="Download").click()
     values = np.load(_saved(page, "Raw values", tmp_path))
-    manifest = json.loads(_saved(page, "Manifest", tmp_path).read_text())
+    manifest = json.loads(_saved(page, "Manifest (JSON)", tmp_path).read_text())
     names: dict[str, object] = {}
     *lines, last = manifest["python"]
     exec("\n".join(lines), names)

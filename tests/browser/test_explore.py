@@ -77,7 +77,7 @@ def test_the_picture_grid_zooms_and_is_taken_away(app) -> None:
     page.mouse.move(*middle(view.locator(".stage")))
     page.mouse.wheel(0, -600)
     expect(view).not_to_have_attribute("data-view", before)
-    page.locator(".st-key-grid_downloads").get_by_role("button").click()
+    page.locator(".st-key-grid_downloads").get_by_role("button", name="Download").click()
     with page.expect_download(timeout=60_000) as waiting:
         page.get_by_role("button", name="The grid as one picture").click()
     assert waiting.value.suggested_filename == "grid.jpg"

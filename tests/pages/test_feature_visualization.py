@@ -43,7 +43,6 @@ def test_a_link_asks_for_objective_layer_and_start(open_page: Open) -> None:
     app = open_page(
         PAGE, layer="conv_stem", objective="whole layer", steps="8", size="64", start="the picture", fourier="false"
     )
-    app.button(key="synthesis_run").click().run()
     wait_for(app, "conv\\_stem · 1 pictures · 8 steps · from the picture")
     assert not app.toggle(key="fourier").value
 
