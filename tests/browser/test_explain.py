@@ -70,7 +70,7 @@ def test_the_map_taken_away_is_the_map_that_its_manifest_makes(app, tmp_path: Pa
     ready(page, "closeup")
     page.locator(".st-key-closeup_downloads").get_by_role("button", name="Download").click()
     values = np.load(_saved(page, "Raw values", tmp_path))
-    manifest = json.loads(_saved(page, "Manifest (JSON)", tmp_path).read_text())
+    manifest = json.loads(_saved(page, "Manifest", tmp_path).read_text())
     names: dict[str, object] = {}
     *lines, last = manifest["python"]
     exec("\n".join(lines), names)

@@ -74,7 +74,7 @@ def test_the_picture_grid_zooms_and_is_taken_away(app) -> None:
     page = app.open("/embeddings?show_as=picture+grid")
     view = ready(page, "grid")
     before = view.get_attribute("data-view")
-    page.mouse.move(*middle(view.locator(".stage")))
+    view.locator(".stage").hover()
     page.mouse.wheel(0, -600)
     expect(view).not_to_have_attribute("data-view", before)
     page.locator(".st-key-grid_downloads").get_by_role("button", name="Download").click()
