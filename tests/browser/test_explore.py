@@ -24,11 +24,6 @@ def places(view: Locator, points: np.ndarray) -> np.ndarray:
     return np.array([box["x"], box["y"]]) + [mid_x, mid_y] + (points - [x, y]) * [per_x, per_y]
 
 
-def middle(view: Locator) -> tuple[float, float]:
-    box = view.bounding_box()
-    return box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
-
-
 @pytest.fixture
 def embeddings(app) -> Page:
     page = app.open("/embeddings")
