@@ -32,6 +32,8 @@ def test_a_bug_shows_its_number_wherever_it_happens(
     for passes in ("stop", "again"):  # Streamlit's own ways to end a run are no bugs
         page.get_by_role("button", name=passes).click()
         expect(page.locator("[class*=st-key-bug_]")).to_have_count(0)
+        page.reload()  # a run that was stopped draws nothing below
+        expect(page.get_by_text("end of the page")).to_be_visible(timeout=20_000)
     lines = [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
     bugs = [line for line in lines if line["event"] == "bug"]
     assert [line["id"] for line in bugs] == seen

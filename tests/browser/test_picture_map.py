@@ -464,9 +464,9 @@ def test_runs_send_decode_and_paint_nothing_twice(page, open_map):
 
 def test_another_projection_takes_its_points_there(open_map):
     shown = open_map()
+    ready = shown.told("ready")
     shown.page.locator(".st-key-seed").get_by_role("combobox").click()
     shown.page.get_by_role("option", name="1", exact=True).click()
-    ready = shown.told("ready")
     expect(shown.root).not_to_have_attribute("data-ready", ready)
     shown.page.wait_for_timeout(900)
     shown.rest()
