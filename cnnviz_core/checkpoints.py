@@ -222,21 +222,6 @@ def match(state: Mapping[str, Tensor], expected: Mapping[str, Tensor | tuple[int
     )
 
 
-def num_classes(state: Mapping[str, Tensor], head_names: Iterable[str]) -> int | None:
-    """The number of classes that a checkpoint was trained for, read from its last layer; None where it has none.
-
-    Args:
-        state: Tensors by name; prefixes such as ``module.`` may still be there.
-        head_names: Names of the last layer's tensors in the network: ``("fc.weight", "fc.bias")``.
-    """
-    for head in head_names:
-        # The shortest name is the network's own head: a longer one may be a block's inner layer of the same name.
-        names = sorted((name for name in state if name == head or name.endswith(f".{head}")), key=len)
-        if names and state[names[0]].ndim:
-            return int(state[names[0]].shape[0])
-    return None
-
-
 def read_class_names(source: bytes | Path) -> tuple[str, ...]:
     """Class names in the order of the network's outputs.
 

@@ -470,15 +470,6 @@ def test_nothing_at_all_fits_nothing() -> None:
     assert fitted.report().startswith("0 of 8 tensors fit")
 
 
-def test_the_number_of_classes_is_read_from_the_head() -> None:
-    state = tiny_net(7).state_dict()
-    assert checkpoints.num_classes(state, ["5.weight", "5.bias"]) == 7
-    assert checkpoints.num_classes({"module." + n: t for n, t in state.items()}, ["5.weight"]) == 7
-    assert checkpoints.num_classes(state, ["fc.weight", "fc.bias"]) is None
-    inner = {"layer.0.se.fc.weight": torch.zeros(2, 2), "module.fc.weight": torch.zeros(9, 4)}
-    assert checkpoints.num_classes(inner, ["fc.weight"]) == 9
-
-
 # --- class lists ---
 
 
