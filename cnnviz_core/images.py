@@ -39,6 +39,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+import simplejpeg
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageFile
 from PIL.BmpImagePlugin import BmpImageFile
@@ -119,8 +120,8 @@ def open_image(
 
 def open_reduced(
     source: bytes, *, name: str, size: Callable[[int, int], tuple[int, int]], max_megapixels: float | None = None
-) -> Image.Image:
-    """A picture file as a Pillow image of mode RGB that may be smaller than the file's, for making thumbnails quickly.
+) -> Pixels:
+    """(H, W, 3) pixels of a picture file, perhaps fewer than the file's, for looking at many files quickly.
 
     A JPEG that is at least twice as large as wanted is decoded at a half, a quarter or an eighth of its size, at least
     twice as large as wanted. Reduced to the wanted size, photos of 3 megapixels differ by up to 5 of 255 and on average
@@ -136,7 +137,12 @@ def open_reduced(
         BadImage: As :func:`open_image`.
     """
     bound = settings.current().max_image_megapixels if max_megapixels is None else max_megapixels
-    return _decode(io.BytesIO(source), _shown_name(name), bound, size)
+    with _opened(io.BytesIO(source), _shown_name(name), bound) as picture:
+        full = picture.size
+        height, width = size(picture.height, picture.width)
+        picture.draft(picture.mode, (2 * width, 2 * height))
+        quick = _jpeg_pixels(source, picture) if picture.size == full else None
+        return quick if quick is not None else np.asarray(_loaded(picture))
 
 
 def measure(stream: BinaryIO, *, name: str, max_megapixels: float | None = None) -> tuple[int, int]:
@@ -295,16 +301,27 @@ _DECODER_ERRORS = (
 )
 
 
-def _decode(
-    stream: BinaryIO, shown: str, max_megapixels: float, size: Callable[[int, int], tuple[int, int]] | None = None
-) -> Image.Image:
+def _decode(stream: BinaryIO, shown: str, max_megapixels: float) -> Image.Image:
     """The stream's first picture, checked, decoded, turned upright and brought to 8-bit RGB."""
     with _opened(stream, shown, max_megapixels) as picture:
-        if size is not None:
-            height, width = size(picture.height, picture.width)
-            picture.draft(picture.mode, (2 * width, 2 * height))
-        picture.load()
-        return _upright(_to_rgb(picture), picture)
+        return _loaded(picture)
+
+
+def _loaded(picture: ImageFile.ImageFile) -> Image.Image:
+    picture.load()
+    return _upright(_to_rgb(picture), picture)
+
+
+def _jpeg_pixels(source: bytes, picture: ImageFile.ImageFile) -> Pixels | None:
+    """A JPEG's pixels, those of Pillow in half of its time; None for all else, and where something is amiss."""
+    if picture.format != "JPEG" or picture.mode != "RGB" or _turn(picture) is not None:
+        return None
+    pixels: Pixels = np.empty((picture.height, picture.width, 3), np.uint8)
+    try:  # into memory of the size that was checked, whatever the file says to another reader
+        simplejpeg.decode_jpeg(source, "RGB", buffer=pixels)
+    except ValueError:  # also of remarks; what is wrong and whether it can be passed over is for Pillow to say
+        return None
+    return pixels
 
 
 @contextlib.contextmanager

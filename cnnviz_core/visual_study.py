@@ -23,7 +23,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from cnnviz_core import pairs, probe, settings, store, synthesis
@@ -266,7 +265,7 @@ class _Gauge:
         return np.concatenate(cosines), np.concatenate(distances)
 
     def _record(self, pictures: Pixels) -> dict[str, Tensor]:
-        crops = np.stack([self._fit.quick_crop(Image.fromarray(picture)) for picture in pictures])
+        crops = np.stack([self._fit.quick_crop(picture) for picture in pictures])
         x = self._fit.normalise(crops).to(self._base.device)
         recording = probe.record(self._base.net, x, [*self.gram_layers, self.embedding_layer])
         return {

@@ -113,6 +113,82 @@ def test_real_weights(lite0: LoadedModel) -> None:
     assert F.cosine_similarity(one, other, dim=0) > 0.999
 
 
+def forwards(net: nn.Module, x: Tensor, *, tolerance: float = 1e-5) -> int:
+    """How many activations the copy for forwards applies on the way, after its scores were compared."""
+    copied = folding.forward_copy(net, x)
+    with torch.no_grad():
+        expected = net(x)
+        torch.testing.assert_close(copied(x), expected, rtol=0, atol=tolerance * float(expected.abs().max()))
+    return sum(type(module).__name__ == "_Activated" for module in copied.modules())
+
+
+@pytest.mark.parametrize(
+    ("name", "num_applied"),
+    [
+        ("plain", 2),
+        ("residual", 0),  # a function, not a module, like the next
+        ("functional", 0),
+        ("in_place", 0),
+        ("reused_relu", 0),
+        ("gelu", 0),
+        ("depth_wise", 1),  # the other is a function
+    ],
+)
+def test_forwards_of_small_networks(name: str, num_applied: int, small_net: SmallNet) -> None:
+    assert forwards(small_net(name).requires_grad_(requires_grad=False), pictures()) == num_applied
+
+
+@pytest.mark.parametrize(
+    ("model_id", "num_applied", "side"),
+    [
+        ("torchvision/vgg11", 8, 64),
+        ("torchvision/resnet18", 1, 64),
+        ("timm/mobilenetv2_100", 35, 64),
+        ("timm/tf_efficientnet_lite0", 33, 65),  # sizes that are padded on both sides alike
+        ("timm/tf_efficientnet_lite0", 33, 64),  # and on one side more
+        ("timm/efficientnet_b0", 49, 64),
+        ("timm/mobilenetv3_small_050", 33, 64),
+        ("timm/convnext_atto", 0, 64),
+    ],
+)
+def test_forwards_of_real_architectures(
+    model_id: str, num_applied: int, side: int, zoo: Callable[[str], LoadedModel]
+) -> None:
+    assert forwards(zoo(model_id).net, pictures(2, side=side)) == num_applied
+
+
+def test_forwards_of_a_picture_that_is_higher_than_wide(zoo: Callable[[str], LoadedModel]) -> None:
+    net = zoo("timm/tf_efficientnet_lite0").net
+    assert forwards(net, pictures(2, side=64)[..., :63]) == 33  # more on one side along one axis only
+
+
+class _ReadTwice(nn.Module):
+    """A convolution whose output is read before its activation, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.act, self.end = nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found = self.conv(x)
+        return self.end((self.act(found) + found).mean((2, 3)))
+
+
+def test_what_is_read_before_its_activation_stays() -> None:
+    assert forwards(frozen(_ReadTwice()), pictures()) == 0
+
+
+def test_the_copy_for_forwards_is_kept_and_made_again_for_new_weights(small_net: SmallNet) -> None:
+    net = small_net("plain").requires_grad_(requires_grad=False)
+    first = folding.forward_copy(net, pictures())
+    assert folding.forward_copy(net, pictures(5)) is first
+    before = folding.kept_bytes(net)
+    net.get_parameter("conv2.weight").mul_(2)
+    assert folding.forward_copy(net, pictures()) is not first
+    assert forwards(net, pictures()) == 2
+    assert folding.kept_bytes(net) == before
+
+
 def test_the_network_is_left_alone(small_net: SmallNet) -> None:
     net = small_net("residual").requires_grad_(requires_grad=False)
     before = [(id(t), t.data_ptr(), t.stride(), t._version) for t in (*net.parameters(), *net.buffers())]

@@ -858,3 +858,73 @@ def test_threads_give_what_one_thread_gives(tmp_path: Path) -> None:
         assert list(pool.map(work, range(8))) == [[]] * 8
     assert warnings.filters == filters
     assert bound == Image.MAX_IMAGE_PIXELS
+
+
+def _jpeg(size: tuple[int, int] = (75, 50), mode: str = "RGB", **options: object) -> bytes:
+    pixels = np.random.default_rng(0).integers(0, 256, (size[1] // 5, size[0] // 5, 3), dtype=np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(pixels).resize(size).convert(mode).save(stream, "JPEG", **options)
+    return stream.getvalue()
+
+
+_AS_IT_IS = {"size": lambda height, width: (height, width), "name": "a.jpg"}
+
+
+@pytest.mark.parametrize("subsampling", [0, 1, 2])
+@pytest.mark.parametrize("quality", [30, 95])
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_jpeg_read_for_a_collection_has_the_very_pixels(subsampling: int, quality: int, progressive: bool) -> None:
+    content = _jpeg(subsampling=subsampling, quality=quality, progressive=progressive)
+    found = images.open_reduced(content, **_AS_IT_IS)
+    np.testing.assert_array_equal(found, images.open_image(content, name="a.jpg").pixels)
+
+
+@pytest.mark.parametrize("mode", ["L", "CMYK"])
+def test_other_jpegs_have_the_very_pixels_too(mode: str) -> None:
+    content = _jpeg(mode=mode)
+    found = images.open_reduced(content, **_AS_IT_IS)
+    np.testing.assert_array_equal(found, images.open_image(content, name="a.jpg").pixels)
+
+
+def test_a_turned_jpeg_is_turned_for_a_collection() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    content = _jpeg(exif=exif.tobytes())
+    found = images.open_reduced(content, **_AS_IT_IS)
+    assert found.shape == (75, 50, 3)
+    np.testing.assert_array_equal(found, images.open_image(content, name="a.jpg").pixels)
+
+
+def test_a_jpeg_cut_short_is_refused_for_a_collection() -> None:
+    content = _jpeg()
+    with pytest.raises(BadImage, match=r"a\.jpg cannot be decoded whole"):
+        images.open_reduced(content[: len(content) // 2], **_AS_IT_IS)
+
+
+def test_a_damaged_jpeg_is_what_pillow_makes_of_it() -> None:
+    """Many places of the file overwritten: the same pixels, or refused by both."""
+    content = _jpeg((160, 120), quality=90)
+    for place in range(200, len(content), 97):
+        damaged = content[:place] + b"\xff\x00\xd9\x17" + content[place + 4 :]
+        try:
+            expected = images.open_image(damaged, name="a.jpg").pixels
+        except BadImage:
+            with pytest.raises(BadImage):
+                images.open_reduced(damaged, **_AS_IT_IS)
+        else:
+            np.testing.assert_array_equal(images.open_reduced(damaged, **_AS_IT_IS), expected)
+
+
+def test_two_sizes_in_one_jpeg_take_no_more_memory_than_the_checked_one() -> None:
+    """A second header that says 65,000 by 65,000 between the first and the pixels."""
+    content = _jpeg()
+    start = content.index(b"\xff\xc0")
+    length = int.from_bytes(content[start + 2 : start + 4], "big")
+    frame = bytearray(content[start : start + 2 + length])
+    frame[5:9] = (65_000).to_bytes(2, "big") * 2
+    for hostile in (
+        content[:start] + bytes(frame) + content[start:],
+        content[: start + 2 + length] + bytes(frame) + content[start + 2 + length :],
+    ):
+        with pytest.raises(BadImage):
+            images.open_reduced(hostile, **_AS_IT_IS)

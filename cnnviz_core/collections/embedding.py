@@ -19,7 +19,6 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -266,7 +265,7 @@ def read_crop(file: File, preprocessing: Preprocessing) -> NDArray[np.uint8]:
         NotThere: It is gone, or does not hold what it should.
         BadImage: It is no whole picture.
     """
-    return preprocessing.quick_crop(_open(file, preprocessing.resized))
+    return preprocessing.quick_crop(read_reduced(file, preprocessing.resized))
 
 
 def read_reduced(file: File, size: Callable[[int, int], tuple[int, int]]) -> NDArray[np.uint8]:
@@ -275,10 +274,6 @@ def read_reduced(file: File, size: Callable[[int, int], tuple[int, int]]) -> NDA
     Raises:
         BadImage: As :func:`read_crop`.
     """
-    return np.asarray(_open(file, size))
-
-
-def _open(file: File, size: Callable[[int, int], tuple[int, int]]) -> Image.Image:
     try:
         content = file.path.read_bytes()
     except OSError as error:
@@ -340,17 +335,19 @@ _lock = threading.Lock()
 
 
 def quick_net(model: LoadedModel, layers: Sequence[str]) -> nn.Module:
-    """The copy with folded norms where these layers put out the same in it, else the network."""
+    """For forwards without gradients: the fastest copy in which these layers put out the same, else the network."""
     two = torch.randn((2, model.preprocessing.num_channels, *model.preprocessing.input_px), generator=_generator())
     if model.device.type != "cpu" or not model.is_static:
         return model.net
-    copy = folding.fast_copy(model.net, two).net
-    key = tuple(layers)
-    with _lock:
-        known = _quick.setdefault(copy, {})
-    if key not in known:
-        known[key] = _puts_out_the_same(copy, model, two, layers)
-    return copy if known[key] else model.net
+    for copy in (folding.forward_copy(model.net, two), folding.fast_copy(model.net, two).net):
+        key = tuple(layers)
+        with _lock:
+            known = _quick.setdefault(copy, {})
+        if key not in known:
+            known[key] = _puts_out_the_same(copy, model, two, layers)
+        if known[key]:
+            return copy
+    return model.net
 
 
 def _generator() -> torch.Generator:
@@ -395,6 +392,8 @@ def _means_around(maps: Tensor, places: Tensor | None = None) -> Tensor:
     if places is None:
         return F.avg_pool2d(maps[:, None], 3, stride=1, padding=1)[:, 0]
     height, width = maps.shape[2:]
+    if height == width == 1:
+        return maps[:, :, 0, 0] / 9
     flat, total = maps.flatten(2), torch.zeros_like(maps[:, :, 0, 0])
     for down, across in itertools.product((-1, 0, 1), repeat=2):
         row, column = places // width + down, places % width + across
