@@ -184,9 +184,10 @@ class Records:
         if left:
             self.save(replace(record, people=left))
         else:
-            self._forget(name)
+            self.forget(name)
 
-    def _forget(self, name: str) -> None:
+    def forget(self, name: str) -> None:
+        """Removes a job’s record and its result."""
         self.results.remove(name)
         with contextlib.suppress(OSError):
             self._path(name).unlink(missing_ok=True)
@@ -213,7 +214,7 @@ class Records:
     def _drop_oldest(self) -> None:
         ended = [record for record in self.all() if not record.state.is_live]
         for record in ended[_MOST_RECORDS:]:
-            self._forget(record.name)
+            self.forget(record.name)
 
     def _drop_parts(self) -> None:
         """Removes what a killed server has not finished writing."""

@@ -94,6 +94,8 @@ class Job:
         notice: What else is to be said of its result, as a sentence: that it could not be kept on disk.
         owners: People who wait for it.
         asked_by: People who ever did; how it ended without a result concerns only them.
+        by_itself: Whether a page began it and nobody pressed a button for it; its owners' clicks go before it.
+        was_let_go: Whether it ended because what it was for has gone, not because somebody did not want it.
         is_stopping: Whether it was asked to pause or end and has not come to its next step.
         seconds: How long it has run, pauses left out; once it has ended, how long it took.
     """
@@ -107,6 +109,8 @@ class Job:
     notice: str = ""
     owners: set[str] = field(default_factory=set)
     asked_by: set[str] = field(default_factory=set)
+    by_itself: bool = False
+    was_let_go: bool = False
     _record: Record | None = None
     _hint: str = _HINT
     _has_begun: bool = False
@@ -163,9 +167,10 @@ class Job:
 class Queue:
     """Jobs of many people, one at a time; the last results are kept.
 
-    Whose last turn is longest ago has the next one; who has just come stands behind those who wait already. A turn ends
-    with the job, with a pause, and at the first step after a minute when somebody else waits: then the job is set
-    aside, keeps what it has, and goes on when it is its turn again.
+    Whose last turn is longest ago has the next one; who has just come stands behind those who wait already. Of one
+    person's jobs, those that they asked for go before those that a page began by itself. A turn ends with the job, with
+    a pause, and at the first step after a minute when somebody else waits, or at once when what began by itself stands
+    before a click of its owner: then the job is set aside, keeps what it has, and goes on when it is its turn again.
 
     Args:
         max_finished: Finished jobs to keep in memory; the oldest go first.
@@ -185,7 +190,15 @@ class Queue:
         self._changed = threading.Condition()
 
     def submit(
-        self, key: str, title: str, work: Work, *, owner: str, details: Details | None = None, hint: str = _HINT
+        self,
+        key: str,
+        title: str,
+        work: Work,
+        *,
+        owner: str,
+        details: Details | None = None,
+        hint: str = _HINT,
+        by_itself: bool = False,
     ) -> Job:
         """The job of that key: the one that lives or has succeeded, else a new one in the line.
 
@@ -196,6 +209,7 @@ class Queue:
             owner: Who wants it.
             details: What people see of it.
             hint: Sentence without its full stop that says which setting to lower where memory runs out.
+            by_itself: Whether the owner did not ask for it, but opened a page that needs it.
 
         Raises:
             TooManyJobs: The owner has many already.
@@ -204,7 +218,7 @@ class Queue:
             job = self._jobs.get(key)
             if job is None or not job.can_be_joined:
                 self._check_number(owner)
-                job = self._jobs[key] = Job(key, title, _hint=hint)
+                job = self._jobs[key] = Job(key, title, by_itself=by_itself, _hint=hint)
                 self._jobs.move_to_end(key)
                 if self._records:
                     job._record = self._records.begin(key, title, details or Details(), person=owner)
@@ -213,6 +227,7 @@ class Queue:
                 self._drop_oldest()
             elif job._record is not None and owner not in job._record.people:
                 job._record = replace(job._record, people=(*job._record.people, owner))
+            job.by_itself &= by_itself
             if job.is_live:
                 self._arrive(owner)
                 job.owners.add(owner)
@@ -242,19 +257,27 @@ class Queue:
         line = self.live()
         return line.index(job) if job in line else 0
 
-    def cancel(self, job: Job, *, owner: str, may_return: Callable[[str], bool] = lambda _owner: True) -> None:
+    def cancel(
+        self,
+        job: Job,
+        *,
+        owner: str,
+        may_return: Callable[[str], bool] = lambda _owner: True,
+        lets_go: bool = False,
+    ) -> None:
         """Takes an owner off a job; one that nobody waits for any more ends at its next step.
 
         Args:
             job: Any job.
             owner: Who does not want it any more.
             may_return: Whether another owner is here or may come back; one that cannot waits for nothing.
+            lets_go: Whether the owner would have it still, but what it was for has gone from the screen.
         """
         with self._changed:
             job.owners.discard(owner)
             if any(may_return(other) for other in job.owners) or not job.is_live:
                 return
-            job._cancel = True
+            job._cancel, job.was_let_go = True, lets_go
             if not job._has_begun:
                 self._leave(job)
                 self._end(job, State.CANCELLED)
@@ -302,7 +325,9 @@ class Queue:
         if self._at_work is not None:
             since |= dict.fromkeys(self._at_work.owners, now)
         while left:
-            job = min(left, key=lambda job: min((since.get(owner, now) for owner in job.owners), default=now))
+            job = min(
+                left, key=lambda job: (min((since.get(owner, now) for owner in job.owners), default=now), job.by_itself)
+            )
             left.remove(job)
             served.append(job)
             since |= dict.fromkeys(job.owners, now + len(served))
@@ -340,13 +365,15 @@ class Queue:
         self._waits_since = {owner: now if owner in job.owners else since.get(owner, now) for owner in in_line}
         self._advance()
 
-    def _is_turn_of_others(self, job: Job) -> bool:
-        """Whether a job at work has had its time and somebody else's is next, for which there is memory."""
-        if self._at_work is not job or time.monotonic() - job._since < _TURN_SECONDS or not self._line:
+    def _gives_way(self, job: Job) -> bool:
+        """Whether another job is to go on in place of the one at work, and there is memory for it."""
+        if self._at_work is not job or not self._line:
             return False
         following = self._order()[0]
+        is_click = job.by_itself and not following.by_itself and bool(following.owners & job.owners)
+        has_had_its_time = time.monotonic() - job._since >= _TURN_SECONDS and not following.owners <= job.owners
         num_aside = sum(other._has_begun and other.is_live for other in self._jobs.values()) - 1
-        return not following.owners <= job.owners and (following._has_begun or num_aside < _MOST_ASIDE)
+        return (is_click or has_had_its_time) and (following._has_begun or num_aside < _MOST_ASIDE)
 
     def _resume(self, job: Job) -> None:
         job._pause = False
@@ -399,7 +426,7 @@ class Queue:
                 self._leave(job)
                 job.state = State.PAUSED
                 self._write(job, State.PAUSED)
-            elif self._is_turn_of_others(job):
+            elif self._gives_way(job):
                 self._line.append(job)
                 job.state = State.WAITING
                 self._end_turn(job)
@@ -454,6 +481,9 @@ class Queue:
     def _write(self, job: Job, state: State) -> None:
         """Brings the record up to date; a disk that is full costs the record, never the job."""
         if self._records is None or job._record is None or self._jobs.get(job.key) is not job:
+            return
+        if state is State.CANCELLED and job.was_let_go:
+            self._records.forget(job._record.name)  # nobody asked for it, so nobody looks for it
             return
         ended = 0.0 if state.is_live else (job._record.ended or time.time())
         job._record = replace(job._record, state=state, ended=ended, seconds=job.seconds, error=job.error)

@@ -122,6 +122,65 @@ def test_one_at_a_time_in_the_order_they_came() -> None:
     assert order == ["b", "c", "a"]
 
 
+class Steady:
+    """Work that reports one step after another until it may end."""
+
+    def __init__(self) -> None:
+        self.may_end = threading.Event()
+
+    def __call__(self, on_step: OnStep) -> str:
+        while not self.may_end.wait(0.001):
+            on_step(Step(1, 2, partial="so far"))
+        return "whole"
+
+
+def test_a_click_goes_before_what_its_owners_page_began_by_itself() -> None:
+    queue, preview, click = Queue(), Steady(), Steady()
+    begun = queue.submit("preview", "work", preview, owner="me", by_itself=True)
+    waiting = queue.submit("another", "work", lambda _: None, owner="me", by_itself=True)
+    until(lambda: begun.step is not None)
+    clicked = queue.submit("click", "work", click, owner="me")
+    until(lambda: clicked.step is not None)
+    assert queue.live() == [clicked, waiting, begun]
+    assert begun.state is State.WAITING
+    preview.may_end.set()
+    click.may_end.set()
+    assert [ended(job).state for job in (clicked, waiting, begun)] == [State.DONE] * 3
+    assert begun.result == "whole"
+
+
+def test_a_click_of_another_person_waits_for_what_began_by_itself() -> None:
+    queue, preview = Queue(), Steady()
+    begun = queue.submit("preview", "work", preview, owner="me", by_itself=True)
+    until(lambda: begun.step is not None)
+    others = queue.submit("click", "work", lambda _: None, owner="you")
+    time.sleep(0.05)
+    assert (begun.state, others.state) == (State.RUNNING, State.WAITING)
+    preview.may_end.set()
+    ended(others)
+
+
+def test_what_began_by_itself_counts_as_asked_for_once_somebody_asks() -> None:
+    queue, preview = Queue(), Steady()
+    begun = queue.submit("preview", "work", preview, owner="me", by_itself=True)
+    assert queue.submit("preview", "work", preview, owner="me", by_itself=False) is begun
+    assert queue.submit("preview", "work", preview, owner="you", by_itself=True) is begun
+    assert not begun.by_itself
+    preview.may_end.set()
+    ended(begun)
+
+
+def test_what_is_let_go_leaves_no_record(tmp_path: Path) -> None:
+    records = Records(tmp_path, results_mb=10)
+    queue, preview = Queue(records=records), Steady()
+    begun = queue.submit("preview", "work", preview, owner="me", by_itself=True)
+    until(lambda: begun.step is not None)
+    queue.cancel(begun, owner="me", lets_go=True)
+    assert ended(begun).state is State.CANCELLED
+    assert begun.was_let_go
+    assert records.all() == []
+
+
 def test_a_waiting_job_is_cancelled_at_once_and_never_runs() -> None:
     queue, gate, ran = Queue(), Gate(), []
     queue.submit("first", "work", gate, owner="me")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import streamlit as st
@@ -140,23 +141,21 @@ def draw(chosen: Selection, asked: Asked) -> None:
 
 
 def _find(chosen: Selection, asked: Asked, method: str) -> ClassImages | None:
+    """The pictures of one way: small ones at once, the asked ones on demand, both live."""
     title = class_image.METHODS[method].title
-    quick = asked.settings(method, **{name: min(getattr(asked, name), most) for name, most in _QUICK.items()})
-    is_quick = quick == asked.settings(method)
-    found = _make(
-        chosen, asked.settings(method), name=f"{method}_images", title=f"The {title} images", at_once=is_quick
+    quick = {name: min(getattr(asked, name), most) for name, most in _QUICK.items()}
+    return work.asked_or_quick(
+        partial(_make, chosen),
+        asked.settings(method),
+        asked.settings(method, **quick),
+        name=f"{method}_images",
+        title=f"The {title} images",
+        quick_title=f"Quick {title} images",
+        below=f"quick, small pictures of {quick['steps']} steps",
     )
-    if found is not None or is_quick:
-        return found
-    found = _make(chosen, quick, name=f"quick_{method}_images", title=f"Quick {title} images", at_once=True)
-    if found is not None:
-        st.caption(f"Below: quick, small pictures of {quick['steps']} steps. Run it for the ones you asked for.")
-    return found
 
 
-def _make(
-    chosen: Selection, settings: dict[str, Any], *, name: str, title: str, at_once: bool = False
-) -> ClassImages | None:
+def _make(chosen: Selection, settings: dict[str, Any], *, name: str, title: str, at_once: bool) -> ClassImages | None:
     model = chosen.model
 
     def make(on_step: Callable[[Step], None]) -> ClassImages:
@@ -171,7 +170,7 @@ def _make(
         title=title,
         cost=f"{len(settings['classes'])} × {settings['steps']} steps at {settings['size_px']} pixels: about "
         f"{render.format_value(seconds)} s.",
-        show=synthesis_view.so_far,
+        show=partial(synthesis_view.so_far, key=f"{name}_so_far"),
         at_once=at_once,
         hint=_HINT,
         about={"network": model.spec.title, **settings},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -267,45 +268,39 @@ def _fits(image: InputImage, size_px: int) -> bool:
 def find(chosen: Selection, asked: Asked) -> Dream | None:
     """The dream: a small one at once, the asked one on demand, both live."""
     quick = asked.preview
-    found: Dream | None = work.run(
-        deep_dream.dream,
-        chosen,
+
+    def draw_one(one: Asked, *, name: str, title: str, at_once: bool) -> Dream | None:
+        found: Dream | None = work.run(
+            deep_dream.dream,
+            chosen,
+            name=name,
+            title=title,
+            cost=f"{one.octaves * one.steps} steps, the last at {one.size_px} pixels: about "
+            f"{render.format_value(one.seconds(chosen))} s.",
+            show=partial(_so_far, key=f"{name}_so_far"),
+            hint=_HINT,
+            at_once=at_once,
+            **one.settings,
+        )
+        return found
+
+    return work.asked_or_quick(
+        draw_one,
+        asked,
+        quick,
         name="dream",
         title="Dream",
-        cost=f"{asked.octaves * asked.steps} steps, the last at {asked.size_px} pixels: about "
-        f"{render.format_value(asked.seconds(chosen))} s.",
-        show=_so_far,
-        hint=_HINT,
-        at_once=quick == asked,
-        **asked.settings,
+        quick_title="Quick dream",
+        below=f"a quick, small dream of {quick.octaves * quick.steps} steps at {quick.size_px} pixels",
     )
-    if found is not None or quick == asked:
-        return found
-    found = work.run(
-        deep_dream.dream,
-        chosen,
-        name="quick_dream",
-        title="Quick dream",
-        cost=f"About {render.format_value(quick.seconds(chosen))} s.",
-        show=_so_far,
-        hint=_HINT,
-        at_once=True,
-        **quick.settings,
-    )
-    if found is not None:
-        st.caption(
-            f"Below: a quick, small dream of {quick.octaves * quick.steps} steps at {quick.size_px} pixels. Run it for "
-            "the one you asked for."
-        )
-    return found
 
 
-def _so_far(found: Dream | DreamZoom) -> None:
+def _so_far(found: Dream | DreamZoom, *, key: str) -> None:
     """What is there so far. Not a picture file: those go when the next one comes."""
     pixels = found.pixels if isinstance(found, Dream) else found.frames[-1]
     show.mosaic_wall(
         render.rgb_mosaic(pixels[None], tile_px=_LIVE_PX),
-        key="dream_so_far",
+        key=key,
         aria="The dream so far",
         tile_px=_LIVE_PX,
         smooth=True,
@@ -437,7 +432,7 @@ def zoom(chosen: Selection, asked: Asked) -> None:
         title="Zoom",
         cost=f"{num + 1} frames of {each.octaves * each.steps} steps at {each.size_px} pixels: about "
         f"{render.format_value((num + 1) * each.seconds(chosen))} s. Layer, strength and the rest as above.",
-        show=_so_far,
+        show=partial(_so_far, key="zoom_so_far"),
         hint=_HINT,
         num_frames=num,
         zoom=1 + percent / 100,

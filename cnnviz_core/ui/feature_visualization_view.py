@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -202,16 +203,15 @@ def find(chosen: Selection, asked: Asked) -> Synthesis | None:
         channels=asked.settings["channels"][:_NUM_AT_FIRST],
         **{name: min(asked.settings[name], most) for name, most in _QUICK.items()},
     )
-    found = _make(chosen, asked, name="synthesis", title="Make the pictures", at_once=quick == asked)
-    if found is not None or quick == asked:
-        return found
-    found = _make(chosen, quick, name="quick_synthesis", title="Quick pictures", at_once=True)
-    if found is not None:
-        st.caption(
-            f"Below: quick, small pictures of {quick.settings['steps']} steps at {quick.settings['size_px']} pixels. "
-            "Run it for the ones you asked for."
-        )
-    return found
+    return work.asked_or_quick(
+        partial(_make, chosen),
+        asked,
+        quick,
+        name="synthesis",
+        title="Make the pictures",
+        quick_title="Quick pictures",
+        below=f"quick, small pictures of {quick.settings['steps']} steps at {quick.settings['size_px']} pixels",
+    )
 
 
 def _make(chosen: Selection, asked: Asked, *, name: str, title: str, at_once: bool = False) -> Synthesis | None:
@@ -227,7 +227,7 @@ def _make(chosen: Selection, asked: Asked, *, name: str, title: str, at_once: bo
         title=title,
         cost=f"{asked.num_pictures:,} × {settings['steps']} steps at {settings['size_px']} pixels: about "
         f"{render.format_value(asked.seconds(chosen))} s.",
-        show=synthesis_view.so_far,
+        show=partial(synthesis_view.so_far, key=f"{name}_so_far"),
         at_once=at_once,
         hint=_HINT,
         about={"network": model.spec.title, **settings},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -121,47 +122,37 @@ def _seconds(chosen: Selection, asked: Asked) -> float:
 def find(chosen: Selection, asked: Asked) -> Inversion | None:
     """The pictures: small ones at once, the asked ones on demand, both live."""
     num, quick = len(asked.layers), asked.preview
-    found: Inversion | None = work.run(
-        inversion.invert,
-        chosen,
+
+    def draw_one(one: Asked, *, name: str, title: str, at_once: bool) -> Inversion | None:
+        found: Inversion | None = work.run(
+            inversion.invert,
+            chosen,
+            name=name,
+            title=title,
+            cost=f"{num} {'layer' if num == 1 else 'layers'}, {one.steps} steps each at {one.size_px} pixels: about "
+            f"{render.format_value(_seconds(chosen, one))} s.",
+            show=partial(_wall, key=f"{name}_so_far"),
+            hint=_HINT,
+            at_once=at_once,
+            **one.settings,
+        )
+        return found
+
+    return work.asked_or_quick(
+        draw_one,
+        asked,
+        quick,
         name="inversion",
         title="Rebuild",
-        cost=f"{num} {'layer' if num == 1 else 'layers'}, {asked.steps} steps each at {asked.size_px} pixels: about "
-        f"{render.format_value(_seconds(chosen, asked))} s.",
-        show=_so_far,
-        hint=_HINT,
-        at_once=quick == asked,
-        **asked.settings,
+        quick_title="Quick rebuilding",
+        below=f"a quick, rough rebuilding in {quick.steps} steps at {quick.size_px} pixels",
     )
-    if found is not None or quick == asked:
-        return found
-    found = work.run(
-        inversion.invert,
-        chosen,
-        name="quick_inversion",
-        title="Quick rebuilding",
-        cost=f"About {render.format_value(_seconds(chosen, quick))} s.",
-        show=_so_far,
-        hint=_HINT,
-        at_once=True,
-        **quick.settings,
-    )
-    if found is not None:
-        st.caption(
-            f"Below: a quick, rough rebuilding in {quick.steps} steps at {quick.size_px} pixels. Run it for the one "
-            "you asked for."
-        )
-    return found
 
 
 def _pixels(found: Inversion) -> show.Pixels:
     """(L + 1, H, W, 3): the photo, then what each layer gave."""
     rebuilt = np.rint(found.pictures * 255).astype(np.uint8)
     return np.concatenate([found.original[None], rebuilt])
-
-
-def _so_far(found: Inversion) -> None:
-    _wall(found, key="inversion_so_far")
 
 
 def _wall(found: Inversion, *, key: str) -> None:

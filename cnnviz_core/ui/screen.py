@@ -13,7 +13,7 @@ from cnnviz_core.links import Link
 from cnnviz_core.ui import frame
 
 # What a session knows beside the state of its pages; going to another screen is as opening its link, but for these.
-_KEPT = ("my_pictures", "given_up", "run_again", "num_opened")
+_KEPT = ("my_pictures", "given_up", "run_again", "num_opened", "begun")
 _CLEARED_SECONDS = 0.2
 
 

@@ -22,12 +22,12 @@ def pixels(found: Synthesis) -> show.Pixels:
     return np.asarray((found.images * 255).round(), dtype=np.uint8)
 
 
-def so_far(found: Synthesis | ClassImages) -> None:
+def so_far(found: Synthesis | ClassImages, *, key: str = "pictures_so_far") -> None:
     """What is there while pictures are made."""
     pictures = found.pictures if isinstance(found, ClassImages) else found
     show.mosaic_wall(
         render.rgb_mosaic(pixels(pictures), tile_px=TILE_PX),
-        key="pictures_so_far",
+        key=key,
         aria="The pictures so far",
         labels=_labels(pictures),
         tile_px=TILE_PX,

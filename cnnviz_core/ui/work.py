@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import streamlit as st
 
@@ -16,6 +16,8 @@ from cnnviz_core.jobs import Job, Queue
 from cnnviz_core.models import LoadedModel
 from cnnviz_core.ui import access, compute, frame, person, screen
 from cnnviz_core.ui.pickers import Selection
+
+Asked = TypeVar("Asked")
 
 _POLL_SECONDS = 0.5
 _IN_MEMORY = 24  # finished results of a line; the others are read from disk
@@ -93,6 +95,33 @@ def run(
     )
 
 
+def asked_or_quick(
+    draw: Callable[..., Any | None], asked: Asked, quick: Asked, *, name: str, title: str, quick_title: str, below: str
+) -> Any | None:
+    """What was asked for, on demand; until it is there, a quick version of it, which starts by itself.
+
+    Args:
+        draw: Takes either of the two with ``name``, ``title`` and ``at_once``, which it gives to :func:`until_done`.
+        asked: What was asked for.
+        quick: The same, small and quick; equal to it where it is quick enough itself.
+        name: Unique on the page.
+        title: Of the asked one, for people.
+        quick_title: Of the quick one.
+        below: What the quick one is, in words that follow "Below:".
+
+    Returns:
+        The result of either; None until one is there.
+    """
+    is_quick = quick == asked
+    found = draw(asked, name=name, title=title, at_once=is_quick)
+    if found is not None or is_quick:
+        return found
+    found = draw(quick, name=f"quick_{name}", title=quick_title, at_once=True)
+    if found is not None:
+        st.caption(f"Below: {below}. Run it for what you asked for.")
+    return found
+
+
 def key_of(
     function: Callable[..., Any], model: LoadedModel, image: InputImage | None, settings: Mapping[str, Any]
 ) -> str:
@@ -110,7 +139,8 @@ def begin(work: jobs.Work, *, key: str, title: str, about: Mapping[str, object])
         about: See there.
     """
     if queue().find(key) is None:
-        queue().submit(key, title, _keeping(work), owner=person.me(), details=_details(about))
+        _begun()[f"ahead {key}"] = frame.page().path, "methods", key
+        queue().submit(key, title, _keeping(work), owner=person.me(), details=_details(about), by_itself=True)
 
 
 def finished(key: str) -> Any | None:
@@ -144,7 +174,7 @@ def until_done(
         cost: What it takes, said before it is started.
         show: Draws what is there so far, while it runs; None for nothing to show.
         at_once: Whether it starts by itself when it was never asked for; for what takes seconds and the page needs.
-            When the settings change meanwhile, nobody waits for it any more.
+            It is let go when the settings change meanwhile, or when another page has long work to do.
         line: Jobs of one line wait for each other.
         hint: Sentence without its full stop that says which setting to lower where memory runs out.
         about: Settings for the list of jobs; None takes those in the address of the page.
@@ -162,19 +192,24 @@ def until_done(
 
     given_up: set[str] = st.session_state.setdefault("given_up", set())
 
-    def start() -> None:
+    def start(*, by_itself: bool = False) -> None:
         if right:
             access.require(right)
         given_up.discard(key)
+        _let_others_go(name, key, line, by_itself=by_itself)
         options: dict[str, Any] = {"hint": hint} if hint else {}
-        jobs_of_line.submit(key, title, _keeping(work), owner=me, details=_details(about), **options)
+        jobs_of_line.submit(
+            key, title, _keeping(work), owner=me, details=_details(about), by_itself=by_itself, **options
+        )
 
     mine = job if job is not None and me in job.asked_by else None
     is_live = job is not None and job.is_live and job.can_be_joined
-    is_wanted = _asked_again(key) or (at_once and _may_start(name, key, mine, jobs_of_line))
-    if (is_live and key not in given_up) or is_wanted:
-        if is_wanted or job is None or me not in job.owners:  # who waits already and asks again would end a pause
-            start()
+    is_asked_again = _asked_again(key)
+    begins = at_once and key not in given_up and (mine is None or mine.state is State.INTERRUPTED or mine.was_let_go)
+    if (is_live and key not in given_up) or begins or is_asked_again:
+        # Who waits already and asks again would end a pause.
+        if begins or is_asked_again or job is None or me not in job.owners:
+            start(by_itself=not is_asked_again)
         _live(key, name, show, line)
         return None
     found = None if mine is None else _broken_off(mine)
@@ -215,17 +250,27 @@ def _asked_again(key: str) -> bool:
     return True
 
 
-def _may_start(name: str, key: str, mine: Job | None, jobs_of_line: Queue) -> bool:
-    """Whether what starts by itself does; what did so before with other settings of the page is let go."""
-    let_go: set[str] = st.session_state.setdefault("let_go", set())
-    before = st.session_state.get(f"{name}_at_once")
-    st.session_state[f"{name}_at_once"] = key
-    if before not in (None, key) and (old := jobs_of_line.find(before)) is not None and old.is_live:
-        let_go.add(before)
-        jobs_of_line.cancel(old, owner=person.me(), may_return=person.may_return)
-    if key in st.session_state["given_up"]:
-        return False
-    return mine is None or mine.state is State.INTERRUPTED or key in let_go
+def _let_others_go(name: str, key: str, line: str, *, by_itself: bool) -> None:
+    """Ends what began by itself in this session and is not looked at any more, now that other long work is wanted.
+
+    That is what another page began, and what stood in this place with other settings.
+    """
+    begun, here = _begun(), frame.page().path
+    for place, (its_page, its_line, its_key) in list(begun.items()):
+        if its_key == key or (its_page == here and place != name):
+            continue
+        del begun[place]
+        old = queue(its_line).find(its_key)
+        if old is not None and old.is_live and old.by_itself:
+            queue(its_line).cancel(old, owner=person.me(), may_return=person.may_return, lets_go=True)
+    if by_itself:
+        begun[name] = here, line, key
+
+
+def _begun() -> dict[str, tuple[str, str, str]]:
+    """What began by itself in this session, by its place: page, line and key."""
+    begun: dict[str, tuple[str, str, str]] = st.session_state.setdefault("begun", {})
+    return begun
 
 
 def _details(about: Mapping[str, object] | None) -> Details:

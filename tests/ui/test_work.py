@@ -33,7 +33,7 @@ def page() -> None:
     from cnnviz_core.ui import work
     from cnnviz_core.ui.frame import PageLink
 
-    here = PageLink("look", "pages/look/home.py", "Home", "What?", "home")
+    here = PageLink("look", st.session_state.get("path", "pages/look/home.py"), "Home", "What?", "home")
     st.session_state["page"], st.session_state["pages"] = here, (here,)
     number = st.number_input("Number", 0, 9, key="number")
     seconds = st.session_state.get("seconds", 20.0)
@@ -127,3 +127,97 @@ def test_a_pause_lasts_while_the_page_runs_again_until_it_is_resumed() -> None:
     app.button(key="slow_cancel").click()
     run(app)
     until(lambda: job.state is State.CANCELLED)
+
+
+def test_what_another_page_began_by_itself_is_let_go_once_this_one_needs_long_work() -> None:
+    app = run(AppTest.from_function(page))
+    first = work.queue().find("key 0")
+    until(lambda: first.step is not None)
+    app.session_state["path"] = "pages/look/filters.py"
+    app.number_input(key="number").set_value(1)
+    app.session_state["seconds"] = 0.0
+    run(app)
+    until(lambda: first.state is State.CANCELLED)
+    until(lambda: work.queue().find("key 1").state is State.DONE)
+    assert [record.key for record in work.records().all()] == [work.queue().find("key 1").record.key]
+    app.session_state["path"] = "pages/look/home.py"  # and back again
+    app.number_input(key="number").set_value(0)
+    run(app)
+    until(lambda: work.queue().find("key 0").state is State.DONE)
+
+
+def test_what_was_asked_for_by_a_click_goes_on_when_its_page_is_left() -> None:
+    app = run(AppTest.from_function(page))
+    first = work.queue().find("key 0")
+    until(lambda: first.step is not None)
+    app.button(key="slow_cancel").click()
+    run(app)
+    until(lambda: first.state is State.CANCELLED)
+    app.button(key="slow_run").click()
+    run(app)
+    clicked = work.queue().find("key 0")
+    until(lambda: clicked.step is not None)
+    app.session_state["path"] = "pages/look/filters.py"
+    app.number_input(key="number").set_value(1)
+    run(app)
+    waiting = work.queue().find("key 1")
+    assert [job for _, job in work.live()] == [clicked, waiting]
+    assert not clicked.is_stopping
+    for job in (clicked, waiting):
+        work.queue().cancel(job, owner="ada")
+
+
+def quick_page() -> None:
+    import threading
+
+    import streamlit as st
+
+    from cnnviz_core.results import Step
+    from cnnviz_core.ui import work
+    from cnnviz_core.ui.frame import PageLink
+
+    here = PageLink("look", "pages/look/home.py", "Home", "What?", "home")
+    st.session_state["page"], st.session_state["pages"] = here, (here,)
+    may_end = st.session_state.setdefault("may_end", threading.Event())
+    asked = st.number_input("Steps", 0, 99, 50, key="steps")
+
+    def draw(steps: int, *, name: str, title: str, at_once: bool) -> str | None:
+        def make(on_step) -> str:
+            on_step(Step(1, 2))
+            while steps > 8 and not may_end.wait(0.01):
+                on_step(Step(1, 2))
+            return f"{steps} steps"
+
+        return work.until_done(make, key=f"{steps}", name=name, title=title, cost="Long.", at_once=at_once)
+
+    quick = min(asked, 8)
+    found = work.asked_or_quick(
+        draw, asked, quick, name="made", title="Make", quick_title="Quick", below=f"a quick one of {quick} steps"
+    )
+    st.write(f"found {found}")
+
+
+def test_a_quick_version_is_there_at_once_and_the_asked_one_on_demand() -> None:
+    app = run(AppTest.from_function(quick_page))
+    until(lambda: work.queue().find("8").state is State.DONE)
+    run(app)
+    assert app.markdown[-1].value == "found 8 steps"
+    assert app.caption[-1].value == "Below: a quick one of 8 steps. Run it for what you asked for."
+    assert work.queue().find("50") is None
+    app.button(key="made_run").click()
+    run(app)
+    until(lambda: work.queue().find("50").state is State.RUNNING)
+    assert run(app).markdown[-1].value == "found 8 steps"  # still there while the asked one is made
+    app.session_state["may_end"].set()
+    until(lambda: work.queue().find("50").state is State.DONE)
+    assert run(app).markdown[-1].value == "found 50 steps"
+
+
+def test_what_is_quick_enough_itself_is_not_made_twice() -> None:
+    app = AppTest.from_function(quick_page)
+    app.session_state["steps"] = 4
+    run(app)
+    until(lambda: work.queue().find("4").state is State.DONE)
+    assert run(app).markdown[-1].value == "found 4 steps"
+    assert len(work.records().all()) == 1
+    assert not app.caption
