@@ -19,6 +19,7 @@ Package map, from the outside in::
     picture_gradients  the gradient of layers with respect to a picture of any size, tile by tile
     synthesis        pictures of what channels look for, many at once, and which of them failed
     training         the course of a training: features once, a linear probe, epochs, the best of them
+    training_settings  what can be chosen of a training, and whether it will do
     trainable        which layers can be trained further, and a copy of the network in which they can
     features         vectors of whole pictures at any size, of one or several layers joined
     pairs            two networks of one architecture: whether they are, and what became of the weights
@@ -55,6 +56,7 @@ Package map, from the outside in::
     settings         the app's settings, read from CNNVIZ_* variables
     roles            who may do what on a server that several people use
     journal          what happens on a server, one line per event; bugs with their ids
+    pace             how long work of several kinds still takes
     startup          process-wide switches, set once: allocator, threads
     torchvision_shim lets torchvision be imported beside a CPU build of torch
     cli              the command ``cnnviz``

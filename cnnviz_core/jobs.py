@@ -153,7 +153,9 @@ class Job:
 
     @property
     def seconds_left(self) -> float | None:
-        """Time still needed at the present pace; None before the first step."""
+        """Time still needed, as the work itself says or at the present pace; None before the first step."""
+        if self.step is not None and self.step.seconds_left is not None:
+            return self.step.seconds_left
         pace = self.steps_per_second
         return None if pace is None or self.step is None else max(0, self.step.total - self.step.done) / pace
 

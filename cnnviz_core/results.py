@@ -226,11 +226,13 @@ class Step:
         done: Units of work done.
         total: Units of work in all.
         partial: The result so far, of the result's own type; None where there is none to show.
+        seconds_left: As the work itself expects, where its units are of unlike cost; None where the pace so far tells.
     """
 
     done: int
     total: int
     partial: object = None
+    seconds_left: float | None = None
 
 
 @dataclass(frozen=True)
@@ -1249,7 +1251,6 @@ class TrainingProgress:
         num_epochs: How many there are at most.
         best_epoch: The one whose weights would be kept now.
         probe_accuracy: Of the linear probe on the validation pictures; not a number before it is there.
-        seconds_left: At the present pace; not a number before that is known.
     """
 
     doing: str
@@ -1257,7 +1258,6 @@ class TrainingProgress:
     num_epochs: int
     best_epoch: int
     probe_accuracy: float
-    seconds_left: float
 
 
 @dataclass(frozen=True)

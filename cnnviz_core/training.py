@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import torch
@@ -28,106 +28,22 @@ from cnnviz_core.collections.embedding import File
 from cnnviz_core.collections.linear_probe import LinearProbe
 from cnnviz_core.collections.picture_features import PictureFeatures, Rows
 from cnnviz_core.collections.splitting import Split
-from cnnviz_core.errors import BadCollection, BadImage, BadSetting, NotApplicable
+from cnnviz_core.errors import BadCollection, BadImage, NotApplicable
 from cnnviz_core.models import LoadedModel
+from cnnviz_core.pace import Pace
 from cnnviz_core.results import Epoch, FineTuned, Run, Step, TrainingProgress
 from cnnviz_core.tail import Cut
+from cnnviz_core.training_settings import OPTIMISERS, SCHEDULES, Settings, norms_go_by_batch
 
 OnStep = Callable[[Step], None]
 
 ACCOUNT = "cnnviz"  # where a checkpoint's header tells how it was made
 _EVALUATED = 64  # pictures at a time
+_TRIED = 8
 _TELL_SECONDS = 0.25
-
-
-@dataclass(frozen=True)
-class Optimiser:
-    """One rule for changing the weights.
-
-    Attributes:
-        title: For menus.
-        about: What it does.
-        learning_rate: Where the head alone is trained, or everything with norms that go by the batch.
-        deeper_learning_rate: Where other layers with trained weights are.
-        make: Builds it.
-    """
-
-    title: str
-    about: str
-    learning_rate: float
-    deeper_learning_rate: float
-    make: Callable[[list[nn.Parameter], float, float], torch.optim.Optimizer]
-
-
-OPTIMISERS: Mapping[str, Optimiser] = {
-    "adamw": Optimiser(
-        "AdamW",
-        "Steps of even size for every weight, with the weights pulled towards 0 apart from that.",
-        1e-3,
-        5e-5,
-        lambda weights, rate, decay: torch.optim.AdamW(weights, lr=rate, weight_decay=decay),
-    ),
-    "adam": Optimiser(
-        "Adam",
-        "As AdamW, with the pull as a part of the gradient.",
-        1e-3,
-        5e-5,
-        lambda weights, rate, decay: torch.optim.Adam(weights, lr=rate, weight_decay=decay),
-    ),
-    "sgd": Optimiser(
-        "SGD",
-        "Along the gradient with momentum 0.9: slower, and the learning rate matters more.",
-        1e-2,
-        2e-3,
-        lambda weights, rate, decay: torch.optim.SGD(weights, lr=rate, momentum=0.9, weight_decay=decay),
-    ),
-}
-
-# Share of the training that is over, 0..1, to the share of the learning rate.
-SCHEDULES: Mapping[str, Callable[[float], float]] = {
-    "cosine": lambda done: (1 + math.cos(math.pi * done)) / 2,
-    "constant": lambda _: 1.0,
-}
-
-
-# Where the norms of trained layers take their means and variances from, while training.
-NORMS: Mapping[str, str] = {
-    "auto": "Of each batch where all norms are trained and a batch is 8 pictures or more, else as they came: with some "
-    "trained and some not, it was worse in trials.",
-    "batch": "Of each batch, and a running mean of these for use.",
-    "kept": "As they came with the network; only scale and shift are trained.",
-}
-_FEWEST_FOR_NORMS = 8
+_READ, _VARIED, _TRAINED = "read", "varied", "trained"  # kinds of work, in pictures
 # Weight of the newest batch in the running mean, once there are enough; before, it is the mean of all so far.
 _NEWEST = 0.1
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How a network is trained; the keyword arguments of :func:`cnnviz_core.methods.fine_tuning.train`."""
-
-    epochs: int
-    optimiser: str
-    learning_rate: float
-    schedule: str
-    weight_decay: float
-    batch_size: int
-    augmentation: str
-    validation: float
-    test: float
-    patience: int
-    seed: int
-    norms: str
-
-
-def check_key(what: str, key: str, table: Mapping[str, object]) -> None:
-    """Passes where a table has such a key.
-
-    Raises:
-        BadSetting: It has not.
-    """
-    if key not in table:
-        raise BadSetting(f"{what} is {key!r}, not one of {', '.join(table)}.")
 
 
 class _Ended(Exception):
@@ -136,42 +52,6 @@ class _Ended(Exception):
     def __init__(self, ending: str, notice: str) -> None:
         super().__init__(notice)
         self.ending = ending
-
-
-def check(settings: Settings) -> None:
-    """Passes where every setting is in its range.
-
-    Raises:
-        BadSetting: One is not.
-    """
-    check_key("optimiser", settings.optimiser, OPTIMISERS)
-    check_key("schedule", settings.schedule, SCHEDULES)
-    check_key("augmentation", settings.augmentation, AUGMENTATIONS)
-    check_key("norms", settings.norms, NORMS)
-    for number, what in (
-        (settings.epochs, "epochs"),
-        (settings.batch_size, "batch_size"),
-        (settings.patience, "patience"),
-    ):
-        if number < 1:
-            raise BadSetting(f"{what} is {number}; it must be 1 or more.")
-    if settings.norms == "batch" and settings.batch_size < 2:
-        raise BadSetting(
-            "A batch of one picture has no variance of its own; with norms of each batch, batch_size must be 2 or "
-            f"more, better {_FEWEST_FOR_NORMS}."
-        )
-    if not 0 < settings.learning_rate < math.inf:
-        raise BadSetting(f"The learning rate is {settings.learning_rate}; it must be a number above 0, such as 0.0002.")
-    if not 0 <= settings.weight_decay < math.inf:
-        raise BadSetting(f"weight_decay is {settings.weight_decay}; it must be 0 or more.")
-
-
-def norms_go_by_batch(model: LoadedModel, trained: Sequence[str], norms: str, batch_size: int) -> bool:
-    """Whether batch norms of the trained layers go by the batch while it trains; False where there is none."""
-    here, all_there_are = (len(trainable.batch_norms(model.net, names)) for names in (trained, ("",)))
-    if norms == "auto":
-        return 0 < here == all_there_are and batch_size >= _FEWEST_FOR_NORMS
-    return norms == "batch" and here > 0
 
 
 class Training:
@@ -223,7 +103,7 @@ class Training:
         self.probe_answers = np.empty(0, np.int64)
         self.ended = "all epochs"
         self.cancel: BaseException | None = None
-        self.done_pictures = 0
+        self._pace = Pace()
         self._told = 0.0
         self._pool = ThreadPoolExecutor(indexing.num_workers(model), thread_name_prefix="cnnviz-train")
 
@@ -264,23 +144,29 @@ class Training:
             if stop is not self.cancel or not self.best:
                 raise
             self.ended = "cancelled"
-            self._on_step(Step(self.done_pictures, self.total_pictures, self._keep(self._finished(features))))
+            self._on_step(Step(self._pace.done, self._pace.total, self._keep(self._finished(features))))
             raise
         return self._keep(self._finished(features))
 
     def _begin(self, features: PictureFeatures) -> None:
         """Everything up to the first epoch."""
-        num = len(self.pictures)
-        self.total_pictures = num + len(self.split.training) * self.settings.epochs
-        vectors, problems = features.read(trainable.head(self.model), self._counter("Reading the pictures"))
+        pace = self._pace
+        pace.expect(_READ, len(self.pictures))
+        _, seconds = seconds_each(self.model, self.halves, self.weights)
+        pace.expect(_TRAINED, len(self.split.training) * self.settings.epochs, seconds)
+        pace.skip()
+        vectors, problems = features.read(trainable.head(self.model), self._counter(_READ, "Reading the pictures"))
         if problems:
             self._leave_out(problems)
-        self.total_pictures += len(self.split.training) * features.num_varied()
+        pace.expect(_TRAINED, len(self.split.training) * self.settings.epochs)
+        pace.expect(_VARIED, len(self.split.training) * features.num_varied(), pace.seconds_each(_READ))
         probe = linear_probe.fit(vectors, self.split)
         self.probe_accuracy, self.probe_answers = probe.validation_accuracy, probe.answers(vectors)
         self._start_head(probe)
-        features.vary(self.split.training, self._counter("Varying the pictures"))
+        pace.skip()
+        features.vary(self.split.training, self._counter(_VARIED, "Varying the pictures"))
         self._note_epoch(features, 0, self._evaluate(features, self.split.training), 0.0)
+        pace.skip()
 
     def _leave_out(self, problems: Mapping[int, str]) -> None:
         """Draws anew without the pictures that cannot be read; their places stay, with a target of -1."""
@@ -324,7 +210,7 @@ class Training:
                 with self._norms_of_the_batch(step):
                     loss, right = self._step(features, batch, rule, generator)
                 losses, num_right, step = losses + loss, num_right + right, step + 1
-                self._tell(f"Epoch {number} of {settings.epochs}", len(batch))
+                self._tell(_TRAINED, f"Epoch {number} of {settings.epochs}", len(batch))
             found = losses / len(order), num_right / len(order)
             self._note_epoch(features, number, found, time.perf_counter() - begun)
             if number - self.best_epoch >= settings.patience:
@@ -389,7 +275,7 @@ class Training:
         if not self.best or (accuracy, -loss) > (best.validation_accuracy, -best.validation_loss):
             self.best_epoch = number
             self.best = [tensor.detach().clone() for tensor in self.state]
-        self._tell(f"Epoch {number} of {self.settings.epochs} is done", 0, at_once=True)
+        self._tell(_TRAINED, f"Epoch {number} of {self.settings.epochs} is done", 0, at_once=True)
 
     def _evaluate(self, features: PictureFeatures, rows: Rows) -> tuple[float, float]:
         """Mean cross-entropy and share of right answers."""
@@ -507,30 +393,30 @@ class Training:
 
     # -- telling about it --
 
-    def _counter(self, doing: str) -> Callable[[int], None]:
-        return lambda num: self._tell(doing, num)
+    def _counter(self, kind: str, doing: str) -> Callable[[int], None]:
+        return lambda num: self._tell(kind, doing, num)
 
-    def _tell(self, doing: str, num: int, *, at_once: bool = False) -> None:
-        self.done_pictures += num
+    def _tell(self, kind: str, doing: str, num: int, *, at_once: bool = False) -> None:
+        pace = self._pace
+        pace.count(kind, num)
         now = time.perf_counter()
         if not at_once and now - self._told < _TELL_SECONDS:
             return
         self._told = now
-        passes = [epoch.seconds for epoch in self.history[1:]]
-        left = self.settings.epochs - len(passes)
         progress = TrainingProgress(
             doing=doing,
             history=tuple(self.history),
             num_epochs=self.settings.epochs,
             best_epoch=self.best_epoch,
             probe_accuracy=self.probe_accuracy,
-            seconds_left=left * sum(passes) / len(passes) if passes else math.nan,
         )
+        left = pace.seconds_left
         try:
-            self._on_step(Step(self.done_pictures, self.total_pictures, progress))
+            self._on_step(Step(pace.done, pace.total, progress, None if math.isnan(left) else left))
         except BaseException as stop:
             self.cancel = stop
             raise
+        pace.skip()  # who is told may have it wait for its turn
 
 
 def gradients(
@@ -542,6 +428,21 @@ def gradients(
         loss = F.cross_entropy(scores, targets, reduction="sum")
     gradients = torch.autograd.grad(loss, weights, allow_unused=True)
     return float(loss.detach()), int((scores.argmax(dim=1) == targets).sum()), gradients
+
+
+def seconds_each(model: LoadedModel, halves: Cut, weights: Sequence[nn.Parameter]) -> tuple[float, float]:
+    """What a picture takes through the first half, and through the second forwards and back; tried on noise."""
+    x = noise(model, _TRIED)
+    targets = torch.zeros(len(x), dtype=torch.int64, device=model.device)
+    found = (math.nan, math.nan)
+    for _ in range(2):  # the first warms up
+        start = time.perf_counter()
+        features = halves.features(x)
+        middle = time.perf_counter()
+        gradients(model, halves, weights, features, targets)
+        found = middle - start, time.perf_counter() - middle
+    num_workers = indexing.num_workers(model)
+    return found[0] / len(x) / num_workers, found[1] / len(x) / num_workers
 
 
 def noise(model: LoadedModel, num: int = 2) -> Tensor:

@@ -17,7 +17,17 @@ PAGES = sorted((ROOT / "pages").rglob("*.py"))
 # else. "methods", "render" and "ui" stand for all modules inside them.
 LEVELS = (
     {"pickle_check"},
-    {"errors", "journal", "machine", "parametrization", "robustness", "roles", "torchvision_shim", "receptive_field"},
+    {
+        "errors",
+        "journal",
+        "machine",
+        "pace",
+        "parametrization",
+        "robustness",
+        "roles",
+        "torchvision_shim",
+        "receptive_field",
+    },
     {"settings", "results", "maps", "startup", "catalogue", "checkpoints", "html_report", "links"},
     {"cka", "cli", "images"},
     {"photos", "preprocessing", "store", "render"},
@@ -27,6 +37,7 @@ LEVELS = (
     {"models"},
     {"ascent", "doctor", "model_shelf", "pairs", "trainable"},
     {"collections", "features", "picture_gradients", "synthesis"},
+    {"training_settings"},
     {"mask_transfer", "training", "upkeep", "visual_study"},
     {"methods"},
     {"ui"},

@@ -72,6 +72,21 @@ def test_steps_and_what_is_there_so_far_are_seen_while_it_runs() -> None:
     assert ended(job).result == "whole"
 
 
+def test_work_may_say_itself_how_long_it_takes() -> None:
+    gate = threading.Event()
+
+    def work(on_step: OnStep) -> None:
+        on_step(Step(1, 4, seconds_left=77.5))
+        assert gate.wait(10)
+
+    job = Queue().submit("a", "work", work, owner="me")
+    while job.step is None:
+        threading.Event().wait(0.01)
+    assert job.seconds_left == 77.5
+    gate.set()
+    ended(job)
+
+
 def test_a_cancelled_job_ends_at_its_next_step_and_keeps_what_is_there() -> None:
     queue, gate = Queue(), Gate()
     job = queue.submit("a", "work", gate, owner="me")

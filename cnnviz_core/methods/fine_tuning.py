@@ -29,14 +29,11 @@ for Adam and AdamW; Ioffe and Szegedy (2015) for the norms.
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
-
-from cnnviz_core import collections, store, tail, training
+from cnnviz_core import collections, store, tail, training, training_settings
 from cnnviz_core import trainable as layers
 from cnnviz_core.collections import Collection, indexing, splitting
 from cnnviz_core.collections.augmentation import AUGMENTATIONS
@@ -45,7 +42,7 @@ from cnnviz_core.models import LoadedModel
 from cnnviz_core.results import FineTuned, Step, Stored
 from cnnviz_core.store import StorageFailed
 from cnnviz_core.trainable import NUM_BLOCKS, blocks, everything, from_stage, head, last_blocks
-from cnnviz_core.training import NORMS, OPTIMISERS, SCHEDULES, Settings
+from cnnviz_core.training_settings import NORMS, OPTIMISERS, SCHEDULES, Settings
 
 __all__ = [
     "AUGMENTATIONS",
@@ -87,9 +84,11 @@ def default_learning_rate(
     batch_size: int = 32,
 ) -> float:
     """What suits most networks: higher where the head alone is trained, or where norms keep all layers in range."""
-    training.check_key("optimiser", optimiser, OPTIMISERS)
+    training_settings.check_key("optimiser", optimiser, OPTIMISERS)
     kind = OPTIMISERS[optimiser]
-    is_safe = set(trainable) <= {head(model)} or training.norms_go_by_batch(model, trainable, norms, batch_size)
+    is_safe = set(trainable) <= {head(model)} or training_settings.norms_go_by_batch(
+        model, trainable, norms, batch_size
+    )
     return kind.learning_rate if is_safe else kind.deeper_learning_rate
 
 
@@ -132,22 +131,13 @@ def plan(model: LoadedModel, *, trainable: Sequence[str], num_classes: int = 2) 
     trained = layers.check_layers(model, trainable)
     net, weights = layers.trained_copy(model, trained, num_classes)
     halves = tail.cut(net, trained, training.noise(model), is_static=model.is_static)
-    x = training.noise(model, 8)
-    targets = torch.zeros(len(x), dtype=torch.int64, device=model.device)
-    num_workers = indexing.num_workers(model)
-    times = []
-    for _ in range(2):  # the first warms up
-        start = time.perf_counter()
-        features = halves.features(x)
-        middle = time.perf_counter()
-        training.gradients(model, halves, weights, features, targets)
-        times = [(middle - start) / len(x), (time.perf_counter() - middle) / len(x)]
+    first, second = training.seconds_each(model, halves, weights)
     return Plan(
         kept_at=str(halves.place),
         num_trained=sum(weight.numel() for weight in weights),
         num_parameters=sum(weight.numel() for weight in net.parameters()),
-        seconds_first=(times[0] + _DECODING_SECONDS) / num_workers,
-        seconds_trained=times[1] / num_workers,
+        seconds_first=first + _DECODING_SECONDS / indexing.num_workers(model),
+        seconds_trained=second,
     )
 
 
@@ -222,7 +212,7 @@ def train(
         seed,
         norms,
     )
-    training.check(settings)
+    training_settings.check(settings)
     if isinstance(collection, str | Path):
         collection = collections.open_collection(collection)
     pictures = collection.pictures()

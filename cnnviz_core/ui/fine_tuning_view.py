@@ -377,8 +377,7 @@ def _count(number: int) -> str:
 
 def _so_far(partial: object) -> None:
     if isinstance(partial, TrainingProgress):
-        left = f" · epochs left: about {work.duration(partial.seconds_left)}" if partial.seconds_left > 0 else ""
-        st.caption(f"{partial.doing}{left}")
+        st.caption(partial.doing)
         curves(partial.history, partial.num_epochs, partial.best_epoch, partial.probe_accuracy, key="so_far")
 
 

@@ -214,7 +214,8 @@ def test_no_norm_sees_a_batch_of_one(small_model: Net, hard: Collection, monkeyp
     result = fine_tuning.train(
         small_model("residual"), hard, trainable=["bn2"], epochs=1, batch_size=len(hard.pictures()) - 23, norms="batch"
     )
-    assert sizes == [len(result.training)]
+    assert sizes[-1:] == [len(result.training)]
+    assert 1 not in sizes
     with pytest.raises(BadSetting, match="batch of one picture"):
         fine_tuning.train(small_model("residual"), hard, trainable=["bn2"], batch_size=1, norms="batch")
 
@@ -305,6 +306,31 @@ def test_steps_tell_how_far_it_is(small_model: Net, colours: Collection, monkeyp
     assert (steps[-1].done, steps[-1].total) == (30 + 3 * num_training,) * 2
     last: Any = steps[-1].partial
     assert (last.history, last.best_epoch, last.num_epochs) == (result.history, result.best_epoch, 2)
+
+
+def test_the_time_left_weighs_passes_and_epochs_by_what_they_cost(
+    small_model: Net, colours: Collection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a pass costs next to nothing and a step a lot, half of the pictures done is not half of the time."""
+    monkeypatch.setattr(training, "_TELL_SECONDS", 0)
+    monkeypatch.setattr(training, "seconds_each", lambda *_: (0.0, 5.0))
+    gradients = training.gradients
+
+    def slow(*args: Any) -> Any:
+        threading.Event().wait(0.1)
+        return gradients(*args)
+
+    monkeypatch.setattr(training, "gradients", slow)
+    steps: list[Step] = []
+    result = fine_tuning.train(
+        small_model("plain"), colours, trainable=["conv2"], epochs=2, augmentation="variants", on_step=steps.append
+    )
+    num = len(result.training)
+    varied = [step for step in steps if step.done == 30 + 5 * num]
+    assert varied[0].seconds_left == pytest.approx(5.0 * 2 * num, rel=0.05), "as expected, before it is timed"
+    (half,) = [step for step in steps if step.done == 30 + 6 * num and "is done" not in step.partial.doing]
+    assert 0.1 <= half.seconds_left < 0.5, "one more epoch of one step"
+    assert steps[-1].seconds_left == 0
 
 
 def test_it_ends_early_and_keeps_the_best(small_model: Net, hard: Collection) -> None:
