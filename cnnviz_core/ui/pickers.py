@@ -73,8 +73,10 @@ def choose(
         **widget: Further arguments of ``st.selectbox``.
     """
     check_link(label, [name(option) for option in options], key)
-    start_again(key, of, default if default in options else options[0])
-    index = options.index(default) if default in options else 0
+    first = default if default in options else options[0]
+    start_again(key, of, first)
+    _leave_other_page(key, first)
+    index = options.index(first)
     chosen: T = st.selectbox(  # type: ignore[call-overload]
         label, options, index=index, format_func=name, key=key, help=help, bind="query-params", **widget
     )
@@ -86,6 +88,15 @@ def start_again(key: str, of: str, default: object) -> None:
     if st.session_state.get(f"{key}_of", of) != of:
         st.session_state[key] = default
     st.session_state[f"{key}_of"] = of
+
+
+def _leave_other_page(key: str, default: object) -> None:
+    """Sets a widget that two pages share to the default of this one where nobody chose another value on the last."""
+    before = st.session_state.get(f"{key}_default", ("", default))
+    here = frame.page().path
+    if before[0] != here and before[1] != default and st.session_state.get(key) == before[1]:
+        st.session_state[key] = default
+    st.session_state[f"{key}_default"] = here, default
 
 
 def check_link(label: str, names: Sequence[str], key: str) -> None:
@@ -160,6 +171,7 @@ def several(
     """
     check_link(label, [name(option) for option in options], key)
     start_again(key, of, list(default))
+    _leave_other_page(key, list(default))
     kept = [option for option in st.session_state.get(key, default) if option in options][:most]
     if key in st.session_state and kept != st.session_state[key]:
         st.session_state[key] = kept

@@ -43,7 +43,10 @@ LONG = {"patch": "40", "stride": "2"}  # about ten thousand forwards
 _THINK_SECONDS = 1.0
 _LONGEST_SECONDS = 120.0
 _COMPARED = {"markdown", "imgs", "plotly_chart", "bidi_component", "metric", "dataframe", "heading", "alert", "button"}
-_DURATION = re.compile(r"\d[\d.,]*\s?(ms|s|min|h|seconds|minutes|a second)\b")
+_EXAMPLES = 4  # printed of a page that differs
+_EXAMPLE_CHARACTERS = 240
+# How long something took, or will: some pages say so only where it is long.
+_DURATION = re.compile(r"(, about )?\d[\d.,]*\s?(ms|s|min|h|seconds|minutes|a second)\b")
 _ERROR_ICONS = (":material/error:", ":material/bug_report:")
 
 
@@ -53,7 +56,7 @@ class Run:
 
     Attributes:
         seconds: From the click to the end of the run.
-        shown: A digest for each part of the page that has a result.
+        shown: Each part of the page that has a result, as text; a digest stands for bytes.
         errors: What the page said went wrong.
     """
 
@@ -164,7 +167,7 @@ class Person:
 
 
 def _read(drawn: Mapping[str, Element]) -> tuple[frozenset[str], tuple[str, ...]]:
-    """Digests of what has a result, and what went wrong."""
+    """What has a result, and what went wrong."""
     shown, errors = set(), []
     for element in drawn.values():
         kind = element.WhichOneof("type")
@@ -179,7 +182,7 @@ def _read(drawn: Mapping[str, Element]) -> tuple[frozenset[str], tuple[str, ...]
                 text += hashlib.blake2b(part.bytes + part.arrow_data.SerializeToString()).hexdigest()
             else:
                 text = str(part)
-            shown.add(f"{kind} {hashlib.blake2b(_DURATION.sub('_', text).encode(), digest_size=8).hexdigest()}")
+            shown.add(f"{kind} {_DURATION.sub('', text)}")
     return frozenset(shown), tuple(errors)
 
 
@@ -259,13 +262,23 @@ async def together(port: int, num: int, clicks: int, pictures: Sequence[str], *,
 
 
 def differences(phase: Phase, serial: Phase) -> list[str]:
-    """Which clicks on pages without jobs showed something else than one person alone saw."""
+    """Which clicks on pages without jobs showed something else than one person alone saw, and what."""
     return [
-        f"{page or 'home'}, {picture}: {len(shown ^ serial.shown[page, picture][0])} of {len(shown)} parts differ"
+        f"{page or 'home'}, {picture}: {len(shown ^ expected)} of {len(shown)} parts differ{_examples(shown, expected)}"
         for (page, picture), runs in phase.shown.items()
+        for expected in serial.shown[page, picture][:1]
         for shown in runs
-        if page in QUICK and shown != serial.shown[page, picture][0]
+        if page in QUICK and shown != expected
     ]
+
+
+def _examples(shown: frozenset[str], expected: frozenset[str]) -> str:
+    """The shortest parts that only one of them has, which say most."""
+    return "".join(
+        f"\n        only {where}: {text[:_EXAMPLE_CHARACTERS]!r}"
+        for where, texts in (("now", shown - expected), ("alone", expected - shown))
+        for text in sorted(texts, key=len)[:_EXAMPLES]
+    )
 
 
 def job_results(data: Path) -> dict[str, object]:

@@ -57,3 +57,19 @@ def test_a_linked_checkpoint_that_is_gone_shows_the_default(open_page: Callable[
     assert any("checkpoint/gone" in w.value for w in app.warning)
     assert app.selectbox(key="model").value == models.DEFAULT_MODEL
     assert not store.checkpoints()
+
+
+@pytest.mark.parametrize("is_chosen", [False, True])
+def test_a_layer_follows_to_another_page_only_where_it_was_chosen(
+    open_page: Callable[..., AppTest], *, is_chosen: bool
+) -> None:
+    app = open_page("look/feature_maps")
+    own, other = app.selectbox("layer").value, app.selectbox("layer").options[3]
+    if is_chosen:
+        app.selectbox("layer").select(other).run()
+    app.run()  # only what a second run has seen is carried along
+    app.switch_page("pages/explain/cam.py").run()
+    assert not app.exception
+    default = open_page("explain/cam").selectbox("layer").value
+    assert own != default != other
+    assert app.selectbox("layer").value == (other if is_chosen else default)
