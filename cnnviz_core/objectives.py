@@ -134,13 +134,16 @@ class ClassScore:
 
     Attributes:
         index: The class.
+        sign: 1 to excite, -1 to inhibit.
     """
 
     index: int
+    sign: int = 1
 
     def __call__(self, z: Tensor) -> Tensor:
-        """The class's entry of the scores (K,)."""
-        return z[self.index]
+        """The class's entry of the scores (K,) times the sign."""
+        score: Tensor = self.sign * z[self.index]
+        return score
 
     peak = __call__
 

@@ -23,11 +23,11 @@ from torch import Tensor
 
 from cnnviz_core import ascent, objectives
 from cnnviz_core.ascent import Batch, Recipe, Sight
-from cnnviz_core.errors import BadSetting
+from cnnviz_core.errors import BadSetting, NotApplicable
 from cnnviz_core.images import InputImage
 from cnnviz_core.layers import LayerInfo
 from cnnviz_core.models import LoadedModel
-from cnnviz_core.objectives import Combination, Direction, Energy, Objective, Unit
+from cnnviz_core.objectives import ClassScore, Combination, Direction, Energy, Objective, Unit
 from cnnviz_core.parametrization import Parametrization
 from cnnviz_core.results import FloatArray, Run, Step, Synthesis
 from cnnviz_core.robustness import Views
@@ -57,13 +57,17 @@ class Goal:
     Attributes:
         title: Its name on screen.
         help: What it is, in a sentence.
-        aims: From the layer, (h, w) of its map or None, and what is asked to one objective per picture, and what each
-            is called.
+        needs: The argument of :func:`synthesize` that it is made of, "channels", "classes" or "direction"; empty for
+            none.
+        aims: From what is looked at and what is asked to one objective per picture, and what each is called.
+        is_each: Whether each of what it needs has a picture of its own, or all of them one together.
     """
 
     title: str
     help: str
-    aims: Callable[[LayerInfo, tuple[int, int] | None, Asked], list[tuple[str, Objective]]]
+    needs: str
+    aims: Callable[[Sight, Asked], list[tuple[str, Objective]]]
+    is_each: bool = False
 
 
 @dataclass(frozen=True)
@@ -72,42 +76,58 @@ class Asked:
 
     Attributes:
         channels: Their numbers.
+        classes: Class indices.
         sign: 1 to excite, -1 to inhibit.
         cell: (row, column) of a unit; None for the middle.
         direction: (C,) a direction among the channels.
     """
 
     channels: tuple[int, ...]
+    classes: tuple[int, ...]
     sign: int
     cell: tuple[int, int] | None
     direction: tuple[float, ...] | None
 
 
-def _each_channel(info: LayerInfo, _cells: object, asked: Asked) -> list[tuple[str, Objective]]:
-    objectives.check_channels(info, asked.channels)
+def _layer(sight: Sight, channels: tuple[int, ...]) -> LayerInfo:
+    """The layer, which has these channels."""
+    info = sight.model.layers[sight.layer]
+    objectives.check_channels(info, channels)
+    return info
+
+
+def _each_channel(sight: Sight, asked: Asked) -> list[tuple[str, Objective]]:
+    _layer(sight, asked.channels)
     return [(f"channel {c}", objectives.channel(c, sign=asked.sign)) for c in asked.channels]
 
 
-def _each_unit(info: LayerInfo, cells: tuple[int, int] | None, asked: Asked) -> list[tuple[str, Objective]]:
-    objectives.check_channels(info, asked.channels)
-    objectives.check_cell(info, asked.cell, cells)
+def _each_unit(sight: Sight, asked: Asked) -> list[tuple[str, Objective]]:
+    objectives.check_cell(_layer(sight, asked.channels), asked.cell, sight.cells())
     return [(f"unit of channel {c}", Unit(c, asked.cell, asked.sign)) for c in asked.channels]
 
 
-def _sum(info: LayerInfo, _cells: object, asked: Asked) -> list[tuple[str, Objective]]:
-    objectives.check_channels(info, asked.channels)
+def _each_class(sight: Sight, asked: Asked) -> list[tuple[str, Objective]]:
+    if not asked.classes:
+        raise BadSetting("No class is asked for; name at least one.")
+    for index in asked.classes:
+        sight.model.check_class(index)
+    return [(sight.model.class_names[c], ClassScore(c, asked.sign)) for c in asked.classes]
+
+
+def _sum(sight: Sight, asked: Asked) -> list[tuple[str, Objective]]:
+    _layer(sight, asked.channels)
     weights = (float(asked.sign),) * len(asked.channels)
     return [(" + ".join(map(str, asked.channels)), Combination(asked.channels, weights))]
 
 
-def _difference(info: LayerInfo, _cells: object, asked: Asked) -> list[tuple[str, Objective]]:
-    objectives.check_channels(info, asked.channels)
+def _difference(sight: Sight, asked: Asked) -> list[tuple[str, Objective]]:
+    _layer(sight, asked.channels)
     weights = (float(asked.sign), *(-float(asked.sign),) * (len(asked.channels) - 1))
     return [(" - ".join(map(str, asked.channels)), Combination(asked.channels, weights))]
 
 
-def _direction(info: LayerInfo, _cells: object, asked: Asked) -> list[tuple[str, Objective]]:
-    vector = asked.direction or ()
+def _direction(sight: Sight, asked: Asked) -> list[tuple[str, Objective]]:
+    info, vector = sight.model.layers[sight.layer], asked.direction or ()
     if len(vector) != info.num_channels:
         raise BadSetting(
             f"The direction has {len(vector)} numbers; {info.name} has {info.num_channels} channels and needs one for "
@@ -118,19 +138,44 @@ def _direction(info: LayerInfo, _cells: object, asked: Asked) -> list[tuple[str,
     return [("direction", Direction(tuple(asked.sign * value for value in vector)))]
 
 
-def _energy(_info: LayerInfo, _cells: object, _asked: Asked) -> list[tuple[str, Objective]]:
+def _energy(_sight: Sight, _asked: Asked) -> list[tuple[str, Objective]]:
     return [("energy", Energy())]
 
 
 GOALS: Mapping[str, Goal] = {
-    "channel": Goal("channel", "The mean of a channel over all places: its texture everywhere.", _each_channel),
-    "unit": Goal("one unit", "A channel at a single place: its pattern once, where that unit looks.", _each_unit),
-    "sum": Goal("sum of channels", "The channels named, together in one picture.", _sum),
-    "difference": Goal(
-        "difference of channels", "The first channel named, without what excites the others.", _difference
+    "channel": Goal(
+        "channel",
+        "The mean of a channel over all places: its texture everywhere.",
+        "channels",
+        _each_channel,
+        is_each=True,
     ),
-    "direction": Goal("direction", "A mixture of all channels in given proportions, by cosine.", _direction),
-    "energy": Goal("whole layer", "Whatever the layer answers, more of it, as in deep dreams.", _energy),
+    "unit": Goal(
+        "one unit",
+        "A channel at a single place: its pattern once, where that unit looks.",
+        "channels",
+        _each_unit,
+        is_each=True,
+    ),
+    "class": Goal(
+        "class score",
+        "The score of a class, before the softmax; no layer plays a part. The page Class images says how sure the "
+        "network is of the pictures.",
+        "classes",
+        _each_class,
+        is_each=True,
+    ),
+    "sum": Goal("sum of channels", "The channels named, together in one picture.", "channels", _sum),
+    "difference": Goal(
+        "difference of channels",
+        "The first channel named, without what excites the others.",
+        "channels",
+        _difference,
+    ),
+    "direction": Goal(
+        "direction", "A mixture of all channels in given proportions, by cosine.", "direction", _direction
+    ),
+    "energy": Goal("whole layer", "Whatever the layer answers, more of it, as in deep dreams.", "", _energy),
 }
 
 
@@ -144,6 +189,7 @@ def synthesize(
     size_px: int = 128,
     seed: int = 0,
     objective: str = "channel",
+    classes: Sequence[int] = (),
     sign: int = 1,
     cell: tuple[int, int] | None = None,
     direction: Sequence[float] | None = None,
@@ -156,18 +202,19 @@ def synthesize(
     diversity: float = _DIVERSITY,
     on_step: Callable[[Step], None] | None = None,
 ) -> Synthesis:
-    """Pictures that excite channels of a layer, by gradient ascent from noise.
+    """Pictures that excite channels of a layer, or classes, by gradient ascent from noise.
 
     Args:
         model: Any network.
         image: A picture to start from, cut to a square; None starts from noise.
-        layer: Dotted name.
+        layer: Dotted name; not used by class.
         channels: Their numbers, one picture each, or together one picture for the objectives sum and difference; not
-            used by direction and energy.
+            used by class, direction and energy.
         steps: Steps of Adam; 0 gives what they start from.
         size_px: Side of the pictures, and of what the network sees where it takes that size; else its usual input.
         seed: Of the noise and the views; the same for every picture. Variants take the seeds that follow.
         objective: A key of :data:`GOALS`.
+        classes: Class indices, one picture each, for the objective class.
         sign: 1 to excite, -1 to inhibit.
         cell: (row, column) of the unit, for the objective unit; None takes the middle.
         direction: One number per channel, for the objective direction.
@@ -185,9 +232,10 @@ def synthesize(
         Pictures with their scores.
 
     Raises:
-        BadSetting: A channel, unit, direction, size or number of steps that does not exist.
+        BadSetting: A channel, unit, class, direction, size or number of steps that does not exist.
         UnknownLayer: No such layer.
-        NotApplicable: The layer does not put out maps or vectors of several pictures at once.
+        NotApplicable: The layer does not put out maps or vectors of several pictures at once, or the network has no
+            classes.
     """
     start = time.perf_counter()
     if objective not in GOALS:
@@ -201,10 +249,15 @@ def synthesize(
             raise BadSetting(f"{name} is {value}; choose one from {low:g} to {high:g}.")
     if sign not in (1, -1):
         raise BadSetting(f"sign is {sign}; give 1 to excite or -1 to inhibit.")
-    info = model.layers[layer]
+    goal = GOALS[objective]
+    if goal.needs == "classes":
+        layer = ""
+        check_has_classes(model)
+    else:
+        layer = model.layers[layer].name
     sight = Sight.of(model, layer, size_px)
-    asked = Asked(tuple(channels), sign, cell, None if direction is None else tuple(direction))
-    aims = GOALS[objective].aims(info, sight.cells(), asked)
+    asked = Asked(tuple(channels), tuple(classes), sign, cell, None if direction is None else tuple(direction))
+    aims = goal.aims(sight, asked)
     recipe = Recipe(
         Parametrization((size_px, size_px), model.preprocessing.num_channels, fourier, decorrelated),
         views=Views() if robust else None,
@@ -221,6 +274,7 @@ def synthesize(
         "size_px": size_px,
         "seed": seed,
         "objective": objective,
+        "classes": list(asked.classes),
         "sign": sign,
         "cell": cell,
         "direction": None if direction is None else [float(value) for value in direction],
@@ -251,6 +305,19 @@ def synthesize(
         return collect(batches, items, layer=layer, run=dataclasses.replace(run, settings=settings))
 
     return in_batches(items, climb, result, steps=steps, family_size=variants, on_step=on_step)
+
+
+def check_has_classes(model: LoadedModel) -> None:
+    """Passes where the network has class scores.
+
+    Raises:
+        NotApplicable: It has none.
+    """
+    if not model.num_classes:
+        raise NotApplicable(
+            f"{model.spec.title} has no classifier, so there are no class scores to excite; visualise channels of "
+            "layers instead."
+        )
 
 
 def seconds_per_step(model: LoadedModel, *, layer: str, size_px: int) -> float:

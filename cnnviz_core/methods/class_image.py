@@ -27,12 +27,14 @@ from numpy.typing import NDArray
 
 from cnnviz_core import ascent, synthesis
 from cnnviz_core.ascent import Batch, OnProgress, Recipe, Sight, SimpleRecipe
-from cnnviz_core.errors import BadSetting, NotApplicable
+from cnnviz_core.errors import BadSetting
 from cnnviz_core.models import LoadedModel
 from cnnviz_core.objectives import ClassScore
 from cnnviz_core.parametrization import Parametrization
 from cnnviz_core.results import ClassImages, FloatArray, Step, Synthesis
 from cnnviz_core.synthesis import Item
+
+check_has_classes = synthesis.check_has_classes
 
 
 @dataclass(frozen=True)
@@ -140,10 +142,7 @@ def synthesize(
         NotApplicable: The network has no classifier.
     """
     start = time.perf_counter()
-    if not model.num_classes:
-        raise NotApplicable(
-            f"{model.spec.title} has no classifier, so there are no class images; visualise channels of layers instead."
-        )
+    check_has_classes(model)
     if method not in METHODS:
         raise BadSetting(f"method is {method!r}, not one of {', '.join(METHODS)}.")
     if not classes:

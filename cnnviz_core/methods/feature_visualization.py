@@ -1,10 +1,10 @@
 """Feature visualisation: pictures made to excite a channel, which show what it looks for.
 
-From faint noise, gradient ascent raises the mean activation of a channel (or one unit, a direction, the difference of
-two channels). Left to itself it ends in high-frequency noise that excites the network and means nothing. Three things
-make pictures that can be read, and each can be switched off to see what it does: the picture is a spectrum, scaled as
-in photos; its colours are along axes that vary independently in photos; and at each step the network sees it a little
-shifted, scaled and turned.
+From faint noise, gradient ascent raises the mean activation of a channel (or one unit, a class score, a direction, the
+difference of two channels). Left to itself it ends in high-frequency noise that excites the network and means nothing.
+Three things make pictures that can be read, and each can be switched off to see what it does: the picture is a
+spectrum, scaled as in photos; its colours are along axes that vary independently in photos; and at each step the
+network sees it a little shifted, scaled and turned.
 
 When it misleads: the picture is one way to excite the channel, from one start; others may look different, which is what
 variants are for. It shows an extreme that no photo reaches, and a channel that answers to several things shows a
@@ -27,6 +27,7 @@ from cnnviz_core.models import LoadedModel
 synthesize = synthesis.synthesize
 seconds_per_step = synthesis.seconds_per_step
 GOALS = synthesis.GOALS
+check_has_classes = synthesis.check_has_classes
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,7 @@ from typing import Any
 import streamlit as st
 
 from cnnviz_core import render
-from cnnviz_core.errors import NotApplicable
 from cnnviz_core.methods import class_image
-from cnnviz_core.models import LoadedModel
 from cnnviz_core.results import ClassImages, Step
 from cnnviz_core.ui import compute, frame, pickers, synthesis_view, work
 from cnnviz_core.ui.pickers import Selection
@@ -51,23 +49,9 @@ class Asked:
 def question(chosen: Selection) -> Asked:
     """Asks for classes and settings; at first the network's two best answers to the picture."""
     model = chosen.model
-    if not model.num_classes:
-        raise NotApplicable(
-            f"{model.spec.title} has no classifier, so there are no class images; visualise channels of layers instead."
-        )
-    best = compute.run(LoadedModel.predict, model, chosen.image, k=2).indices
-    first = list(best) if chosen.target is None else [chosen.target]
+    class_image.check_has_classes(model)
     with frame.row():
-        classes = pickers.several(
-            "Classes",
-            list(range(model.num_classes)),
-            key="classes",
-            default=first,
-            name=lambda index: f"{index} {model.class_names[index]}",
-            of=f"{model.spec.title} {first}",
-            most=_MOST_CLASSES,
-            help="Type to search. At first: what the network takes the picture for.",
-        )
+        classes = pickers.several_classes(chosen, most=_MOST_CLASSES)
         steps = st.slider(
             "Steps", 0, 512, 128, 8, key="steps", bind="query-params", help="More steps, clearer pictures."
         )

@@ -49,8 +49,8 @@ class Asked:
     @property
     def num_pictures(self) -> int:
         """Pictures that it makes."""
-        is_one = self.settings["objective"] not in ("channel", "unit")
-        return int(self.settings["variants"]) * (1 if is_one else len(self.settings["channels"]))
+        goal = feature_visualization.GOALS[self.settings["objective"]]
+        return int(self.settings["variants"]) * (len(self.settings[goal.needs]) if goal.is_each else 1)
 
     def seconds(self, chosen: Selection) -> float:
         """How long it takes."""
@@ -65,18 +65,26 @@ class Asked:
 def question(chosen: Selection) -> Asked:
     """Asks what is to be excited, and how."""
     model = chosen.model
+    goals = feature_visualization.GOALS
+    objective = pickers.choose(
+        "Excite",
+        list(goals),
+        key="objective",
+        name=lambda key: goals[key].title,
+        help="  \n".join(f"**{one.title}**: {one.help}" for one in goals.values()),
+    )
+    needs = goals[objective].needs
+    if needs == "classes":
+        feature_visualization.check_has_classes(model)
+        with frame.row():
+            classes = pickers.several_classes(chosen, most=_MOST_CHANNELS)
+            sign = _sign("Inhibit makes what speaks most against the class.")
+        return _how(chosen, _settings(objective, classes=classes, sign=sign))
     layer = pickers.layer_by_depth(model, default=feature_visualization.default_layer(model))
     info = model.layers[layer]
     with frame.row():
-        objective = pickers.choose(
-            "Excite",
-            list(feature_visualization.GOALS),
-            key="objective",
-            name=lambda key: feature_visualization.GOALS[key].title,
-            help="  \n".join(f"**{one.title}**: {one.help}" for one in feature_visualization.GOALS.values()),
-        )
         channels = [0]
-        if objective not in ("direction", "energy"):
+        if needs == "channels":
             channels = pickers.several(
                 "Channels",
                 list(range(info.num_channels)),
@@ -86,23 +94,23 @@ def question(chosen: Selection) -> Asked:
                 most=_MOST_CHANNELS,
                 help="Type a number. The whole layer at once is further below.",
             )
-        sign = pickers.choose(
-            "Direction",
-            list(_SIGNS),
-            key="sign",
-            help="Inhibit makes what the channel likes least; after a ReLU there is nothing below zero, so choose a "
-            "layer before it.",
+        sign = _sign(
+            "Inhibit makes what the channel likes least; after a ReLU there is nothing below zero, so choose a layer "
+            "before it."
         )
         cell = _cell(info) if objective == "unit" else None
-    settings = {
-        "layer": layer,
-        "channels": channels,
-        "objective": objective,
-        "sign": _SIGNS[sign],
-        "cell": cell,
-        "direction": _direction(chosen, layer) if objective == "direction" else None,
-    }
-    return _how(chosen, settings)
+    direction = _direction(chosen, layer) if needs == "direction" else None
+    return _how(chosen, _settings(objective, layer=layer, channels=channels, sign=sign, cell=cell, direction=direction))
+
+
+def _sign(inhibit: str) -> int:
+    return _SIGNS[pickers.choose("Direction", list(_SIGNS), key="sign", help=inhibit)]
+
+
+def _settings(objective: str, **of_objective: object) -> dict[str, Any]:
+    """What is to be excited, as :func:`feature_visualization.synthesize` takes it."""
+    nothing: dict[str, object] = {"layer": "", "channels": [], "classes": [], "cell": None, "direction": None}
+    return {"objective": objective, **nothing, **of_objective}
 
 
 def _cell(info: LayerInfo) -> tuple[int, int] | None:
@@ -201,6 +209,7 @@ def find(chosen: Selection, asked: Asked) -> Synthesis | None:
     quick = asked.with_settings(
         variants=1,
         channels=asked.settings["channels"][:_NUM_AT_FIRST],
+        classes=asked.settings["classes"][:_NUM_AT_FIRST],
         **{name: min(asked.settings[name], most) for name, most in _QUICK.items()},
     )
     return work.asked_or_quick(
@@ -240,23 +249,37 @@ def _make(chosen: Selection, asked: Asked, *, name: str, title: str, at_once: bo
 
 def draw(chosen: Selection, found: Synthesis) -> None:
     """The wall, one picture enlarged, and what real pictures say of the same channel."""
-    layer = frame.plain(found.layer)
-    place = synthesis_view.wall(found, key="made", what=f"Pictures for {found.layer}")
+    is_of_classes = not found.layer
+    place = synthesis_view.wall(found, key="made", what=f"Pictures for {found.layer or 'classes'}")
     synthesis_view.caption(chosen, found)
+    if is_of_classes:
+        reached, misleads = (
+            "That is the score of the class, before the softmax.",
+            "what a thing of the class looks like",
+        )
+    else:
+        reached = (
+            f"For a channel that is its mean activation in {frame.plain(found.layer)}, for a unit its activation, for "
+            "a direction the cosine."
+        )
+        misleads = "all that the channel answers to"
     st.caption(
-        f"Below each picture: what it reached, seen straight. For a channel that is its mean activation in {layer}, "
-        "for a unit its activation, for a direction the cosine. A picture shows one way to get there, to an extreme "
-        "that no photo reaches: not all that the channel answers to."
+        f"Below each picture: what it reached, seen straight. {reached} A picture shows one way to get there, to an "
+        f"extreme that no photo reaches: not {misleads}."
     )
     synthesis_view.grey_scores(found)
     st.subheader(frame.plain(found.names[place]).capitalize(), anchor=False)
     left, right = st.columns([3, 2], gap="medium")
     with left:
         synthesis_view.enlarged(
-            chosen, found, place, title=f"{found.layer}, {found.names[place]}", code="result.images[{}]"
+            chosen,
+            found,
+            place,
+            title=", ".join(filter(None, [found.layer, found.names[place]])),
+            code="result.images[{}]",
         )
     with right:
-        if found.run.settings["objective"] in ("channel", "unit"):
+        if found.run.settings["objective"] in ("channel", "unit"):  # of one channel each
             channels = found.run.settings["channels"]
             variants = found.run.settings["variants"]
             _real(chosen, found, place, channels[place // variants])  # type: ignore[index, operator]
@@ -329,9 +352,10 @@ def _patches(chosen: Selection, index: indexing.Index, channel: int) -> None:
 
 
 def ingredients(chosen: Selection, asked: Asked) -> None:
-    """The first channel with everything, and with each ingredient left out, from the same seed."""
+    """The first picture with everything, and with each ingredient left out, from the same seed."""
     with st.expander("What does each ingredient do?"):
-        one = asked.with_settings(channels=asked.settings["channels"][:1], variants=1)
+        first = {name: asked.settings[name][:1] for name in ("channels", "classes")}
+        one = asked.with_settings(**first, variants=1)
         kinds = feature_visualization.INGREDIENTS
         model, image = chosen.model, asked.image
 
@@ -373,15 +397,15 @@ def ingredients(chosen: Selection, asked: Asked) -> None:
         show.mosaic_wall(
             render.rgb_mosaic(tiles, tile_px=synthesis_view.TILE_PX),
             key="ingredients_wall",
-            aria="The same channel with ingredients left out",
+            aria="The same picture with ingredients left out",
             labels=labels,
             tile_px=synthesis_view.TILE_PX,
             smooth=True,
             max_height=None,
         )
         st.caption(
-            "The same channel, seed and number of steps. The number is what the picture reached, seen straight: noise "
-            "can reach more than a picture that says something."
+            "The same objective, seed and number of steps. The number is what the picture reached, seen straight: "
+            "noise can reach more than a picture that says something."
         )
 
 
@@ -390,6 +414,8 @@ def ingredients(chosen: Selection, asked: Asked) -> None:
 
 def atlas(chosen: Selection, asked: Asked) -> None:
     """All channels of the layer, live, kept by the network’s weights."""
+    if not asked.settings["layer"]:  # of classes
+        return
     info = chosen.model.layers[asked.settings["layer"]]
     with st.expander(f"Atlas: all {info.num_channels:,} channels of {frame.plain(info.name)}"):
         whole = asked.with_settings(

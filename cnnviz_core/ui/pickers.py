@@ -189,6 +189,23 @@ def several(
     return chosen or list(default)
 
 
+def several_classes(chosen: Selection, *, most: int) -> list[int]:
+    """Some of a network's classes by name; at first its two best answers to the picture, or the class to explain."""
+    model = chosen.model
+    best = compute.run(LoadedModel.predict, model, chosen.image, k=2).indices
+    first = list(best) if chosen.target is None else [chosen.target]
+    return several(
+        "Classes",
+        list(range(model.num_classes)),
+        key="classes",
+        default=first,
+        name=lambda index: f"{index} {model.class_names[index]}",
+        of=f"{model.spec.title} {first}",
+        most=most,
+        help="Type to search. At first: what the network takes the picture for.",
+    )
+
+
 def ready_networks() -> list[str]:
     """Catalogue and checkpoint ids whose weights are on this machine."""
     cards = [card.checkpoint_id for card in store.checkpoints()]

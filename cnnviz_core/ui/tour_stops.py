@@ -31,6 +31,7 @@ _DEPTHS = ("Early", "Middle", "Late")
 _NUM_DETECTORS = 3
 _SYNTHESIS = {
     "objective": "channel",
+    "classes": [],
     "sign": 1,
     "cell": None,
     "direction": None,

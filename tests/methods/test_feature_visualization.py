@@ -6,11 +6,12 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+import torch
 
 from cnnviz_core import errors, synthesis
-from cnnviz_core.errors import BadSetting
+from cnnviz_core.errors import BadSetting, NotApplicable
 from cnnviz_core.images import InputImage
-from cnnviz_core.methods import feature_visualization
+from cnnviz_core.methods import class_image, feature_visualization
 from cnnviz_core.models import LoadedModel
 from cnnviz_core.results import Step, Synthesis
 
@@ -70,6 +71,8 @@ def test_a_cancel_before_the_first_step_ends_it(tiny_model: LoadedModel) -> None
         ({"objective": "difference", "channels": [0, 3]}, 1, "0 - 3"),
         ({"objective": "direction", "channels": [], "direction": [1.0, 0, 0, 0, 0, -1.0]}, 1, "direction"),
         ({"objective": "energy", "channels": []}, 1, "energy"),
+        ({"objective": "class", "layer": "", "channels": [], "classes": [1, 2]}, 2, "dog"),
+        ({"objective": "class", "layer": "", "channels": [], "classes": [1], "sign": -1}, 1, "dog"),
         ({"sign": -1}, 1, "channel 0"),
         ({"layer": "fc", "channels": [2]}, 1, "channel 2"),
         ({"variants": 3}, 3, "channel 0"),
@@ -81,6 +84,25 @@ def test_every_objective_climbs(settings: dict[str, object], num: int, name: str
     assert found.names[0] == name
     assert (found.scores > found.start_scores).all()
     assert (found.peaks >= found.scores - 1e-6).all()
+
+
+def test_a_class_is_the_class_image_of_the_same_seed(tiny_model: LoadedModel) -> None:
+    found = make(tiny_model, objective="class", classes=[2, 0])
+    others = class_image.synthesize(tiny_model, classes=[2, 0], **SMALL)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(found.images, others.pictures.images)
+    assert (found.names, found.layer) == (("bird", "cat"), "")
+    mean, std = (
+        np.array(values, np.float32) for values in (tiny_model.preprocessing.mean, tiny_model.preprocessing.std)
+    )
+    x = torch.from_numpy((found.images - mean) / std).permute(0, 3, 1, 2)
+    with torch.no_grad():
+        logits = tiny_model.net(x).numpy()
+    np.testing.assert_allclose(found.scores, logits[[0, 1], [2, 0]], rtol=1e-4)
+
+
+def test_a_class_of_a_network_without_classifier_is_refused(small_model: Callable[[str], LoadedModel]) -> None:
+    with pytest.raises(NotApplicable, match="no classifier, so there are no class scores"):
+        make(small_model("headless"), objective="class", classes=[0])
 
 
 def test_each_ingredient_changes_the_picture(tiny_model: LoadedModel) -> None:
@@ -131,6 +153,8 @@ def test_no_steps_give_the_noise_and_say_so(tiny_model: LoadedModel) -> None:
         ({"learning_rate": float("nan")}, "learning_rate is nan"),
         ({"diversity": -1.0}, "diversity is -1.0"),
         ({"sign": 0}, "sign is 0"),
+        ({"objective": "class"}, "No class is asked for"),
+        ({"objective": "class", "classes": [99]}, "99"),
     ],
 )
 def test_what_is_not_there_is_refused(settings: dict[str, object], message: str, tiny_model: LoadedModel) -> None:

@@ -6,10 +6,12 @@ import re
 import time
 from collections.abc import Callable
 
+import pytest
 from streamlit.testing.v1 import AppTest
 
 from cnnviz_core.collections import embedding
 from cnnviz_core.models import LoadedModel
+from cnnviz_core.ui import compute
 
 Open = Callable[..., AppTest]
 PAGE = "create/feature_visualization"
@@ -66,3 +68,22 @@ def test_real_patches_stand_beside_the_picture_of_a_layer_that_is_indexed(
     assert re.search(
         r"is [\d.]+; the made picture reaches [-\d.]+ at its strongest place, [-\d.]+ times that", captions(app)
     )
+
+
+def test_a_class_is_chosen_by_name_and_has_no_layer(open_page: Open) -> None:
+    app = open_page(PAGE, objective="class score", classes="1 goldfish", steps="8", size="64")
+    wait_for(app, "1 pictures · 8 steps · from noise, seed 0")
+    assert "That is the score of the class, before the softmax." in captions(app)
+    assert "Goldfish" in [heading.value for heading in app.subheader]
+    assert "layer" not in [box.key for box in app.selectbox]
+    assert not any("Atlas" in part.label for part in app.expander)
+
+
+def test_a_network_without_classifier_says_why_it_has_no_class_scores(
+    open_page: Open, small_model: Callable[[str], LoadedModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compute, "model", lambda *_args, **_settings: small_model("headless"))
+    app = open_page(PAGE, objective="class score")
+    assert "no classifier, so there are no class scores to excite" in app.error[0].value
+    app.selectbox(key="objective").set_value("channel").run()
+    assert not app.error
