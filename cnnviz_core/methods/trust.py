@@ -507,8 +507,20 @@ def agreement(heatmaps: Mapping[str, MapLike]) -> Agreement:
     positive = [np.maximum(maps.read(heatmap), 0) for heatmap in heatmaps.values()]
     shape = (max(len(values) for values in positive), max(values.shape[1] for values in positive))
     same_size = [maps.resize(values, shape) for values in positive]
-    correlations = [[_rank_correlation(a, b) for b in same_size] for a in same_size]
-    return Agreement(tuple(heatmaps), np.array(correlations, dtype=np.float32))
+    return Agreement(tuple(heatmaps), _rank_correlations(same_size))
+
+
+def _rank_correlations(found: Sequence[FloatArray]) -> FloatArray:
+    """Spearman's of each with each, (n, n); as :func:`_rank_correlation`."""
+    if not all(np.isfinite(values).all() for values in found):
+        return np.array([[_rank_correlation(a, b) for b in found] for a in found], dtype=np.float32)
+    # Ranking is nearly all of the work: once for each map, not for each pair.
+    varying = [place for place, values in enumerate(found) if not maps.is_flat(values)]
+    correlations = np.zeros((len(found), len(found)), dtype=np.float32)
+    if varying:
+        ranks = [stats.rankdata(found[place]).ravel() for place in varying]
+        correlations[np.ix_(varying, varying)] = np.corrcoef(ranks)
+    return correlations
 
 
 # ---- object and context -------------------------------------------------------------------------------------------

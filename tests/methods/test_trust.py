@@ -433,6 +433,9 @@ class TestAgreement:
         assert found.names == ("a", "b", "c")
         positive = [np.maximum(values, 0).astype(np.float32).ravel() for values in maps.values()]
         np.testing.assert_allclose(found.correlations, stats.spearmanr(positive, axis=1).statistic, atol=1e-6)
+        beside_a_flat_one = trust.agreement({"flat": np.ones((6, 8)), **maps}).correlations
+        np.testing.assert_array_equal(beside_a_flat_one[0], 0)
+        np.testing.assert_array_equal(beside_a_flat_one[1:, 1:], found.correlations)
 
     def test_sizes_signs_and_holes(self) -> None:
         coarse = np.random.default_rng(0).random((4, 4)).astype(np.float32)
