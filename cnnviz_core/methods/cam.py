@@ -46,16 +46,18 @@ _ROUNDING = 1e-6
 
 @dataclass
 class _Progress:
-    """Counts forwards for ``on_step``."""
+    """Counts forwards for ``on_step``, and passes on the maps so far as a result of the caller's own type."""
 
     on_step: Callable[[Step], None] | None
     total: int
+    result: Callable[[Tensor], object]
     done: int = 0
 
-    def advance(self, num_forwards: int) -> None:
+    def advance(self, num_forwards: int, maps: Callable[[], Tensor]) -> None:
+        """After so many more forwards; ``maps`` gives (T, h, w), channels that were not tried yet left out."""
         self.done += num_forwards
         if self.on_step and num_forwards:
-            self.on_step(Step(self.done, self.total))
+            self.on_step(Step(self.done, self.total, self.result(maps())))
 
 
 @dataclass(frozen=True)
@@ -209,7 +211,11 @@ def _score_cam(e: Evidence) -> Tensor:
     flat = e.activations.flatten(1)
     is_flat = flat.amax(1) == flat.amin(1)
     weights = torch.zeros(len(e.targets), len(flat), device=flat.device)
-    e.progress.advance(int(is_flat.sum()))
+
+    def maps() -> Tensor:
+        return _weigh(weights, e.activations)
+
+    e.progress.advance(int(is_flat.sum()), maps)
     varied, size = torch.nonzero(~is_flat).flatten(), e.options.batch_size or _BATCH
     for first in range(0, len(varied), size):
         channels = varied[first : first + size]
@@ -218,14 +224,19 @@ def _score_cam(e: Evidence) -> Tensor:
         masks = masks / masks.amax((2, 3), keepdim=True).clamp_min(torch.finfo(masks.dtype).tiny)
         probabilities = e.model.probabilities(e.model.scores(e.model.net(e.x * masks)))
         weights[:, channels] = probabilities[:, e.targets].T
-        e.progress.advance(len(channels))
-    return _weigh(weights, e.activations)
+        e.progress.advance(len(channels), maps)
+    return maps()
 
 
 def _ablation_cam(e: Evidence) -> Tensor:
     head = e.model.anatomy.head
     is_sum = head.kind in ("gap_linear", "conv_gap") and head.output == "logits"
     drops = _head_drops(e) if is_sum and e.layer.name == head.feature_layer else _measured_drops(e)
+    return _weigh_by_drops(e, drops)
+
+
+def _weigh_by_drops(e: Evidence, drops: Tensor) -> Tensor:
+    """(T, h, w) from what each score loses without each channel, (T, C)."""
     scores = e.scores[e.targets, None]
     return _weigh(drops / torch.where(scores == 0, 1, scores.abs()), e.activations)
 
@@ -233,15 +244,18 @@ def _ablation_cam(e: Evidence) -> Tensor:
 def _head_drops(e: Evidence) -> Tensor:
     """(T, C) what each score loses without each channel, where the scores are a sum over the channels."""
     weights, maps = _head_sum(e)
-    e.progress.advance(len(maps))
-    return weights * maps.mean((1, 2))
+    drops = weights * maps.mean((1, 2))
+    e.progress.advance(len(maps), lambda: _weigh_by_drops(e, drops))
+    return drops
 
 
 def _measured_drops(e: Evidence) -> Tensor:
     """(T, C) what each score loses without each channel, by running the rest of the network without it."""
     num_channels = len(e.activations)
     size = e.options.batch_size or max(1, _ABLATION_BYTES // (e.activations.numel() * e.activations.element_size()))
-    x, ablated, done = e.x, [], 0
+    x, done = e.x, 0
+    whole = e.scores.detach()[e.targets, None]
+    drops = torch.zeros(len(e.targets), num_channels, dtype=whole.dtype, device=whole.device)
     while done < num_channels:
         channels = torch.arange(done, min(done + size, num_channels), device=e.x.device)
         scores = _ablated_scores(e, x[: len(channels)], channels)
@@ -249,10 +263,10 @@ def _measured_drops(e: Evidence) -> Tensor:
             size = e.options.batch_size or _BATCH
             x = e.x.repeat(size, 1, 1, 1)
             continue
-        ablated.append(scores[:, e.targets].T)
+        drops[:, channels] = whole - scores.detach()[:, e.targets].T
         done += len(channels)
-        e.progress.advance(len(channels))
-    return e.scores[e.targets, None] - torch.cat(ablated, dim=1)
+        e.progress.advance(len(channels), lambda: _weigh_by_drops(e, drops))
+    return drops
 
 
 def _ablated_scores(e: Evidence, x: Tensor, channels: Tensor) -> Tensor | None:
@@ -451,7 +465,8 @@ def explain(
         gamma: How much Finer-CAM subtracts of the closest classes; 0 makes it Grad-CAM.
         num_closest: How many classes Finer-CAM subtracts the mean of.
         batch_size: Pictures that Score-CAM and Ablation-CAM run at a time; None chooses by the layer's size.
-        on_step: Called after each of their batches, with the forwards done; what it raises ends the work.
+        on_step: Called after each of their batches, with the forwards done and as ``partial`` the map of the channels
+            tried so far; what it raises ends the work.
 
     Returns:
         Raw values, (h, w) cells of the layer, 0 or above where the paper clips. CAM's average to the class score less
@@ -464,7 +479,12 @@ def explain(
         NotApplicable: The network or the layer does not fit the method; the message says what does.
     """
     options = Options(gamma, num_closest, batch_size, signed=signed)
-    (heatmap,) = _explain(model, image, [method], layer, [target], options, on_step).values()
+
+    def tell(step: Step) -> None:
+        if on_step and isinstance(step.partial, dict):
+            on_step(replace(step, partial=step.partial[method, target]))
+
+    (heatmap,) = _explain(model, image, [method], layer, [target], options, on_step and tell).values()
     return heatmap
 
 
@@ -495,7 +515,8 @@ def explain_many(
         gamma: As in :func:`explain`.
         num_closest: As in :func:`explain`.
         batch_size: As in :func:`explain`.
-        on_step: As in :func:`explain`; counts the forwards of all methods together.
+        on_step: As in :func:`explain`; counts the forwards of all methods together, and has a map of each method that
+            was begun.
 
     Returns:
         For each method and target what :func:`explain` gives; ``run.seconds`` is the time of all together.
@@ -544,13 +565,29 @@ def contrast(
     """
     if method in METHODS and not METHODS[method].needs_class:
         raise BadSetting(f"{METHODS[method].title} has one map for all classes; choose a method that explains a class.")
-    both = [target, against]
-    found = explain_many(model, image, methods=[method], targets=both, layer=layer, signed=True, on_step=on_step)
-    one, other = found[method, target], found[method, against]
-    made = {"method": method, "target": target, "against": against, "layer": one.layer}
-    run = replace(one.run, method="cam.contrast", settings=made)
-    label = f"{one.target_label}, not {other.target_label}"
-    return replace(one, values=one.values - other.values, target_label=label, run=run)
+
+    def difference(found: Mapping[tuple[str, int], Heatmap]) -> Heatmap:
+        one, other = found[method, target], found[method, against]
+        made = {"method": method, "target": target, "against": against, "layer": one.layer}
+        run = replace(one.run, method="cam.contrast", settings=made)
+        label = f"{one.target_label}, not {other.target_label}"
+        return replace(one, values=one.values - other.values, target_label=label, run=run)
+
+    def tell(step: Step) -> None:
+        if on_step and isinstance(step.partial, dict):
+            on_step(replace(step, partial=difference(step.partial)))
+
+    return difference(
+        explain_many(
+            model,
+            image,
+            methods=[method],
+            targets=[target, against],
+            layer=layer,
+            signed=True,
+            on_step=on_step and tell,
+        )
+    )
 
 
 def default_layer(model: LoadedModel) -> str:
@@ -585,13 +622,6 @@ def _explain(
             model.check_class(target)
     if not targets:
         return {}
-    progress = _Progress(on_step, sum(method.num_forwards(layer.num_channels) - 1 for method in chosen.values()))
-    with torch.inference_mode(mode=False), torch.enable_grad():
-        look = _look if needs_class else _look_at_maps
-        evidence = look(model, model.to_input(image), layer, targets, options, progress)
-        maps = {name: _values(method, evidence, options) for name, method in chosen.items()}
-    seconds = time.perf_counter() - start
-
     shared: dict[str, Any] = {
         "layer": layer.name,
         "signed": options.signed,
@@ -599,15 +629,28 @@ def _explain(
         "num_closest": options.num_closest,
     }
 
-    heatmaps = {}
-    for name, method in chosen.items():
-        classes = evidence.targets.tolist() if method.needs_class else [None] * len(targets)
-        values = maps[name] if len(maps[name]) == len(targets) else [maps[name][0]] * len(targets)
-        for asked, target, one in zip(targets, classes, values, strict=True):
-            label = "" if target is None else model.class_names[target]
-            made = model.provenance("cam.explain", seconds, image=image, method=name, target=target, **shared)
-            heatmaps[name, asked] = Heatmap(one, layer.name, target, label, name, made)
-    return heatmaps
+    def heatmaps(maps: Mapping[str, Tensor]) -> dict[tuple[str, int | None], Heatmap]:
+        seconds = time.perf_counter() - start
+        found = {}
+        for name, raw in maps.items():
+            values = _values(chosen[name], raw, options)
+            classes = evidence.targets.tolist() if chosen[name].needs_class else [None] * len(targets)
+            for at, (asked, target) in enumerate(zip(targets, classes, strict=True)):
+                label = "" if target is None else model.class_names[target]
+                made = model.provenance("cam.explain", seconds, image=image, method=name, target=target, **shared)
+                one = values[at if len(values) == len(targets) else 0]
+                found[name, asked] = Heatmap(one, layer.name, target, label, name, made)
+        return found
+
+    maps: dict[str, Tensor] = {}
+    num_forwards = sum(method.num_forwards(layer.num_channels) - 1 for method in chosen.values())
+    progress = _Progress(on_step, num_forwards, lambda so_far: heatmaps({**maps, working: so_far}))
+    with torch.inference_mode(mode=False), torch.enable_grad():
+        look = _look if needs_class else _look_at_maps
+        evidence = look(model, model.to_input(image), layer, targets, options, progress)
+        for working, method in chosen.items():
+            maps[working] = method.maps(evidence)
+    return heatmaps(maps)
 
 
 def _method(model: LoadedModel, name: str) -> Method:
@@ -674,9 +717,8 @@ def _look_at_maps(
     return Evidence(model, x, layer, raw, x.new_empty(0), torch.empty(0, dtype=torch.long), options, progress)
 
 
-def _values(method: Method, evidence: Evidence, options: Options) -> FloatArray:
+def _values(method: Method, maps: Tensor, options: Options) -> FloatArray:
     """(T, h, w), or (1, h, w) where all classes have the same map."""
-    maps = method.maps(evidence)
     kept = maps.relu() if method.clips and not options.signed else maps
     values: FloatArray = kept.detach().float().cpu().numpy()
     return values

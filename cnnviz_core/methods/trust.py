@@ -168,7 +168,8 @@ def deletion_insertion(
         seed: Of the random orders, and of the order of tiles of a 28th of the input's side that decides between pixels
             of equal value.
         num_random: How many random orders, at least 2.
-        on_step: Called after each batch, with the forwards done; what it raises ends the work.
+        on_step: Called after each batch, with the forwards done and the curves so far as ``partial``, in which what is
+            yet to come is not a number; what it raises ends the work.
 
     Returns:
         Probabilities and, from them, areas; ``relevance_gain`` depends least on the fill.
@@ -190,25 +191,30 @@ def deletion_insertion(
     pixels = model.preprocessing.crop(image)
     filled = images.from_pixels(_fill(fill).make(model, pixels, pixels), name=fill)
     x, other = model.to_input(image), model.to_input(filled)
-    found = _deletion_curves(model, x, other, [*first, *(order[::-1] for order in first)], counts, target, on_step)
-
     settings = {"steps": steps, "target": target, "fill": fill, "seed": seed, "num_random": num_random}
-    run = _run(model, image, "trust.deletion_insertion", start, settings)
-    fractions = (counts / counts[-1]).astype(np.float32)
-    most_first, least_first = found[: num_random + 1], found[num_random + 1 :]
-    curves = Curves(
-        fractions=fractions,
-        most_first=most_first[0],
-        least_first=least_first[0],
-        random_most_first=most_first[1:],
-        random_least_first=least_first[1:],
-        target=target,
-        target_label=model.class_names[target],
-        fill=fill,
-        verdict="",
-        run=run,
-    )
-    return replace(curves, verdict=_curves_verdict(curves))
+
+    def curves(found: FloatArray) -> Curves:
+        most_first, least_first = found[: num_random + 1], found[num_random + 1 :]
+        return Curves(
+            fractions=(counts / counts[-1]).astype(np.float32),
+            most_first=most_first[0],
+            least_first=least_first[0],
+            random_most_first=most_first[1:],
+            random_least_first=least_first[1:],
+            target=target,
+            target_label=model.class_names[target],
+            fill=fill,
+            verdict="",
+            run=_run(model, image, "trust.deletion_insertion", start, settings),
+        )
+
+    def tell(done: int, total: int, found: FloatArray) -> None:
+        if on_step:
+            on_step(Step(done, total, curves(found)))
+
+    orders = [*first, *(order[::-1] for order in first)]
+    whole = curves(_deletion_curves(model, x, other, orders, counts, target, tell))
+    return replace(whole, verdict=_curves_verdict(whole))
 
 
 def _check_curves(steps: int, num_pixels: int, num_random: int) -> None:
@@ -256,24 +262,24 @@ def _deletion_curves(
     orders: Sequence[NDArray[np.int64]],
     counts: NDArray[np.int64],
     target: int,
-    on_step: OnStep | None,
+    tell: Callable[[int, int, FloatArray], None],
 ) -> FloatArray:
     """(orders, counts): the target's probability with so many pixels of that order deleted."""
     ranks = np.empty((len(orders), counts[-1]), dtype=np.int64)
     np.put_along_axis(ranks, np.stack(orders), np.arange(counts[-1])[None], axis=1)
     on_device = torch.from_numpy(ranks).to(x.device).reshape(len(orders), 1, *x.shape[2:])
-    # Whole and filled picture are the same in every order.
-    jobs = [(0, 0), (0, len(counts) - 1), *np.ndindex(len(orders), len(counts) - 2)]
-    jobs[2:] = [(order, step + 1) for order, step in jobs[2:]]
-    found = np.empty((len(orders), len(counts)), dtype=np.float32)
+    # Whole and filled picture are the same in every order. The map's own two orders come first, to be seen first.
+    own = (0, len(orders) // 2)
+    rows = [*own, *(row for row in range(len(orders)) if row not in own)]
+    jobs = [(0, 0), (0, len(counts) - 1), *((row, at) for row in rows for at in range(1, len(counts) - 1))]
+    found = np.full((len(orders), len(counts)), np.nan, dtype=np.float32)
     for begin in range(0, len(jobs), _BATCH):
         order, step = np.array(jobs[begin : begin + _BATCH]).T
         num_deleted = torch.from_numpy(counts[step]).to(x.device)[:, None, None, None]
         batch = torch.where(on_device[order] < num_deleted, filled, x)
         found[order, step] = model.probabilities(model.scores(model.net(batch)))[:, target].float().cpu().numpy()
-        if on_step:
-            on_step(Step(begin + len(order), len(jobs)))
-    found[:, 0], found[:, -1] = found[0, 0], found[0, -1]
+        found[:, 0], found[:, -1] = found[0, 0], found[0, -1]
+        tell(begin + len(order), len(jobs), found.copy())
     return found
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import streamlit as st
@@ -13,7 +13,7 @@ from cnnviz_core.images import InputImage
 from cnnviz_core.methods import cam
 from cnnviz_core.models import LoadedModel
 from cnnviz_core.results import Heatmap
-from cnnviz_core.ui import closeup, compute, frame, gallery, pickers, work
+from cnnviz_core.ui import closeup, compute, frame, gallery, pickers, show, work
 from cnnviz_core.ui.gallery import Look, MapPicture
 from cnnviz_core.ui.pickers import Selection
 
@@ -267,13 +267,19 @@ def _slow(
     method = cam.METHODS[name]
     num_forwards = method.num_forwards(chosen.model.layers[layer].num_channels)
     seconds = num_forwards * compute.run(_forward_seconds, chosen.model, chosen.image)
+
+    def so_far(found: Mapping[tuple[str, int], Heatmap]) -> None:
+        values = found[name, target].values
+        scale = render.scale_of(values, signed=True) if signed else render.scale_of(values, low=0.0)
+        show.so_far(chosen, values, key=name, scale=scale, unit=_UNIT)
+
     return work.run(
         cam.explain_many,
         chosen,
         name=name,
         title=method.title,
         cost=f"{method.title}: {method.cost}, {num_forwards:,} here, at most about {render.format_value(seconds)} s.",
-        show=lambda _partial: None,
+        show=so_far,
         methods=(name,),
         targets=(target,),
         layer=layer,

@@ -83,14 +83,19 @@ def _deletion(one: MapPicture, _all_maps: Sequence[MapPicture]) -> None:
         name="deletion",
         title="Deletion and insertion",
         cost=_cost(one, "350 forwards: 20 steps for the map, its reverse, and eight random places of both.", 1),
-        show=lambda _partial: None,
+        show=_draw_deletion,
         method=one.run.method,
         settings=_frozen(one.run),
         fill=fill,
     )
     if found is None:
         return
-    st.markdown(f"**{frame.plain(found.verdict)}**")
+    if found.verdict:
+        st.markdown(f"**{frame.plain(found.verdict)}**")
+    _draw_deletion(found)
+
+
+def _draw_deletion(found: Curves) -> None:
     deletion, insertion = st.columns(2)
     with deletion:
         _curve(found.fractions, "deleted", found.most_first, found.random_most_first, found.least_first)
@@ -111,14 +116,20 @@ def _deletion(one: MapPicture, _all_maps: Sequence[MapPicture]) -> None:
 
 
 def _curve(x: FloatArray, edit: str, most: FloatArray, random: FloatArray, least: FloatArray) -> None:
-    """The map's order, the random draws and the reverse order."""
-    lines = {"most important first": most, "random": random.mean(axis=0), "least important first": least}
-    band = random.min(axis=0), random.max(axis=0)
+    """The map's order, the random draws and the reverse order, as far as they are there."""
+    drawn = random[~np.isnan(random).any(axis=1)]
+    if not len(drawn):
+        drawn = np.full_like(random[:1], np.nan)
+    lines = {"most important first": most, "random": drawn.mean(axis=0), "least important first": least}
+    band = drawn.min(axis=0), drawn.max(axis=0)
     figure = render.curves_figure(x, lines, x_title=edit, unit="probability", band=band)
     st.plotly_chart(figure, key=f"{edit}_curve", width="stretch")
 
 
 def _area(title: str, area: float, by_chance: FloatArray, good: str) -> None:
+    if not np.isfinite(by_chance).all():  # while it is made
+        st.caption(f"{title}: its area is known once all curves are there.")
+        return
     st.caption(f"{title}: area {area:.3f}, by chance {by_chance.mean():.3f}; {good} is good.")
 
 

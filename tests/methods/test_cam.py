@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from cnnviz_core import models, probe
 from cnnviz_core.errors import BadSetting, NotApplicable, UnknownLayer
 from cnnviz_core.images import InputImage
-from cnnviz_core.methods import cam
+from cnnviz_core.methods import cam, feature_maps
 from cnnviz_core.models import LoadedModel
 from cnnviz_core.results import Step
 
@@ -459,6 +459,25 @@ class TestSlowMethods:
         assert sum(cam.METHODS[m].num_forwards(4) - 1 for m in ["grad_cam", *SLOW]) == 8
 
     @pytest.mark.parametrize("method", SLOW)
+    def test_the_map_so_far_is_that_of_the_channels_tried(
+        self, method: str, small_model: Load, image: InputImage
+    ) -> None:
+        model, steps = small_model("plain"), []
+        asked = {"method": method, "layer": "conv1", "target": 1, "signed": True, "batch_size": 1}
+        whole = cam.explain(model, image, **asked, on_step=steps.append)  # type: ignore[arg-type]
+        maps = [step.partial.values for step in steps]
+        np.testing.assert_array_equal(maps[-1], whole.values)
+        assert [step.partial.method for step in steps] == [method] * 4
+        activations = feature_maps.compute(model, image, layer="conv1").values
+        for before, after, activation in zip([np.zeros_like(maps[0]), *maps], maps, activations, strict=False):
+            added = after - before
+            weight = (added * activation).sum() / np.square(activation).sum()
+            np.testing.assert_allclose(added, weight * activation, atol=1e-6)
+        steps.clear()
+        against = cam.contrast(model, image, method=method, layer="conv1", target=1, against=0, on_step=steps.append)
+        np.testing.assert_array_equal(steps[-1].partial.values, against.values)
+
+    @pytest.mark.parametrize("method", SLOW)
     def test_an_exception_of_on_step_ends_the_work(self, method: str, small_model: Load, image: InputImage) -> None:
         model, calls = small_model("residual"), []
 
@@ -469,7 +488,7 @@ class TestSlowMethods:
         before = fingerprint(model)
         with pytest.raises(RuntimeError, match="enough"):
             cam.explain(model, image, method=method, layer="conv1", batch_size=1, on_step=stop)
-        assert calls == [Step(1, 4)]
+        assert [(step.done, step.total) for step in calls] == [(1, 4)]
         assert fingerprint(model) == before
         assert torch.is_grad_enabled()
 

@@ -19,7 +19,7 @@ from cnnviz_core.errors import BadSetting, NotApplicable, UnknownLayer
 from cnnviz_core.images import InputImage
 from cnnviz_core.methods import cam, trust
 from cnnviz_core.models import LoadedModel
-from cnnviz_core.results import ContextTest, Heatmap, Mask, Run, Step
+from cnnviz_core.results import ContextTest, Curves, Heatmap, Mask, Run, Step
 
 Load = Callable[[str], LoadedModel]
 Noise = Callable[..., InputImage]
@@ -207,6 +207,21 @@ class TestDeletion:
         trust.deletion_insertion(tiny_model, noise_image(16, 16), np.eye(4), steps=5, num_random=3, on_step=seen.append)
         assert [step.done for step in seen] == [16, 32, 34]  # 2 + 2 x 4 orders x 4 steps in between
         assert {step.total for step in seen} == {34}
+
+    def test_the_curves_so_far_begin_with_the_maps_own(self, tiny_model: LoadedModel, noise_image: Noise) -> None:
+        seen: list[Step] = []
+        whole = trust.deletion_insertion(
+            tiny_model, noise_image(16, 16), np.eye(4), steps=5, num_random=3, on_step=seen.append
+        )
+        first, *_, last = [step.partial for step in seen]
+        assert isinstance(first, Curves)
+        assert isinstance(last, Curves)
+        np.testing.assert_array_equal(first.most_first, whole.most_first)
+        np.testing.assert_array_equal(first.least_first, whole.least_first)
+        assert np.isnan(first.random_least_first[-1, 1:-1]).all()
+        assert np.isnan(first.random_deletion_areas).any()
+        np.testing.assert_array_equal(last.random_least_first, whole.random_least_first)
+        assert (first.verdict, last.verdict) == ("", "")
 
     @pytest.mark.parametrize(
         ("settings", "words"),
