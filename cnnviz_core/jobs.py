@@ -11,11 +11,13 @@ their results outlive the server.
 
 from __future__ import annotations
 
+import atexit
 import gc
 import logging
 import re
 import threading
 import time
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -37,8 +39,25 @@ _MOST_ASIDE = 3  # paused or set aside; each keeps the memory that it works with
 _TURN_SECONDS = 60.0  # after which a job lets somebody else's go on, if one waits
 _LONGEST_PAUSE_SECONDS = 6 * 3600.0
 _GIVES_WAY_SECONDS = 2.0
+_HALT_SECONDS = 8.0  # less than what a container is given to stop
 _OUT_OF_MEMORY = re.compile("out of memory|not enough memory|allocate memory", re.IGNORECASE)
 _HINT = "Try a smaller picture, fewer channels or pictures at once, or a smaller network"
+
+
+_queues: weakref.WeakSet[Queue] = weakref.WeakSet()
+_halting = threading.Event()
+
+
+@atexit.register
+def _halt() -> None:
+    """Stops every job between two of its steps before Python ends; the next server lists it as interrupted.
+
+    A thread that is still in native code when Python takes its threads away would end the process with an abort.
+    """
+    _halting.set()
+    deadline = time.monotonic() + _HALT_SECONDS
+    while any(queue.is_at_work for queue in _queues) and time.monotonic() < deadline:
+        time.sleep(0.01)
 
 
 class TooManyJobs(CnnvizError):
@@ -190,6 +209,12 @@ class Queue:
         self._records = records
         self._turns = turns
         self._changed = threading.Condition()
+        _queues.add(self)
+
+    @property
+    def is_at_work(self) -> bool:
+        """Whether a job is being computed."""
+        return self._at_work is not None
 
     def submit(
         self,
@@ -337,7 +362,7 @@ class Queue:
 
     def _advance(self) -> None:
         """Gives the free turn to the first of the line."""
-        if self._at_work is not None or not self._line:
+        if self._at_work is not None or not self._line or _halting.is_set():
             return
         job = self._order()[0]
         if not job._has_begun:
@@ -423,6 +448,9 @@ class Queue:
     def _report(self, job: Job, step: Step) -> None:
         """Takes a step from the work; waits here while it is not its turn, and ends the work if it was cancelled."""
         job.step = step
+        if _halting.is_set():
+            self._at_work = None
+            threading.Event().wait()  # until the process ends
         with self._changed:
             if job._pause and not job._cancel:
                 self._leave(job)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import subprocess
+import sys
 import threading
 import time
 import weakref
@@ -562,6 +564,28 @@ def test_who_comes_while_others_wait_stands_behind_them_also_for_the_first_time(
 
 
 # ---- the line outlives what goes wrong ------------------------------------------------------------------------------
+
+
+def test_a_job_at_work_when_python_ends_does_not_abort_the_process() -> None:
+    script = """
+import torch
+from cnnviz_core.jobs import Queue
+from cnnviz_core.results import Step
+
+net = torch.nn.Conv2d(3, 64, 3)
+def work(on_step):
+    while True:
+        net(torch.rand(1, 3, 96, 96, requires_grad=True)).sum().backward()
+        on_step(Step(1, 2))
+
+queue = Queue()
+job = queue.submit("key", "work", work, owner="ada")
+queue.submit("next", "waits", work, owner="ben")
+while job.step is None:
+    pass
+"""
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    assert (ended.returncode, ended.stderr) == (0, "")
 
 
 def test_an_accelerator_that_has_failed_does_not_stop_the_line(monkeypatch: pytest.MonkeyPatch) -> None:
