@@ -16,6 +16,7 @@ from cnnviz_core.methods import deep_dream
 from cnnviz_core.models import LoadedModel
 from cnnviz_core.results import Dream, DreamZoom
 from cnnviz_core.ui import compute, frame, pickers, show, work
+from cnnviz_core.ui.components import before_after
 from cnnviz_core.ui.pickers import Selection
 
 _ALL = -1  # channels
@@ -23,6 +24,7 @@ _SIZES = (160, 224, 320, 480, 640, 800, 1024, 1280, 1600)
 _USUAL_PX, _SMALLEST_PX = 640, 320
 _PREVIEW = {"size_px": 256, "octaves": 4, "steps": 8}
 _LIVE_PX = 480
+_QUALITY = 95
 _MOST_LAYERS = 4
 _HINT = "Choose a smaller size or an earlier layer"
 
@@ -312,9 +314,10 @@ def draw(chosen: Selection, found: Dream) -> None:
     """Before and after, the downloads, and what the network makes of it."""
     layers = " + ".join(found.layers) + ("" if found.channel is None else f", channel {found.channel}")
     title = f"DeepDream, {layers}"
-    before, after = st.columns(2, gap="medium")
-    with after:
-        st.image(render.png(found.pixels), width="stretch")
+    picture, words = st.columns([3, 2], gap="medium")
+    with picture:
+        _compared(found)
+    with words:
         height, width = found.photo.shape[:2]
         frame.caption(
             chosen,
@@ -323,18 +326,27 @@ def draw(chosen: Selection, found: Dream) -> None:
             f"{found.run.seconds:.1f} s",
         )
         _downloads(chosen, found, title)
-    with before:
-        _growing(found)
-    _answers(chosen, found)
+        if len(found.objectives) and chosen.model.num_classes:
+            _answer(chosen, found)
+    if len(found.objectives):
+        _curve(found)
 
 
 @st.fragment
-def _growing(found: Dream) -> None:
-    """The photo, and the frames of its growing."""
+def _compared(found: Dream) -> None:
+    """The photo, or a frame of its growing, against the dream, both at the dream's size."""
     last = len(found.frames) - 1
     place = min(st.session_state.get("dream_frame", 0), last)
     pixels = show.fitted(found.frames[place], found.photo.shape[:2]) if place else found.photo
-    st.image(render.png(pixels), width="stretch")
+    before_after.show(
+        key="dream_compared",
+        before=render.jpeg(pixels, quality=_QUALITY),
+        after=render.jpeg(found.pixels, quality=_QUALITY),
+        names=(f"frame {place} of {last}" if place else "the photo", "the dream"),
+        aria="Share of the picture that shows the photo, from the left",
+    )
+    at_left = f"frame {place} of {last} on the way" if place else "the photo at the same size"
+    st.caption(f"Left of the edge: {at_left}; right of it: the dream. Drag the edge, or move it with the arrow keys.")
     if last:
         st.session_state["dream_frame"] = place
         st.slider(
@@ -342,9 +354,9 @@ def _growing(found: Dream) -> None:
             0,
             last,
             key="dream_frame",
-            help="0 is the photo. Each octave begins with coarse shapes, on which finer ones grow.",
+            help="What stands at the left: 0 is the photo at the dream’s size, then come the frames on the way. Each "
+            "octave begins with coarse shapes, on which finer ones grow.",
         )
-    st.caption("The photo at the same size." if not place else f"Frame {place} of {last} on the way.")
 
 
 def _downloads(chosen: Selection, found: Dream, title: str) -> None:
@@ -366,27 +378,20 @@ def _downloads(chosen: Selection, found: Dream, title: str) -> None:
     )
 
 
-def _answers(chosen: Selection, found: Dream) -> None:
-    """How the objective grew, and what the network answers before and after."""
-    if not len(found.objectives):
-        return
-    curve, answers = st.columns(2, gap="medium")
-    with curve:
-        most = np.maximum(found.objectives.max(axis=0), np.finfo(np.float32).tiny)
-        steps = np.linspace(0, 1, len(found.objectives), dtype=np.float32)
-        series = dict(zip(found.layers, (found.objectives / most).T, strict=True))
-        st.plotly_chart(
-            render.curves_figure(steps, series, x_title="steps done", unit="share of the largest"),
-            key="dream_curve",
-            width="stretch",
-        )
-        st.caption(
-            "What is to grow, as a share of its largest value. It falls back where a larger octave begins, whose "
-            "fine detail has not been dreamed yet."
-        )
-    if chosen.model.num_classes:
-        with answers:
-            _answer(chosen, found)
+def _curve(found: Dream) -> None:
+    """How the objective grew."""
+    most = np.maximum(found.objectives.max(axis=0), np.finfo(np.float32).tiny)
+    steps = np.linspace(0, 1, len(found.objectives), dtype=np.float32)
+    series = dict(zip(found.layers, (found.objectives / most).T, strict=True))
+    st.plotly_chart(
+        render.curves_figure(steps, series, x_title="steps done", unit="share of the largest"),
+        key="dream_curve",
+        width="stretch",
+    )
+    st.caption(
+        "What is to grow, as a share of its largest value. It falls back where a larger octave begins, whose fine "
+        "detail has not been dreamed yet."
+    )
 
 
 def _answer(chosen: Selection, found: Dream) -> None:

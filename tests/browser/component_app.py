@@ -9,7 +9,7 @@ from PIL import Image
 from scipy import ndimage
 from skimage import data
 
-from cnnviz_core.ui.components import heat_view, tiles
+from cnnviz_core.ui.components import before_after, heat_view, tiles
 
 
 @st.cache_data
@@ -242,6 +242,16 @@ def gallery() -> None:
         )
 
 
-SCENES = {f.__name__: f for f in (wall, refusing, flat, shrunk, tabs, thousand, heat, gallery)}
+def compared() -> None:
+    """Black against red or, after a click, against green."""
+    colours = (0, 0, 0), (0, 255, 0) if st.button("Other", key="other") else (255, 0, 0)
+    before, after = (io.BytesIO() for _ in colours)
+    for buffer, colour in zip((before, after), colours, strict=True):
+        Image.new("RGB", (320, 200), colour).save(buffer, "PNG")
+    names = "the photo", "the dream"
+    before_after.show(key="pair", before=before.getvalue(), after=after.getvalue(), names=names, aria="Edge")
+
+
+SCENES = {f.__name__: f for f in (wall, refusing, flat, shrunk, tabs, thousand, heat, gallery, compared)}
 st.set_page_config(layout="wide")
 SCENES[st.query_params.get("scene", "wall")]()

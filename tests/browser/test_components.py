@@ -474,3 +474,37 @@ def test_components_take_the_colours_of_the_theme(parts, scheme):
     ink = view.evaluate("node => getComputedStyle(node).color")
     brightness = sum(int(number) for number in re.findall(r"\d+", ink)[:3]) / 3
     assert brightness > 150 if scheme == "dark" else brightness < 100
+
+
+# ---- before and after
+
+
+def test_the_edge_between_two_pictures_follows_pointer_and_keys_and_stays(parts):
+    page = parts.open("/?scene=compared")
+    view = component(page, "pair")
+    slider = view.get_by_role("slider", name="Edge")
+    box = view.bounding_box()
+    assert box["width"] / box["height"] == pytest.approx(1.6, abs=0.01)
+
+    def seen(share: float) -> tuple[int, ...]:
+        pixels = screenshot(view)
+        return tuple(pixels[len(pixels) // 4, round(share * pixels.shape[1])])
+
+    black, red, green = (0, 0, 0), (255, 0, 0), (0, 255, 0)
+    assert (seen(0.4), seen(0.6)) == (black, red)
+    page.mouse.move(box["x"] + 0.5 * box["width"], box["y"] + 20)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 0.8 * box["width"], box["y"] + 20)
+    page.mouse.up()
+    expect(slider).to_have_value("80")
+    assert (seen(0.75), seen(0.85)) == (black, red)
+    page.keyboard.press("Home")
+    assert seen(0.05) == red
+    for _ in range(10):
+        page.keyboard.press("ArrowRight")
+    expect(slider).to_have_value("10")
+    assert (seen(0.06), seen(0.14)) == (black, red)
+    page.locator(".st-key-other").get_by_role("button").click()
+    page.wait_for_timeout(1_000)  # for the other picture to be decoded
+    assert (seen(0.06), seen(0.14)) == (black, green)
+    expect(slider).to_have_value("10")

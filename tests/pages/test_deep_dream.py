@@ -30,8 +30,9 @@ def test_a_quick_dream_is_there_before_the_first_click_and_the_cost_of_the_asked
     assert "DeepDream, blocks.5.0.bn1" in captions(app)
     assert "40 steps, the last at 451 pixels: about" in captions(app)
     assert "To the photo at this size: Egyptian cat" in captions(app)
+    assert "Left of the edge: the photo at the same size; right of it: the dream." in captions(app)
     app.slider(key="dream_frame").set_value(3).run()
-    assert "Frame 3 of 32 on the way." in captions(app)
+    assert "Left of the edge: frame 3 of 32 on the way;" in captions(app)
 
 
 def test_the_run_gives_the_dream_that_was_asked_for(open_page: Open) -> None:
