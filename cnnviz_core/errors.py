@@ -11,6 +11,7 @@
     ├── UnknownModel        no network of that name in the catalogue
     ├── UnknownLayer        no layer of that name in the network
     ├── WeightsUnavailable  the weights are not on this machine and could not be fetched
+    ├── OutOfMemory         what was asked for takes more memory than there is
     ├── NotAllowed          what this person may not do on this server
     └── NotApplicable       the method is not defined for this network; says what to use instead
 
@@ -59,12 +60,27 @@ class WeightsUnavailable(CnnvizError):
     """The weights are not on this machine and could not be fetched."""
 
 
+class OutOfMemory(CnnvizError):
+    """What was asked for takes more memory than there is."""
+
+
 class NotAllowed(CnnvizError):
     """Something that the person at the screen may not do on this server."""
 
 
 class NotApplicable(CnnvizError):
     """The method is not defined for this network."""
+
+
+def checked_seed(seed: int) -> int:
+    """A seed, where every generator of random numbers takes it.
+
+    Raises:
+        BadSetting: A number below 0 or of more than 62 bits.
+    """
+    if not 0 <= seed < 2**62:
+        raise BadSetting(f"The seed is {seed}; choose a whole number from 0 up, of at most 18 digits.")
+    return seed
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

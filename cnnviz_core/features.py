@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cnnviz_core import dilation, doctor, probe
+from cnnviz_core import dilation, doctor, probe, startup
 from cnnviz_core.errors import BadSetting, NotApplicable
 from cnnviz_core.images import InputImage
 from cnnviz_core.layers import LayerInfo
@@ -134,7 +134,7 @@ def record(
     try:
         maps, seen = _forward(model, net, image, wanted, infos), wanted
     except Exception as error:  # a network that takes one size only can raise anything
-        if wanted == own:
+        if wanted == own or startup.is_out_of_memory(error):  # a smaller size would fit: for the person to choose
             raise
         maps, seen = _forward(model, net, image, own, infos), own
         reason = (str(error).splitlines() or [type(error).__name__])[0]

@@ -14,7 +14,6 @@ from __future__ import annotations
 import atexit
 import gc
 import logging
-import re
 import threading
 import time
 import weakref
@@ -23,11 +22,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
-import torch
-
 from cnnviz_core import journal, startup
 from cnnviz_core.errors import CnnvizError
 from cnnviz_core.job_records import Details, Record, Records, State, name_of
+from cnnviz_core.result_files import num_bytes
 from cnnviz_core.results import Step
 from cnnviz_core.store import StorageFailed
 
@@ -40,7 +38,6 @@ _TURN_SECONDS = 60.0  # after which a job lets somebody else's go on, if one wai
 _LONGEST_PAUSE_SECONDS = 6 * 3600.0
 _GIVES_WAY_SECONDS = 2.0
 _HALT_SECONDS = 8.0  # less than what a container is given to stop
-_OUT_OF_MEMORY = re.compile("out of memory|not enough memory|allocate memory", re.IGNORECASE)
 _HINT = "Try a smaller picture, fewer channels or pictures at once, or a smaller network"
 
 
@@ -133,6 +130,8 @@ class Job:
     _record: Record | None = None
     _hint: str = _HINT
     _has_begun: bool = False
+    _is_on_disk: bool = False
+    _bytes: int = 0  # of its result, or of what was there of it
     _cancel: bool = False
     _pause: bool = False
     _ran: float = 0.0
@@ -195,17 +194,25 @@ class Queue:
 
     Args:
         max_finished: Finished jobs to keep in memory; the oldest go first.
+        max_mb: Memory for them, likewise; what is not on disk stays, and so does the last one.
         records: Where jobs and results are kept beyond that; None for nowhere.
         turns: Quick computations that go between the steps.
     """
 
-    def __init__(self, *, max_finished: int = 64, records: Records | None = None, turns: Turns | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        max_finished: int = 64,
+        max_mb: int = 512,
+        records: Records | None = None,
+        turns: Turns | None = None,
+    ) -> None:
         self._jobs: OrderedDict[str, Job] = OrderedDict()
         self._work: dict[Job, Work] = {}  # not begun
         self._line: list[Job] = []  # waiting for their turn, in the order in which they came
         self._at_work: Job | None = None
         self._waits_since: dict[str, float] = {}  # each person in the line: since they came, or since their last turn
-        self._max_finished = max_finished
+        self._max_finished, self._max_bytes = max_finished, max_mb * 2**20
         self._records = records
         self._turns = turns
         self._changed = threading.Condition()
@@ -412,9 +419,12 @@ class Queue:
             self._changed.notify_all()
 
     def _drop_oldest(self) -> None:
-        finished = [key for key, job in self._jobs.items() if not job.is_live]
-        for key in finished[: max(0, len(finished) - self._max_finished)]:
-            del self._jobs[key]
+        finished = [job for job in self._jobs.values() if not job.is_live]
+        num_bytes, num_left = sum(job._bytes for job in finished), len(finished)
+        for job in finished[:-1]:
+            if num_left > self._max_finished or (num_bytes > self._max_bytes and job._is_on_disk):
+                del self._jobs[job.key]
+                num_bytes, num_left = num_bytes - job._bytes, num_left - 1
 
     # ---- the work, in the thread of the job -------------------------------------------------------------------------
 
@@ -487,11 +497,13 @@ class Queue:
         if state is State.DONE and job.step is not None:
             job.step = replace(job.step, partial=None)  # a second copy of the result
         job.result, job.error = result, error
+        job._bytes = num_bytes((result, job.step and job.step.partial))
         job._stop_clock()
         try:
             self._write(job, state)
         finally:
             job.state = state  # last, since whoever reads it may look for all the others
+            self._drop_oldest()
         journal.event("job ended", title=job.title, state=state.value, seconds=round(job.seconds, 2))
 
     # ---- on disk ----------------------------------------------------------------------------------------------------
@@ -501,6 +513,7 @@ class Queue:
             return
         try:
             self._records.results.save(job._record.name, result)
+            job._is_on_disk = True
         except StorageFailed as error:
             journal.event("result not kept", title=job.title, level=logging.WARNING)
             job.notice = f"This result is kept in memory only, until the server ends. {error}"
@@ -533,7 +546,7 @@ class Queue:
         if record is not None:
             job._ran, job.asked_by = record.seconds, set(record.people)
         if kept is not None:
-            job.result = kept.value
+            job.result, job._is_on_disk, job._bytes = kept.value, True, num_bytes(kept.value)
         with self._changed:
             job = self._jobs.setdefault(key, job)
             self._drop_oldest()
@@ -550,7 +563,7 @@ def _release_memory(job: Job) -> None:
 
 def _what_failed(job: Job, problem: BaseException) -> str:
     """A sentence for the person; the log has the rest."""
-    if isinstance(problem, MemoryError | torch.OutOfMemoryError) or _OUT_OF_MEMORY.search(str(problem)):
+    if startup.is_out_of_memory(problem):
         journal.event("job out of memory", title=job.title, kind=type(problem).__name__)
         return f"{job.title} ran out of memory, and what it held is free again. {job._hint}."
     bug_id = journal.bug(problem, where=job.title)

@@ -72,6 +72,21 @@ def decode(content: bytes) -> object:
         raise Damaged(f"{type(error).__name__}: {error}") from error
 
 
+def num_bytes(value: object) -> int:
+    """About what a result takes in memory: its arrays, bytes and texts."""
+    if isinstance(value, np.ndarray):
+        return value.nbytes
+    if isinstance(value, bytes | str):
+        return len(value)
+    if isinstance(value, Mapping):
+        return sum(num_bytes(key) + num_bytes(item) for key, item in value.items())
+    if isinstance(value, tuple | list):
+        return sum(map(num_bytes, value))
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return sum(num_bytes(getattr(value, field.name)) for field in dataclasses.fields(value))
+    return 0
+
+
 def _to_tree(value: object, arrays: dict[str, np.ndarray]) -> object:
     kind = type(value)
     if value is None or kind in (bool, int, str):

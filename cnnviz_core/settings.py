@@ -36,7 +36,7 @@ class Settings:
         collections_mb: Space for uploaded and downloaded collections and all indexes; the longest unused go first.
         retention_days: Uploaded pictures and collections, indexes and reports that nobody used for so many days go; 0
             keeps them.
-        cache_mb: Memory for computed results.
+        cache_mb: Memory for computed results, and as much for the finished long work of each kind.
         results_mb: Space on disk for the results of long work; the oldest go first.
         reports_mb: Space for the reports of all people; beyond it no figure can be added.
         collection_roots: Folders on the server, separated as in PATH, below which people may open collections.

@@ -9,6 +9,7 @@ batch through a small network several times faster (tests/benchmarks/bench_start
 from __future__ import annotations
 
 import ctypes
+import re
 import sys
 import threading
 
@@ -22,6 +23,7 @@ _M_MMAP_THRESHOLD = -3
 _M_ARENA_MAX = -8
 
 _KEEP_BELOW = 1 << 30
+_OUT_OF_MEMORY = re.compile("out of memory|not enough memory|allocate memory", re.IGNORECASE)
 
 _lock = threading.Lock()
 _prepared = threading.Event()
@@ -62,6 +64,11 @@ def release_memory() -> None:
     trim = _glibc_function("malloc_trim")
     if trim is not None:
         trim(0)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory, of the system or the accelerator, did not suffice; torch on a CPU says so in words only."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or bool(_OUT_OF_MEMORY.search(str(error)))
 
 
 def _glibc_function(name: str) -> ctypes._NamedFuncPointer | None:

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from cnnviz_core import pairs, probe, settings, store, synthesis
 from cnnviz_core.collections import embedding
-from cnnviz_core.errors import BadSetting, NotApplicable
+from cnnviz_core.errors import BadSetting, NotApplicable, checked_seed
 from cnnviz_core.images import Pixels
 from cnnviz_core.models import LoadedModel
 from cnnviz_core.results import FloatArray, LayerStudy, Step, Study
@@ -80,7 +80,7 @@ def sampled(model: LoadedModel, layer: str, channels: int | Sequence[int] | None
     if isinstance(channels, int):
         if channels < 1:
             raise BadSetting(f"channels is {channels}; give 1 or more, or None for all.")
-        drawn = np.random.default_rng(seed).permutation(count)[:channels]
+        drawn = np.random.default_rng(checked_seed(seed)).permutation(count)[:channels]
         return tuple(sorted(drawn.tolist()))
     if not channels or not all(0 <= channel < count for channel in channels):
         raise BadSetting(f"Layer {layer} has channels 0 to {count - 1}; {list(channels)} was asked for.")

@@ -121,6 +121,18 @@ class TestRecord:
         assert features.default_layer(model) == "features"
         assert features.record(model, noise_image(64, 128), size_px=256).values["features"].shape[1:] == (4, 8)
 
+    def test_running_out_of_memory_is_no_size_that_does_not_fit(self, noise_image: Noise) -> None:
+        class Hungry(nn.Module):
+            def forward(self, x: Tensor) -> Tensor:
+                if x.shape[-1] > 32:
+                    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+                return torch.relu(x[..., ::4, ::4])
+
+        net = nn.Sequential(Hungry(), nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        model = models.from_module(net, input_px=32, mean=(0.5,) * 3, std=(0.5,) * 3, name="hungry", device="cpu")
+        with pytest.raises(torch.OutOfMemoryError):
+            features.record(model, noise_image(64, 64), size_px=64)
+
     def test_infinite_maps_are_refused(self, noise_image: Noise) -> None:
         net = Fixed(early=False)
         model = self.make(net)

@@ -253,7 +253,7 @@ def test_only_the_last_finished_jobs_are_kept() -> None:
     queue = Queue(max_finished=2)
     for key in "abcd":
         ended(queue.submit(key, "work", lambda _: None, owner="me"))
-    assert [key for key in "abcd" if queue.find(key)] == ["b", "c", "d"]
+    assert [key for key in "abcd" if queue.find(key)] == ["c", "d"]
 
 
 def test_an_owner_who_has_gone_does_not_keep_a_job_alive() -> None:
@@ -812,6 +812,22 @@ def test_what_memory_does_not_hold_any_more_is_read_from_disk(tmp_path: Path) ->
     for key in "abc":
         ended(queue.submit(key, "work", lambda _, key=key: key.upper(), owner="ada"))
     assert [queue.find(key).result for key in "abc"] == ["A", "B", "C"]
+
+
+def test_finished_results_are_bounded_by_memory_and_come_back_from_disk(tmp_path: Path) -> None:
+    queue = Queue(max_mb=2, records=Records(tmp_path, results_mb=10))
+    jobs_done = [ended(queue.submit(key, key, lambda _: np.ones(150_000), owner="ada")) for key in "abc"]  # 1.1 MB
+    watched = [weakref.ref(job) for job in jobs_done]
+    del jobs_done
+    gc.collect()
+    assert [there() is not None for there in watched] == [False, False, True]
+    found = queue.find("a")
+    assert found is not None
+    np.testing.assert_array_equal(found.result, np.ones(150_000))
+    unkept = Queue(max_mb=2)
+    for key in "abc":
+        ended(unkept.submit(key, key, lambda _: np.ones(150_000), owner="ada"))
+    assert all(unkept.find(key) for key in "abc")  # nothing that would be lost
 
 
 def test_a_result_of_other_code_is_not_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

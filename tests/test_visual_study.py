@@ -242,6 +242,8 @@ def test_channels_are_drawn_with_the_seed(lite0: LoadedModel) -> None:
     one, other = (visual_study.sampled(lite0, "bn2", 12, seed=seed) for seed in (0, 1))
     assert len(set(one)) == 12
     assert one == visual_study.sampled(lite0, "bn2", 12)
+    with pytest.raises(BadSetting, match="seed is -1; choose a whole number from 0"):
+        visual_study.sampled(lite0, "bn2", 12, seed=-1)
     assert one != other
     assert list(one) == sorted(one)
     assert visual_study.default_layers(lite0, lite0)[-1] == "bn2"

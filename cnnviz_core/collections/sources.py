@@ -34,7 +34,7 @@ from PIL import Image
 
 from cnnviz_core import photos, settings, store
 from cnnviz_core.collections import scan
-from cnnviz_core.errors import BadCollection, did_you_mean
+from cnnviz_core.errors import BadCollection, checked_seed, did_you_mean
 from cnnviz_core.results import Step
 
 OnStep = Callable[[Step], None]
@@ -776,7 +776,7 @@ def _choose(targets: Sequence[int], max_pictures: int, seed: int) -> tuple[list[
     """Indices to write out, with a note where they are a sample."""
     if len(targets) <= max_pictures:
         return list(range(len(targets))), ()
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(checked_seed(seed))
     classes = np.asarray(targets)
     place = np.empty(len(targets))  # within its class, 0..1: the first of all classes together are in proportion
     for target in np.unique(classes):

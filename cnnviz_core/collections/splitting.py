@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnnviz_core.collections.scan import Picture
-from cnnviz_core.errors import BadCollection, BadSetting
+from cnnviz_core.errors import BadCollection, BadSetting, checked_seed
 
 FEWEST = 3  # pictures of a label: one in each part
 _MOST_NAMED = 5
@@ -89,7 +89,7 @@ def split(pictures: Sequence[Picture], *, validation: float = 0.15, test: float 
     for index, label in enumerate(class_names):
         rows = np.array(by_label[label], np.intp)
         targets[rows] = index
-        drawn = rows[np.random.default_rng((seed, zlib.crc32(label.encode()))).permutation(len(rows))]
+        drawn = rows[np.random.default_rng((checked_seed(seed), zlib.crc32(label.encode()))).permutation(len(rows))]
         num_test = max(1, min(round(test * len(rows)), len(rows) - 2))
         num_validation = max(1, min(round(validation * len(rows)), len(rows) - num_test - 1))
         for part, some in zip(parts, np.split(drawn, [num_test, num_test + num_validation]), strict=True):

@@ -40,7 +40,7 @@ import torch
 from torch import Tensor, nn
 
 from cnnviz_core import doctor, folding, images, probe
-from cnnviz_core.errors import BadSetting, NotApplicable
+from cnnviz_core.errors import BadSetting, NotApplicable, checked_seed
 from cnnviz_core.images import InputImage, Pixels
 from cnnviz_core.layers import LayerInfo, LayerTree
 from cnnviz_core.models import LoadedModel
@@ -434,7 +434,9 @@ def from_noise(
         NotApplicable: As in :func:`attack`.
     """
     start = time.perf_counter()
-    pixels = np.random.default_rng(seed).integers(0, 256, (*model.preprocessing.input_px, 3), dtype=np.uint8)
+    pixels = np.random.default_rng(checked_seed(seed)).integers(
+        0, 256, (*model.preprocessing.input_px, 3), dtype=np.uint8
+    )
     noise = images.from_pixels(pixels, name="noise")
     settings = _Settings("fooling", target, None, "linf", steps, confidence=confidence, seed=seed).filled(model)
     trail = _Trail(model, noise, settings, start, "adversarial.from_noise")
@@ -473,7 +475,7 @@ def drift(
     start = time.perf_counter()
     names = _parts(model.layers) if layers is None else [model.layers[name].name for name in layers]
     one, other = (model.preprocessing.crop(picture) for picture in (image, altered))
-    shuffled = _strewn(one, other, np.random.default_rng(seed))
+    shuffled = _strewn(one, other, np.random.default_rng(checked_seed(seed)))
     three = model.preprocessing.normalise(np.stack([one, other, shuffled])).to(model.device)
     with torch.no_grad():
         outputs = probe.record(model.net, three, names).outputs

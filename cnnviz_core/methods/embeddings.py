@@ -38,7 +38,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import linalg, optimize, sparse
 from scipy.spatial import distance
 
-from cnnviz_core.errors import BadSetting, NotApplicable
+from cnnviz_core.errors import BadSetting, NotApplicable, checked_seed
 from cnnviz_core.results import FloatArray, Projection, Step
 
 Doubles = NDArray[np.float64]
@@ -727,7 +727,7 @@ def preservation(
     if max_rows < 1:
         raise BadSetting(f"max_rows is {max_rows}; it must be 1 or more.")
     x, _ = _scaled(x, x[:0], Options(**dict(projection.settings)))  # type: ignore[arg-type]
-    rows = np.sort(np.random.default_rng(seed).permutation(len(x))[:max_rows])
+    rows = np.sort(np.random.default_rng(checked_seed(seed)).permutation(len(x))[:max_rows])
     points = projection.values - projection.values.mean(axis=0)
     near = _search(x, x[rows], k, None, others=rows).rows
     shown = _search(points, points[rows], k, None, others=rows).rows

@@ -37,7 +37,7 @@ from skimage.metrics import structural_similarity
 from torch import Tensor, nn
 
 from cnnviz_core import images, maps
-from cnnviz_core.errors import BadSetting, NotApplicable
+from cnnviz_core.errors import BadSetting, NotApplicable, checked_seed
 from cnnviz_core.images import InputImage, Pixels
 from cnnviz_core.maps import FloatArray, MapLike
 from cnnviz_core.models import LoadedModel
@@ -183,7 +183,7 @@ def deletion_insertion(
     height, width = model.preprocessing.input_px
     _check_curves(steps, height * width, num_random)
     target = _target(model, image, target)
-    draw = np.random.default_rng(seed)
+    draw = np.random.default_rng(checked_seed(seed))
     fine = maps.resize(values, (height, width))
     first = [_order(fine, draw), *(_order(_elsewhere(fine, draw), draw) for _ in range(num_random))]
     counts = np.rint(np.linspace(0, height * width, steps + 1)).astype(int)

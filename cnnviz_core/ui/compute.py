@@ -11,7 +11,8 @@ from typing import Any, TypeVar
 
 import streamlit as st
 
-from cnnviz_core import models, photos, settings, store
+from cnnviz_core import models, photos, settings, startup, store
+from cnnviz_core.errors import OutOfMemory
 from cnnviz_core.images import InputImage
 from cnnviz_core.jobs import Turns
 from cnnviz_core.model_shelf import Shelf
@@ -96,5 +97,14 @@ def _run(
     _model: LoadedModel,
     _image: InputImage | None,
 ) -> Any:
-    with turns.take(), shelf().keeping():
-        return _function(_model, _image, **settings) if _image else _function(_model, **settings)
+    try:
+        with turns.take(), shelf().keeping():
+            return _function(_model, _image, **settings) if _image else _function(_model, **settings)
+    except (MemoryError, RuntimeError) as error:
+        if not startup.is_out_of_memory(error):
+            raise
+    startup.release_memory()  # only here, where no exception holds on to the frames of the work
+    raise OutOfMemory(
+        f"{_model.spec.title} ran out of memory here, and what it held is free again. Choose a smaller working size or "
+        "picture, or a smaller network."
+    )

@@ -45,7 +45,12 @@ def queue(line: str = "methods") -> Queue:
     with _lock:
         lines = _lines.setdefault(settings.current().data_dir, {})
         if line not in lines:
-            lines[line] = Queue(max_finished=_IN_MEMORY, records=kept, turns=compute.turns)
+            lines[line] = Queue(
+                max_finished=_IN_MEMORY,
+                max_mb=settings.current().cache_mb,
+                records=kept,
+                turns=compute.turns,
+            )
         return lines[line]
 
 

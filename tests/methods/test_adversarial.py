@@ -471,6 +471,13 @@ def test_noise_becomes_a_class_with_certainty(net: str, target: int, small_model
 # ---- drift and transfer -------------------------------------------------------------------------------------------
 
 
+def test_a_seed_below_zero_is_refused(tiny_model: LoadedModel, image: InputImage) -> None:
+    with pytest.raises(BadSetting, match="seed is -1"):
+        adversarial.from_noise(tiny_model, target=0, seed=-1)
+    with pytest.raises(BadSetting, match="seed is -1"):
+        adversarial.drift(tiny_model, image, altered=image, seed=-1)
+
+
 def test_drift_is_the_cosine_of_whole_outputs(small_model: Load, noise_image: Noise) -> None:
     model, one, other = small_model("residual"), noise_image(16, 16), noise_image(16, 16, seed=1)
     found = adversarial.drift(model, one, altered=other, layers=["conv1", "bn2"])

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+import pytest
+import torch
 from streamlit.testing.v1 import AppTest
 
-from cnnviz_core import images, store
+from cnnviz_core import features, images, store
 from cnnviz_core.ui.components.similarity_view import Origin
 
 Open = Callable[..., AppTest]
@@ -24,6 +26,17 @@ def test_the_same_picture_twice_is_its_own_best_match(open_page: Open) -> None:
     assert "Cosine to row 5, column 8 of Chelsea the cat, by bn2." in captions(app)
     assert "Best match in Chelsea the cat: row 5, column 8, cosine 1.000, mutual." in captions(app)
     assert "Motorcycle, left eye: mean cosine between two places on the object" in captions(app)
+
+
+def test_what_does_not_fit_into_memory_is_said_with_what_to_lower(
+    open_page: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def too_much(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr(features, "_forward", too_much)
+    app = open_page(PAGE, image="A cup of espresso", working_size="224")
+    assert any("ran out of memory here" in e.value and "smaller working size" in e.value for e in app.error)
 
 
 def test_a_place_of_one_motorcycle_is_found_on_the_other(open_page: Open) -> None:
