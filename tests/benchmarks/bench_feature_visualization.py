@@ -1,11 +1,12 @@
-"""Feature visualisation against torch-lucent's render_vis, in one run, on the same network with the same allocator.
+"""Feature visualisation against torch-lucent's render_vis, in turns, on the same network.
 
 Run it on a quiet machine, with the extra ``bench`` installed:
 ``python tests/benchmarks/bench_feature_visualization.py``. Cost is per channel and step. At the same size both show the
 network pictures of 224 pixels; lucent's default picture has 128, which it enlarges to 224 before the network, and ours
-of 128 is shown as it is. Random weights of ResNet-50, which cost the same, and the real ones of EfficientNet-Lite0,
-with which the mean activation that each reaches after equal steps is compared as well: of the last picture seen
-straight, at 224 pixels, by the network itself.
+of 128 is shown as it is. Lucent runs as a plain script in a process of its own, and in this process, where our
+allocator serves it, too. Random weights of ResNet-50, which cost the same, and the real ones of EfficientNet-Lite0,
+with which the mean activation that each reaches after equal steps at the same size is compared as well: of the last
+picture seen straight by the network itself.
 """
 
 from __future__ import annotations
@@ -17,8 +18,7 @@ from functools import partial
 
 import numpy as np
 import torch
-from timing import medians_ms
-from torch.nn import functional as F
+from timing import PlainScript, medians_ms
 
 from cnnviz_core import models, probe, startup, torchvision_shim
 from cnnviz_core.methods import feature_visualization
@@ -28,10 +28,23 @@ torchvision_shim.install()
 from lucent.optvis import param, render, transform
 
 CASES = (("torchvision/resnet50", "random:0", "layer3"), (models.DEFAULT_MODEL, "default", "blocks.4.2"))
+CLIMBED_LAYERS = ("blocks.2.1", "blocks.4.2", "blocks.6.0")
 CHANNELS = tuple(range(8))
 STEPS = 4
-SAME_PX, DEFAULT_PX, ENLARGED_PX = 224, 128, 224
+SAME_PX, DEFAULT_PX = 224, 128
 CLIMB_STEPS = 64
+
+PLAIN = """
+import warnings
+import bench_feature_visualization
+from cnnviz_core import models
+warnings.simplefilter("ignore")
+model_id, weights, layer, size_px = sys.argv[1:]
+model = models.load(model_id, weights=weights, device="cpu")
+for steps in sys.stdin:
+    bench_feature_visualization.peer(model, layer, 0, size_px=int(size_px), steps=int(steps))
+    print(flush=True)
+"""
 
 
 def peer(model: LoadedModel, layer: str, channel: int, *, size_px: int, steps: int) -> np.ndarray:
@@ -69,39 +82,45 @@ def mine(model: LoadedModel, layer: str, channels: Sequence[int], *, size_px: in
 def activation(model: LoadedModel, layer: str, channel: int, image: np.ndarray) -> float:
     """Mean of the channel, by the plain network, for a picture (H, W, 3)."""
     pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].float()
-    seen = F.interpolate(pixels, (ENLARGED_PX, ENLARGED_PX), mode="bilinear", align_corners=False)
-    maps = probe.record(model.net, (seen - mean(model)) / std(model), [layer]).outputs[layer][-1]
+    maps = probe.record(model.net, (pixels - mean(model)) / std(model), [layer]).outputs[layer][-1]
     return float(maps[0, channel].mean())
 
 
-def cost(model: LoadedModel, layer: str) -> None:
+def cost(model: LoadedModel, weights: str, layer: str) -> None:
     """Per channel and step: the difference of a longer and a shorter run, so that setting up is left out."""
     for title, size_px in (("same size", SAME_PX), ("lucent's default", DEFAULT_PX)):
+        script = PlainScript(PLAIN, model.spec.model_id, weights, layer, str(size_px))
         works: list[Callable[[], object]] = []
         for steps in (1, 1 + STEPS):
             works += [
                 partial(mine, model, layer, CHANNELS, size_px=size_px, steps=steps),
                 partial(mine, model, layer, CHANNELS[:1], size_px=size_px, steps=steps),
                 partial(peer, model, layer, 0, size_px=size_px, steps=steps),
+                partial(script, str(steps)),
             ]
-        short, long = (times for times in np.split(np.array(medians_ms(*works, rounds=3)), 2))
-        batch, alone, theirs = (long - short) / STEPS / (len(CHANNELS), 1, 1)
+        short, long = (times for times in np.split(np.array(medians_ms(*works, rounds=5)), 2))
+        script.end()
+        batch, alone, here, theirs = (long - short) / STEPS / (len(CHANNELS), 1, 1, 1)
         print(
-            f"  {title:18} {batch:7.1f} ms in a batch of {len(CHANNELS)}, {alone:7.1f} alone, lucent {theirs:7.1f}: "
-            f"{theirs / batch:5.2f} and {theirs / alone:5.2f} times as fast",
+            f"  {title:18} {batch:6.1f} ms in a batch of {len(CHANNELS)}, {alone:6.1f} alone; lucent {theirs:6.1f}: "
+            f"{theirs / batch:5.2f} and {theirs / alone:5.2f} times as fast; lucent in this process {here:6.1f}: "
+            f"{here / batch:5.2f} and {here / alone:5.2f}",
             flush=True,
         )
 
 
 def climbed(model: LoadedModel, layer: str, channels: Sequence[int]) -> None:
-    ours = mine(model, layer, channels, size_px=DEFAULT_PX, steps=CLIMB_STEPS)
-    for place, channel in enumerate(channels):
-        theirs = peer(model, layer, channel, size_px=DEFAULT_PX, steps=CLIMB_STEPS)
-        pair = activation(model, layer, channel, ours[place]), activation(model, layer, channel, theirs)
-        print(
-            f"  channel {channel}: mean activation {pair[0]:7.2f}, lucent {pair[1]:7.2f}, {CLIMB_STEPS} steps",
-            flush=True,
-        )
+    ours = mine(model, layer, channels, size_px=SAME_PX, steps=CLIMB_STEPS)
+    theirs = [peer(model, layer, channel, size_px=SAME_PX, steps=CLIMB_STEPS) for channel in channels]
+    reached = [
+        [activation(model, layer, channel, image) for channel, image in zip(channels, images, strict=True)]
+        for images in (ours, theirs)
+    ]
+    print(
+        f"  {layer}, mean activation after {CLIMB_STEPS} steps, channels {channels}: {np.round(reached[0], 1)}, "
+        f"lucent {np.round(reached[1], 1)}; on average {np.mean(reached[0]):.1f}, lucent {np.mean(reached[1]):.1f}",
+        flush=True,
+    )
 
 
 def main() -> None:
@@ -110,9 +129,10 @@ def main() -> None:
     for model_id, weights, layer in CASES:
         model = models.load(model_id, weights=weights, device="cpu")
         print(f"{model.spec.title}, {layer}, {torch.get_num_threads()} threads")
-        cost(model, layer)
+        cost(model, weights, layer)
         if model.spec.is_trained:
-            climbed(model, layer, CHANNELS[:3])
+            for depth in CLIMBED_LAYERS:
+                climbed(model, depth, CHANNELS[:4])
 
 
 if __name__ == "__main__":

@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import copy
 import statistics
-import subprocess
-import sys
 import time
 import warnings
 from collections.abc import Callable
@@ -19,7 +17,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from captum.attr import GuidedBackprop, IntegratedGradients, Saliency
-from timing import medians_ms
+from timing import PlainScript, medians_ms
 
 from cnnviz_core import models, photos, startup
 from cnnviz_core.images import InputImage
@@ -94,13 +92,7 @@ def against_a_plain_script(model: LoadedModel, mine: Callable[[], object]) -> No
     """Integrated gradients against Captum in processes of its own, the network frozen or as it comes."""
     name = model.spec.model_id.rpartition("/")[2]
     peers = {
-        frozen: subprocess.Popen(
-            [sys.executable, "-c", PLAIN, name, str(NUM_STEPS), str(TARGET), frozen],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for frozen in ("frozen", "as it comes")
+        frozen: PlainScript(PLAIN, name, str(NUM_STEPS), str(TARGET), frozen) for frozen in ("frozen", "as it comes")
     }
     mine_seconds: list[float] = []
     their_seconds: dict[tuple[str, int | None], list[float]] = {}
@@ -110,14 +102,11 @@ def against_a_plain_script(model: LoadedModel, mine: Callable[[], object]) -> No
         mine_seconds.append(time.perf_counter() - start)
         for frozen, peer in peers.items():
             for size in INTERNAL_BATCHES:
-                assert peer.stdin is not None
-                assert peer.stdout is not None
-                print(size or 0, file=peer.stdin, flush=True)
-                seconds = float(peer.stdout.readline())
+                seconds = float(peer(str(size or 0)))
                 if turn:
                     their_seconds.setdefault((frozen, size), []).append(seconds)
     for peer in peers.values():
-        peer.kill()
+        peer.end()
     times = {settings: 1e3 * statistics.median(seconds) for settings, seconds in their_seconds.items()}
     (frozen, size), best = min(times.items(), key=lambda item: item[1])
     title = f"the same, Captum as a plain script; its best: {frozen}, batch {size}"
