@@ -173,10 +173,10 @@ class Preprocessing:
 
     def normalise(self, crops: NDArray[np.uint8]) -> Tensor:
         """Normalised input (N, C, H, W) float32 of crops (N, H, W, 3), a place's channels side by side in memory."""
-        pixels = torch.from_numpy(np.require(crops[..., : self.num_channels], requirements=["C", "W"]))
-        rows = pixels.flatten(2).to(torch.float32)  # a whole row at a time, since three numbers are too few for speed
-        mean, std = (torch.tensor(values).repeat(pixels.shape[2]) for values in (self.mean, self.std))
-        return rows.div_(255).sub_(mean).div_(std).view(pixels.shape).permute(0, 3, 1, 2)
+        pixels = torch.from_numpy(np.require(crops[..., : self.num_channels], requirements="W"))
+        planes = pixels.permute(0, 3, 1, 2).contiguous().float()  # a channel at a time, which is one number for all
+        mean, std = (self._per_channel(values) for values in (self.mean, self.std))
+        return planes.div_(255).sub_(mean).div_(std).contiguous(memory_format=torch.channels_last)
 
     def to_pixels(self, x: Tensor) -> NDArray[np.uint8]:
         """(H, W, 3) pixels of a normalised input (1, C, H, W); values outside 0..255 are clipped."""
