@@ -372,7 +372,7 @@ def _maps(raw: Tensor, model: LoadedModel, name: str) -> Tensor:
 
 
 def _strongest(maps: Tensor, first_row: int) -> Tops:
-    """The strongest place of each channel in each picture, as the strongest of all of them."""
+    """The strongest place of each channel in each picture, in the order of the pictures, to be merged."""
     num_pictures, num_channels, _, width = maps.shape
     values, places = maps.flatten(2).max(dim=2)
     is_best = maps == values[..., None, None]
@@ -383,8 +383,7 @@ def _strongest(maps: Tensor, first_row: int) -> Tops:
     around = _means_around(maps, places)
     cells = torch.stack([places // width, places % width], dim=2).transpose(0, 1).to(torch.int16)
     rows = np.broadcast_to(np.arange(first_row, first_row + num_pictures), (num_channels, num_pictures))
-    found = Tops(values.T.float().cpu().numpy(), rows, cells.cpu().numpy(), around.T.float().cpu().numpy())
-    return Tops.empty(num_channels).merged(found)
+    return Tops(values.T.float().cpu().numpy(), rows, cells.cpu().numpy(), around.T.float().cpu().numpy())
 
 
 def _means_around(maps: Tensor, places: Tensor | None = None) -> Tensor:
