@@ -277,7 +277,7 @@ def _job(
         show=_so_far,
         at_once=at_once,
         hint="Choose fewer steps or a smaller network",
-        about={"network": model.spec.title, "picture": image.name if image else None, **settings},
+        about=work.described(model, image, settings),
     )
 
 

@@ -157,7 +157,7 @@ def _make(chosen: Selection, settings: dict[str, Any], *, name: str, title: str,
         show=partial(synthesis_view.so_far, key=f"{name}_so_far"),
         at_once=at_once,
         hint=_HINT,
-        about={"network": model.spec.title, **settings},
+        about=work.described(model, None, settings),
     )
     return found
 

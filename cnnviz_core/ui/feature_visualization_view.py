@@ -239,7 +239,7 @@ def _make(chosen: Selection, asked: Asked, *, name: str, title: str, at_once: bo
         show=partial(synthesis_view.so_far, key=f"{name}_so_far"),
         at_once=at_once,
         hint=_HINT,
-        about={"network": model.spec.title, **settings},
+        about=work.described(model, image, settings),
     )
     return found
 
@@ -385,7 +385,7 @@ def ingredients(chosen: Selection, asked: Asked) -> None:
             cost=f"{len(kinds)} pictures of {one.settings['steps']} steps: about "
             f"{render.format_value(len(kinds) * one.seconds(chosen))} s.",
             hint=_HINT,
-            about={"network": model.spec.title, **one.settings},
+            about=work.described(model, image, one.settings),
         )
         if not made:
             return

@@ -9,8 +9,8 @@ import plotly.graph_objects as go
 import streamlit as st
 
 from cnnviz_core import render, reports
-from cnnviz_core.results import PictureName, Run
-from cnnviz_core.ui import frame, person, screen, work
+from cnnviz_core.results import Run
+from cnnviz_core.ui import frame, person, screen, setting_words
 from cnnviz_core.ui.components import copy_link
 
 # Label, file name, tooltip, and what makes the bytes.
@@ -92,5 +92,4 @@ def settings_of(run: Run, *, network: str = "", picture: str = "") -> dict[str, 
         **run.settings,
         "seed": run.seed,
     }
-    texts = {name: value.name if isinstance(value, PictureName) else value for name, value in made.items()}
-    return {name.replace("_", " "): work.in_words(value) for name, value in texts.items() if value is not None}
+    return setting_words.of(made)

@@ -14,14 +14,13 @@ from cnnviz_core.images import InputImage
 from cnnviz_core.job_records import Details, Records, State
 from cnnviz_core.jobs import Job, Queue
 from cnnviz_core.models import LoadedModel
-from cnnviz_core.ui import access, compute, frame, person, screen
+from cnnviz_core.ui import access, compute, frame, person, screen, setting_words
 from cnnviz_core.ui.pickers import Selection
 
 Asked = TypeVar("Asked")
 
 _POLL_SECONDS = 0.5
 _IN_MEMORY = 24  # finished results of a line; the others are read from disk
-_MOST_WORDS = 80
 
 
 # By data folder. Not in Streamlit's caches, which any browser can have emptied, also while jobs run.
@@ -96,7 +95,7 @@ def run(
         show=show,
         at_once=at_once,
         hint=hint,
-        about={"network": model.spec.title, "picture": image.name, **settings},
+        about=described(model, image, settings),
     )
 
 
@@ -125,6 +124,12 @@ def asked_or_quick(
     if found is not None:
         st.caption(f"Below: {below}. Run it for what you asked for.")
     return found
+
+
+def described(model: LoadedModel, image: InputImage | None, settings: Mapping[str, object]) -> dict[str, str]:
+    """What the list of jobs says of work on a network, and maybe a picture, with these settings."""
+    words = setting_words.of(settings, class_names=model.class_names)
+    return {"network": model.spec.title, **({"picture": image.name} if image else {}), **words}
 
 
 def key_of(
@@ -283,17 +288,7 @@ def _details(about: Mapping[str, object] | None) -> Details:
     link = screen.here().params
     if about is None:
         about = {"network": st.session_state.get("model", ""), **{name: ", ".join(link[name]) for name in link}}
-    words = {name.replace("_", " "): in_words(value) for name, value in about.items() if value is not None}
-    return Details(page=frame.page().path, link=link, about=words)
-
-
-def in_words(value: object) -> str:
-    """A setting as people read it; a long one is cut."""
-    if isinstance(value, list | tuple):
-        text = ", ".join(map(in_words, value))
-    else:
-        text = f"{value:g}" if isinstance(value, float) else str(value)
-    return text if len(text) <= _MOST_WORDS else f"{text[:_MOST_WORDS]}…"
+    return Details(page=frame.page().path, link=link, about=setting_words.of(about))
 
 
 @st.fragment(run_every=_POLL_SECONDS)

@@ -59,7 +59,7 @@ def test_a_result_is_found_again_from_the_list_also_after_a_restart(
     st.cache_data.clear()
     app = open_page(PAGE)
     assert "**Occlusion**" in words(app)
-    assert "patch px 112" in words(app)
+    assert "patch 112 px · step 112 px" in words(app)
     press(app, "Open").run()
     assert app.slider(key="patch").value == app.slider(key="stride").value == 112
     assert "patch 112 px, step 112 px · 5 forwards" in words(app)
