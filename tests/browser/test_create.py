@@ -27,3 +27,19 @@ def test_a_dream_is_seen_growing_pauses_and_is_cancelled(app) -> None:
     page.locator(".st-key-dream_cancel").get_by_role("button").click()
     expect(page.get_by_text(re.compile(r"^Cancelled after \d+ of 160 steps"))).to_be_visible(timeout=TIMEOUT_MS)
     expect(page.get_by_text("How it grew")).to_be_visible(timeout=TIMEOUT_MS)  # what was there by then
+
+
+def test_a_dream_is_finished_after_its_tab_was_closed_and_opened_from_the_list_in_another(app) -> None:
+    first = app.page.context.new_page()
+    first.goto(f"{app.url}/deep_dream?dream_size=320&dream_steps=16&octaves=3")
+    first.get_by_role("button", name="Run: Dream").click(timeout=TIMEOUT_MS)
+    expect(first.get_by_text(re.compile(r"^Dream: \d+ of 48, "))).to_be_visible(timeout=TIMEOUT_MS)
+    first.close()
+    page = app.open("/activity")
+    ended = page.locator("[class*=st-key-ended_]").filter(has_text=re.compile(r"^Dream\s+\S*\s*done"))
+    expect(ended).to_contain_text("size 320 px", timeout=TIMEOUT_MS)
+    expect(ended).to_contain_text("steps 16")
+    ended.get_by_role("button", name="Open").click()
+    expect(page.locator(".st-key-dream_compared [data-ready]")).to_be_visible(timeout=TIMEOUT_MS)
+    expect(page.get_by_text("48 steps up to 320 × 213 px")).to_be_visible()
+    expect(page.get_by_role("button", name="Run: Dream")).to_have_count(0)
