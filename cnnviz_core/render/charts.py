@@ -37,6 +37,7 @@ def histogram(
     marks: Mapping[str, float] | None = None,
     log_counts: bool = False,
     num_bins: int = 80,
+    low: float | None = None,
 ) -> go.Figure:
     """How often which value occurs, with the share of exact zeros written below.
 
@@ -46,9 +47,11 @@ def histogram(
         marks: Name and place of vertical lines, for instance the colour limits.
         log_counts: Whether the counts' axis is logarithmic, to see a thin tail beside a tall peak.
         num_bins: Bars of equal width.
+        low: Where the first bar begins, with no value below it; None begins at the least value.
     """
     present = values[np.isfinite(values)].astype(np.float64)
-    counts, edges = np.histogram(present, bins=num_bins)
+    limits = None if low is None else (low, max(low, present.max(initial=low)))
+    counts, edges = np.histogram(present, bins=num_bins, range=limits)
     bars = go.Bar(
         x=(edges[:-1] + edges[1:]) / 2,
         y=counts,

@@ -26,6 +26,7 @@ _HINT = "Choose a smaller size or an earlier layer"
 _SIZES = (64, 96, 128, 160, 224, 320, 448)
 _PATCH_PX, _NUM_PATCHES = 112, 6
 _PHOTO_PX = 280
+_GOAL_PX = 320
 _SIGNS = {"excite": 1, "inhibit": -1}
 _SOURCES = ("noise", "the picture")
 
@@ -72,6 +73,7 @@ def question(chosen: Selection) -> Asked:
         key="objective",
         name=lambda key: goals[key].title,
         help="  \n".join(f"**{one.title}**: {one.help}" for one in goals.values()),
+        width=_GOAL_PX,
     )
     needs = goals[objective].needs
     if needs == "classes":

@@ -15,6 +15,7 @@ from cnnviz_core.ui.pickers import Selection
 TILE_PX = 128
 _ENLARGED_PX = 448
 _CHECKER_PX = 8
+_MAX_WALL_PX = 640
 
 
 def pixels(found: Synthesis) -> show.Pixels:
@@ -32,7 +33,7 @@ def so_far(found: Synthesis | ClassImages, *, key: str = "pictures_so_far") -> N
         labels=_labels(pictures),
         tile_px=TILE_PX,
         smooth=True,
-        max_height=None,
+        max_height=_MAX_WALL_PX,
     )
 
 
@@ -61,7 +62,7 @@ def wall(found: Synthesis, *, key: str, what: str, notes: Sequence[str] = ()) ->
         labels=_labels(found, notes),
         tile_px=TILE_PX,
         smooth=True,
-        max_height=640,
+        max_height=_MAX_WALL_PX,
         on_select=choose,
     )
     return selected
@@ -135,7 +136,7 @@ def grey_scores(found: Synthesis) -> None:
     with st.expander(f"Grey failures: {words.lower()}"):
         marks = {"cut": found.grey_cut} if found.grey_cut else {}
         st.plotly_chart(
-            render.histogram(found.grey_scores, unit="distance from grey, of 0..1", marks=marks, num_bins=40),
+            render.histogram(found.grey_scores, unit="distance from grey, of 0..1", marks=marks, num_bins=40, low=0.0),
             key="grey_scores",
             width="stretch",
         )

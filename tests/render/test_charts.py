@@ -34,6 +34,14 @@ def test_histogram_of_odd_values(values: list[float]) -> None:
     assert sum(figure.data[0].y) == np.isfinite(array).sum()
 
 
+@pytest.mark.parametrize(("values", "last"), [([0.25], 0.25), ([0.0, 0.5], 0.5), ([], 0.0)])
+def test_histogram_begins_where_it_is_told(values: list[float], last: float) -> None:
+    bars = render.histogram(np.array(values, np.float32), unit="x", num_bins=4, low=0.0).data[0]
+    if values:
+        assert list(bars.x) == pytest.approx([last * share for share in (0.125, 0.375, 0.625, 0.875)])
+    assert sum(bars.y) == len(values)
+
+
 def test_probability_bars_keep_equal_names_apart() -> None:
     figure = render.probability_bars(["crane", "crane", "<unk>", "a" * 50], [0.5, 0.2468, 0.0002, 0.9999])
     bars = figure.data[0]
