@@ -15,7 +15,7 @@ from cnnviz_core.images import InputImage
 from cnnviz_core.methods import deep_dream
 from cnnviz_core.models import LoadedModel
 from cnnviz_core.results import Dream, DreamZoom
-from cnnviz_core.ui import compute, frame, pickers, show, work
+from cnnviz_core.ui import compute, frame, pickers, screen, show, work
 from cnnviz_core.ui.components import before_after
 from cnnviz_core.ui.pickers import Selection
 
@@ -336,7 +336,10 @@ def draw(chosen: Selection, found: Dream) -> None:
 def _compared(found: Dream) -> None:
     """The photo, or a frame of its growing, against the dream, both at the dream's size."""
     last = len(found.frames) - 1
-    place = min(st.session_state.get("dream_frame", 0), last)
+    if "dream_frame" not in st.session_state:
+        st.session_state["dream_frame"] = _linked_frame(last)
+    place = min(st.session_state["dream_frame"], last)
+    screen.remember("frame", str(place) if place else "")
     pixels = show.fitted(found.frames[place], found.photo.shape[:2]) if place else found.photo
     before_after.show(
         key="dream_compared",
@@ -357,6 +360,15 @@ def _compared(found: Dream) -> None:
             help="What stands at the left: 0 is the photo at the dream’s size, then come the frames on the way. Each "
             "octave begins with coarse shapes, on which finer ones grow.",
         )
+
+
+def _linked_frame(last: int) -> int:
+    """The frame that the link names; 0, the photo, for none and with a notice for nonsense."""
+    text = st.query_params.get("frame", "0")
+    if text.isdecimal() and len(text) < 6 and int(text) <= last:
+        return int(text)
+    frame.notice(f"The link asks for frame “{text[:40]}”, but the dream has 0 to {last}; the photo is shown.")
+    return 0
 
 
 def _downloads(chosen: Selection, found: Dream, title: str) -> None:

@@ -10,7 +10,7 @@ import streamlit as st
 from cnnviz_core.ui import frame, screen
 from cnnviz_core.ui.collection_view import Indexed
 
-MOST = 60  # beyond, the address would grow too long for some programs
+MOST = 500  # beyond, the address would grow too long for some programs
 
 
 def read(found: Indexed, name: str) -> list[int]:
@@ -33,8 +33,10 @@ def read(found: Indexed, name: str) -> list[int]:
 
 
 def keep(found: Indexed, name: str, rows: Sequence[int]) -> None:
-    """Writes rows into the link; more than :data:`MOST` are left out of it."""
+    """Writes rows into the link; more than :data:`MOST` are left out of it, with a sentence that says so."""
     is_short = 0 < len(rows) <= MOST
+    if len(rows) > MOST:
+        st.caption(f"{len(rows):,} pictures are too many for a link, which holds {MOST}: it opens without them.")
     screen.remember(name, "~".join([_state(found), *map(str, rows)]) if is_short else "")
 
 

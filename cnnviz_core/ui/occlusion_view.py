@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,7 @@ from cnnviz_core import render
 from cnnviz_core.methods import occlusion
 from cnnviz_core.models import LoadedModel
 from cnnviz_core.results import Occlusion
-from cnnviz_core.ui import closeup, compute, frame, gallery, pickers, show, work
+from cnnviz_core.ui import closeup, compute, frame, gallery, pickers, screen, show, work
 from cnnviz_core.ui.components import heat_view
 from cnnviz_core.ui.gallery import Look, MapPicture
 from cnnviz_core.ui.pickers import Selection
@@ -20,6 +21,7 @@ from cnnviz_core.ui.pickers import Selection
 _PREVIEW_PER_SIDE = 7
 _HAND_CELLS = 32
 _HAND_PX = 420
+_CELL = re.compile(r"(\d{1,4})~(\d{1,4})")
 
 
 @dataclass(frozen=True)
@@ -179,7 +181,7 @@ def by_hand(chosen: Selection, patch: Patch) -> None:
     st.subheader("Move the patch by hand", anchor=False)
     height, width = chosen.model.preprocessing.input_px
     rows, columns = min(_HAND_CELLS, height), min(_HAND_CELLS, width)
-    row, column = _clamped(st.session_state.get("hand", (rows // 2, columns // 2)), rows, columns)
+    row, column = _hand(rows, columns)
     top = round((row + 0.5) * height / rows - patch.patch_px / 2)
     left = round((column + 0.5) * width / columns - patch.patch_px / 2)
     place = {
@@ -217,5 +219,20 @@ def by_hand(chosen: Selection, patch: Patch) -> None:
         )
 
 
-def _clamped(cell: tuple[int, int], rows: int, columns: int) -> tuple[int, int]:
-    return min(cell[0], rows - 1), min(cell[1], columns - 1)
+def _hand(rows: int, columns: int) -> tuple[int, int]:
+    """The cell where the person has put the patch, at first that of the link, else the middle."""
+    middle = rows // 2, columns // 2
+    if "hand" not in st.session_state:
+        st.session_state["hand"] = _linked_hand()
+    row, column = st.session_state["hand"] or middle
+    cell = min(row, rows - 1), min(column, columns - 1)
+    screen.remember("hand", "" if cell == middle else f"{cell[0]}~{cell[1]}")
+    return cell
+
+
+def _linked_hand() -> tuple[int, int] | None:
+    text = st.query_params.get("hand", "")
+    numbers = _CELL.fullmatch(text)
+    if text and not numbers:
+        frame.notice(f"The link puts the patch at “{text[:40]}”, which is no place here; it is in the middle.")
+    return (int(numbers[1]), int(numbers[2])) if numbers else None

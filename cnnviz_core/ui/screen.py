@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -93,6 +94,24 @@ def opener() -> None:
             help="The JSON file from a figure’s Download menu. It is only read; nothing in it is run.",
         )  # fmt: skip
         st.text_input("Link", key=f"link_{turn}", on_change=take, args=(turn,), placeholder="https://…")
+
+
+def drop_endless_numbers() -> None:
+    """Takes numbers without end out of the address, at which Streamlit's number boxes fail, and begins again."""
+    endless = [name for name in st.query_params if any(map(_is_endless, st.query_params.get_all(name)))]
+    if not endless:
+        return
+    for name in endless:
+        del st.query_params[name]
+    st.session_state["notice_there"] = f"The link gives no usable number for {', '.join(endless)}; left out."
+    st.rerun()
+
+
+def _is_endless(text: str) -> bool:
+    try:
+        return math.isinf(float(text))
+    except ValueError:
+        return False
 
 
 def tell_notice() -> None:

@@ -73,7 +73,8 @@ def draw() -> list[Support]:
     """Pictures to learn from, the chosen one to paint on. Returns those that have a mask."""
     supports = _current()
     st.subheader("Learn from", anchor=False)
-    at = min(st.session_state.get("support", 0), len(supports) - 1)
+    at = min(_chosen(), len(supports) - 1)
+    screen.remember("support", str(at) if at else "")
     _wall(supports, at)
     with frame.row():
         _add(supports)
@@ -87,6 +88,18 @@ def draw() -> list[Support]:
     if unmarked and len(unmarked) < len(supports):
         st.info(f"Without a mask, and so left out: {frame.plain(', '.join(unmarked))}.", icon=":material/info:")
     return [support for support in supports if support.mask is not None]
+
+
+def _chosen() -> int:
+    """The number of the support to paint on, at first that of the link."""
+    if "support" not in st.session_state:
+        text = st.query_params.get("support", "0")
+        is_number = text.isdecimal() and len(text) < 4
+        if not is_number:
+            frame.notice(f"The link asks for support picture “{text[:40]}”, which is no number; the first is shown.")
+        st.session_state["support"] = int(text) if is_number else 0
+    number: int = st.session_state["support"]
+    return number
 
 
 def _current() -> list[Support]:

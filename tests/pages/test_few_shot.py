@@ -41,6 +41,7 @@ def test_supports_masks_and_the_link(open_page: Open) -> None:
     app.selectbox(key="support_to_add").set_value("coffee")
     app.button(key="add_picked").click().run()
     assert "Without a mask, and so left out: A cup of espresso." in words(app)
+    assert app.query_params["support"] == "1"  # the one that has just come is painted on
     assert metrics(app)["IoU, honest"] == "0.856"
     # What painting does; tests/browser paints.
     square = np.zeros((200, 300), dtype=bool)
@@ -60,8 +61,14 @@ def test_supports_masks_and_the_link(open_page: Open) -> None:
     assert metrics(again)["IoU, honest"] == "0.856"
 
 
+def test_the_link_names_the_support_to_paint_on(open_page: Open) -> None:
+    app = open_page(PAGE, supports="motorcycle_left~true,coffee~", support="1")
+    assert not [b for b in app.button if b.key == "true_support"]  # coffee has no true mask
+    assert "which is no number" in words(open_page(PAGE, support="second"))
+
+
 def test_links_that_lead_nowhere(open_page: Open) -> None:
-    app = open_page(PAGE, supports="../../etc~true", threshold="inf")
+    app = open_page(PAGE, supports="../../etc~true", threshold="here")
     assert "the example is shown" in words(app)
     assert metrics(app)["IoU, honest"] == "0.856"
     app = open_page(PAGE, supports="0123456789abcdef~,coffee~true")

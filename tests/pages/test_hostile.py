@@ -81,3 +81,10 @@ def test_links_of_nonsense_show_every_page(page: str, open_page: Callable[..., A
     for turn in range(len(LINKS)):
         link = {name: LINKS[(number + turn) % len(LINKS)] for number, name in enumerate(PARAMS)}
         open_page("" if page == "look/home" else page, **link)
+
+
+def test_a_number_without_end_is_left_out_of_the_link(open_page: Callable[..., AppTest]) -> None:
+    app = open_page(seed="9" * 400, steps="1e999", image="A cup of espresso")
+    assert any("no usable number for seed, steps" in w.value for w in app.warning)
+    assert dict(app.query_params) == {"image": "A cup of espresso"}
+    assert open_page("create/adversarial", seed="9" * 400).number_input(key="seed").value == 0

@@ -46,7 +46,13 @@ def test_the_patch_can_be_moved_by_hand(open_page: Open) -> None:
     before = app.get("plotly_chart")[-1].proto.spec
     app.session_state["hand"] = (3, 3)  # what a click in the browser does; tests/browser clicks
     app.run()
-    assert app.get("plotly_chart")[-1].proto.spec != before
+    moved = app.get("plotly_chart")[-1].proto.spec
+    assert moved != before
+    assert app.query_params["hand"] == "3~3"
+    assert open_page(PAGE, hand="3~3").get("plotly_chart")[-1].proto.spec == moved
+    nonsense = open_page(PAGE, hand="here")
+    assert nonsense.get("plotly_chart")[-1].proto.spec == before
+    assert any("“here”, which is no place here" in w.value for w in nonsense.warning)
     assert "Without it: Egyptian cat, 38.1 %" in captions(app)
 
 
