@@ -312,8 +312,7 @@ def _so_far(found: Dream | DreamZoom, *, key: str) -> None:
 
 def draw(chosen: Selection, found: Dream) -> None:
     """Before and after, the downloads, and what the network makes of it."""
-    layers = " + ".join(found.layers) + ("" if found.channel is None else f", channel {found.channel}")
-    title = f"DeepDream, {layers}"
+    title = f"DeepDream, {_what(found)}"
     picture, words = st.columns([3, 2], gap="medium")
     with picture:
         _compared(found)
@@ -330,6 +329,14 @@ def draw(chosen: Selection, found: Dream) -> None:
             _answer(chosen, found)
     if len(found.objectives):
         _curve(found)
+
+
+def _what(found: Dream) -> str:
+    """What has grown."""
+    weights = found.run.settings.get("weights")
+    if isinstance(weights, list | tuple):
+        return " + ".join(f"{weight:g} × {layer}" for weight, layer in zip(weights, found.layers, strict=True))
+    return found.layers[0] + ("" if found.channel is None else f", channel {found.channel}")
 
 
 @st.fragment

@@ -58,16 +58,16 @@ def question(chosen: Selection) -> Asked:
     default = features.stage_layers(model)
     own = max(model.preprocessing.input_px)
     sizes = sorted({size for size in (64, 96, 128, 160, 224) if size < own} | {own})
+    layers = pickers.several(
+        "Layers",
+        offered,
+        key="inversion_layers",
+        default=[name for name in default if name in offered][-_MOST_LAYERS:],
+        of=model.spec.title,
+        most=_MOST_LAYERS,
+        help="Each gives a picture. At first the end of every stage, from early to late.",
+    )
     with frame.row():
-        layers = pickers.several(
-            "Layers",
-            offered,
-            key="inversion_layers",
-            default=[name for name in default if name in offered][-_MOST_LAYERS:],
-            of=model.spec.title,
-            most=_MOST_LAYERS,
-            help="Each gives a picture. At first the end of every stage, from early to late.",
-        )
         steps = st.slider(
             "Steps",
             16,
