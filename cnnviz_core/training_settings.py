@@ -39,14 +39,14 @@ OPTIMISERS: Mapping[str, Optimiser] = {
         "AdamW",
         "Steps of even size for every weight, with the weights pulled towards 0 apart from that.",
         1e-3,
-        5e-5,
+        1e-5,
         lambda weights, rate, decay: torch.optim.AdamW(weights, lr=rate, weight_decay=decay),
     ),
     "adam": Optimiser(
         "Adam",
         "As AdamW, with the pull as a part of the gradient.",
         1e-3,
-        5e-5,
+        1e-5,
         lambda weights, rate, decay: torch.optim.Adam(weights, lr=rate, weight_decay=decay),
     ),
     "sgd": Optimiser(

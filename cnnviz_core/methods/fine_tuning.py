@@ -5,7 +5,9 @@ speak of the classes it was trained on. So the early layers stay **frozen** and 
 new **head**, the layer that turns features into class scores. With the head alone this is a *linear probe*, which is
 reported beside every training: what the frozen features give away by themselves. The head starts as that probe, since
 layers below a random head are first pulled about by its random errors; so training starts at the probe's accuracy and
-keeps the epoch that did best on the validation pictures.
+keeps the epoch that did best on the validation pictures: that with the most right answers, of equals the one with the
+lowest loss. That may be the start. The probe's scores are as sharp as suits the validation pictures; else every epoch
+would seem better for growing surer alone, and the layers below would be bent to that end.
 
 Three parts are drawn for every class: **training** pictures change the weights, **validation** pictures decide which
 epoch is kept and when to stop, **test** pictures do neither, and the accuracy, the table and the confusion matrix come

@@ -400,40 +400,16 @@ def curves(history: Sequence[Any], num_epochs: int, best: int, probe_accuracy: f
     """Loss and accuracy over the epochs."""
     if not history:
         return
-    numbers = [epoch.number for epoch in history]
-    left, right = st.columns(2, gap="medium")
-    with left:
-        st.plotly_chart(
-            render.epochs_figure(
-                numbers,
-                {
-                    "training": [epoch.training_loss for epoch in history],
-                    "validation": [epoch.validation_loss for epoch in history],
-                },
-                unit="loss (cross-entropy, nats)",
-                num_epochs=num_epochs,
-                best=best,
-            ),
-            key=f"{key}_loss",
-            width="stretch",
-        )
-    with right:
-        st.plotly_chart(
-            render.epochs_figure(
-                numbers,
-                {
-                    "training": [epoch.training_accuracy for epoch in history],
-                    "validation": [epoch.validation_accuracy for epoch in history],
-                },
-                unit="accuracy",
-                num_epochs=num_epochs,
-                best=best,
-                level=None if math.isnan(probe_accuracy) else ("linear probe, validation", probe_accuracy),
-                is_share=True,
-            ),
-            key=f"{key}_accuracy",
-            width="stretch",
-        )
+    level = None if math.isnan(probe_accuracy) else ("linear probe, validation", probe_accuracy)
+    charts: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+        "loss": ("loss (cross-entropy, nats)", {}),
+        "accuracy": ("accuracy", {"level": level, "is_share": True}),
+    }
+    for column, (what, (unit, more)) in zip(st.columns(2, gap="medium"), charts.items(), strict=True):
+        series = {part: [getattr(one, f"{part}_{what}") for one in history] for part in ("training", "validation")}
+        numbers = [epoch.number for epoch in history]
+        chart = render.epochs_figure(numbers, series, unit=unit, num_epochs=num_epochs, best=best, **more)
+        column.plotly_chart(chart, key=f"{key}_{what}", width="stretch")
     st.caption(
         f"Epoch 0 is the start, with the linear probe as the head. The dotted line is the epoch that is kept: {best}."
     )

@@ -34,6 +34,25 @@ def test_it_answers_as_scikit_learn_does() -> None:
         assert found.validation_accuracy == right.mean()
 
 
+def test_probabilities_are_as_sure_as_the_answers_are_right() -> None:
+    """Two classes on a line: by hand, the best factor turns scores into log odds of what was right that often."""
+    targets = np.array([0, 0, 0, 1] * 10)
+    vectors = np.ones((40, 1), np.float32)
+    probe = linear_probe.LinearProbe(np.array([[5], [-5]], np.float32), np.zeros(2, np.float32), 1.0, 0.75)
+    right = 30 * 41 / 42 + 10 / 42
+    expected = np.log(right / (40 - right)) / 10
+    assert np.isclose(linear_probe._sharpness(vectors, targets, probe), expected, rtol=1e-3)
+
+
+def test_sharpness_has_a_bound_where_all_is_right() -> None:
+    vectors, split = made(2, separation=50)
+    found = linear_probe.fit(vectors, split)
+    assert found.validation_accuracy == 1
+    scores = vectors @ found.weight.T + found.bias
+    margins = np.abs(scores[:, 0] - scores[:, 1])[split.validation]
+    assert 1 < margins.mean() < 10, "some 95 % sure after 20 pictures, not 100"
+
+
 def test_constant_features_do_no_harm() -> None:
     vectors, split = made(3, separation=0)
     vectors[:] = 1

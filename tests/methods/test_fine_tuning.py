@@ -133,8 +133,8 @@ def test_kept_features_train_as_the_whole_network_does(
     whole = fine_tuning.train(model, hard, **arguments)
     assert whole.kept_at == "the picture"
     for one, other in zip(kept.history, whole.history, strict=True):
-        assert one.training_loss == pytest.approx(other.training_loss, rel=1e-4)
-        assert one.validation_loss == pytest.approx(other.validation_loss, rel=1e-4)
+        assert one.training_loss == pytest.approx(other.training_loss, rel=1e-3)
+        assert one.validation_loss == pytest.approx(other.validation_loss, rel=1e-3)
     assert [e.validation_accuracy for e in kept.history] == [e.validation_accuracy for e in whole.history]
     ours, theirs = weights_of(kept), weights_of(whole)
     for key, tensor in ours.items():
@@ -261,7 +261,7 @@ def test_the_confusion_matrix_counts_what_the_kept_network_answers(small_model: 
         with torch.no_grad():
             probabilities = torch.softmax(net(model.to_input(hard.open(by_path[path])))[0], dim=0)
         assert (int(probabilities.argmax()), result.class_names[truth]) == (answer, by_path[path].label)
-        assert float(probabilities.max()) == pytest.approx(float(probability), abs=1e-3)
+        assert float(probabilities.max()) == pytest.approx(float(probability), abs=5e-3)
         expected[truth, answer] += 1
     np.testing.assert_array_equal(result.confusion, expected)
     assert result.accuracy == pytest.approx(np.trace(expected) / expected.sum())

@@ -118,7 +118,7 @@ def test_settings_change_what_is_trained_and_what_it_costs(open_page: Open) -> N
         assert not app.exception
         assert cost() != head
         # With all norms going by the batch, the whole network bears the rate of the head.
-        assert app.selectbox(key="learning_rate").value == (rate if scope == "all" else rate / 20)
+        assert app.selectbox(key="learning_rate").value == (rate if scope == "all" else rate / 100)
 
 
 def test_too_few_pictures_are_said(open_page: Open) -> None:
