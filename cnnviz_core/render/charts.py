@@ -478,6 +478,40 @@ def categories_figure(values: NDArray[np.int64], names: Mapping[int, str]) -> go
     return figure
 
 
+def plane_figure(
+    points: FloatArray, *, colours: Pixels | None, axes: Sequence[str], groups: Sequence[str] = ()
+) -> go.Figure:
+    """Points in the plane, as wide as high.
+
+    Args:
+        points: (N, 2).
+        colours: (N, 3) of each point; None: all alike.
+        axes: Titles; empty where the axes mean nothing.
+        groups: The name of each point's group, for the legend; left out where there are many.
+    """
+    names = list(dict.fromkeys(groups))
+    if not 1 < len(names) <= len(SERIES_COLOURS):
+        groups, names = [""] * len(points), [""]
+    each = [np.array([at for at, group in enumerate(groups) if group == name], np.intp) for name in names]
+    traces = [
+        go.Scatter(
+            x=points[rows, 0],
+            y=points[rows, 1],
+            mode="markers",
+            name=_literal(name) or "no label",
+            marker={
+                "color": SERIES_COLOURS[0] if colours is None else [f"rgb({r}, {g}, {b})" for r, g, b in colours[rows]]
+            },
+        )
+        for name, rows in zip(names, each, strict=True)
+    ]
+    figure = figure_of(*traces, height=640)
+    means_something = any(axes)
+    figure.update_xaxes(title=_literal(axes[0]), showticklabels=means_something)
+    figure.update_yaxes(title=_literal(axes[1]), showticklabels=means_something, scaleanchor="x")
+    return figure
+
+
 def space_figure(
     points: FloatArray,
     *,

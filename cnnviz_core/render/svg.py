@@ -1,7 +1,7 @@
 """A plotly figure as a plain SVG picture, for reports: no script, no browser, a few KB.
 
-Draws lines, points, bars and boxes as the charts of :mod:`cnnviz_core.render.charts` use them, on white, with axes,
-titles and a legend. What only a browser needs is left out: hover texts and texts beside points.
+Draws lines, points, bars, boxes and grids of colours as the charts of :mod:`cnnviz_core.render.charts` use them, on
+white, with axes, titles and a legend. What only a browser needs is left out: hover texts and texts beside points.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ Floats = NDArray[np.float64]
 
 _LEFT, _RIGHT, _TOP, _LINE = 64, 16, 12, 18
 _TICK_PX = 12
+_LONGEST = 32  # characters of a tick beside the plot
+_SCALE_PX, _SHADES = 64, 48
 _INK, _QUIET, _GRID = "#1c212c", "#5c6370", "#dfe2e7"
 _MARKS: dict[str, str] = {
     "circle": "M-4 0a4 4 0 1 0 8 0a4 4 0 1 0-8 0z",
@@ -54,7 +56,7 @@ def svg(figure: go.Figure, *, width_px: int = 960) -> bytes:
     """The figure as an SVG file.
 
     Args:
-        figure: Of scatter, bar and box traces.
+        figure: Of scatter, bar, box and heat map traces.
         width_px: Its width; the height is the figure's own, plus what long tick texts need.
 
     Raises:
@@ -67,19 +69,28 @@ def svg(figure: go.Figure, *, width_px: int = 960) -> bytes:
         )
     layout = figure.layout
     groups = _groups(traces)
-    x_ticks = _given_ticks(layout.xaxis) or [(float(at), name) for at, name in enumerate(groups)]
+    in_order = [(float(at), html.unescape(name)) for at, name in enumerate(groups)]
+    x_ticks = _given_ticks(layout.xaxis) or in_order
+    y_ticks = _given_ticks(layout.yaxis) or (in_order if any(_has_texts(trace.y) for trace in traces) else [])
+    left = max(_LEFT, math.ceil(6.5 * max((min(len(text), _LONGEST) for _, text in y_ticks), default=0)) + _LINE)
+    right = _RIGHT + max((_SCALE_PX for trace in traces if _has_scale(trace)), default=0)
     longest = max((len(text) for _, text in x_ticks), default=0)
-    is_slanted = len(x_ticks) * longest * 6.5 > width_px - _LEFT - _RIGHT
+    is_slanted = len(x_ticks) * longest * 6.5 > width_px - left - right
     names = [trace for trace in traces if trace.name and trace.showlegend is not False]
     has_legend = len(names) > 1 and layout.showlegend is not False
     top = _TOP + (_LINE + 6 if has_legend else 0)
     below = (min(longest, 24) * 4.6 + 14 if is_slanted else 20) + (_LINE if _title(layout.xaxis) else 0)
     plot_height = int(layout.height or 320) - 60
     height = math.ceil(top + plot_height + below + 8)
-    x = _axis(layout.xaxis, _spans(traces, "x", groups), (_LEFT, width_px - _RIGHT), x_ticks)
-    y = _axis(layout.yaxis, _spans(traces, "y", groups), (top + plot_height, top), _given_ticks(layout.yaxis))
+    across, down = _spans(traces, "x", groups), _spans(traces, "y", groups)
+    if layout.yaxis.scaleanchor == "x" and len(across) and len(down) and np.ptp(down) > 0:  # as wide as its cells are
+        width_px = min(width_px, left + right + math.ceil(plot_height * float(np.ptp(across) / np.ptp(down))))
+    x = _axis(layout.xaxis, across, (left, width_px - right), x_ticks)
+    y = _axis(layout.yaxis, down, (top + plot_height, top), y_ticks)
     parts = [*_frame(x, y, layout, is_slanted=is_slanted, height=height)]
     for at, trace in enumerate(traces):
+        if getattr(trace, "fill", None) == "tonexty" and at:
+            parts.append(_area(traces[at - 1], trace, x, y, groups))
         parts += _DRAW[trace.type](trace, x, y, groups, _colour(trace, at))
     parts += _lines_across(layout, x, y)
     if has_legend:
@@ -107,6 +118,10 @@ def _groups(traces: Sequence[Any]) -> list[str]:
     return list(names)
 
 
+def _has_texts(values: Any) -> bool:
+    return values is not None and any(isinstance(value, str) for value in values)
+
+
 def _numbers(values: Any, groups: Sequence[str]) -> Floats:
     """Values of an axis as numbers: texts by their place among the groups, missing ones as not-a-number."""
     found = [] if values is None else list(values)
@@ -127,6 +142,9 @@ def _spans(traces: Sequence[Any], axis: str, groups: Sequence[str]) -> Floats:
     """All values that the axis must hold."""
     parts = [np.empty(0)]
     for trace in traces:
+        if trace.type == "heatmap":
+            parts.append(_cell_edges(trace, axis, groups))
+            continue
         values = _box_places(trace, groups) if trace.type == "box" and axis == "x" else _numbers(trace[axis], groups)
         parts.append(values)
         if trace.type == "bar":
@@ -160,9 +178,12 @@ def _axis(axis: Any, values: Floats, px: tuple[float, float], ticks: Sequence[tu
     if high == low:
         low, high = (low, low + 1) if axis.rangemode == "tozero" else (low - 0.5, high + 0.5)
     start, end = px[::-1] if axis.autorange == "reversed" else px
-    drawn = ticks or [
-        (10**at if is_log else at, _tick_text(10**at if is_log else at)) for at in _round_steps(low, high)
-    ]
+    drawn = (
+        []
+        if axis.showticklabels is False
+        else ticks
+        or [(10**at if is_log else at, _tick_text(10**at if is_log else at)) for at in _round_steps(low, high)]
+    )
     return _Axis(low, high, start, end, is_log, drawn)
 
 
@@ -187,7 +208,9 @@ def _frame(x: _Axis, y: _Axis, layout: Any, *, is_slanted: bool, height: int) ->
     for value, text in y.ticks:
         at = y.px(value)
         yield f'<path d="M{x.start_px:.1f} {at:.1f}H{x.end_px:.1f}" stroke="{_GRID}"/>'
-        yield _write(text, x.start_px - 6, at + 4, anchor="end")
+        yield _write(
+            text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…", x.start_px - 6, at + 4, anchor="end"
+        )
     for value, text in x.ticks:
         at, foot = x.px(value), max(y.start_px, y.end_px)
         yield f'<path d="M{at:.1f} {foot:.1f}v4" stroke="{_QUIET}"/>'
@@ -236,6 +259,8 @@ def _colour(trace: Any, at: int) -> str:
     fallback = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")[at % 6]
     for holder in (getattr(trace, "line", None), getattr(trace, "marker", None)):
         colour = getattr(holder, "color", None)
+        if isinstance(colour, list | tuple) and colour:  # one for each point; the legend takes the first
+            colour = colour[0]
         if isinstance(colour, str):
             return html.escape(colour)
     return fallback
@@ -249,6 +274,8 @@ def _symbol(trace: Any) -> str:
 
 def _scatter(trace: Any, x: _Axis, y: _Axis, groups: Sequence[str], colour: str) -> Iterable[str]:
     mode = trace.mode or "lines+markers"
+    if trace.line.width == 0:  # the edge of an area
+        return
     across, down = _numbers(trace.x, groups), _numbers(trace.y, groups)
     places = [
         (x.px(a), y.px(b)) if math.isfinite(a) and math.isfinite(b) else None
@@ -262,9 +289,11 @@ def _scatter(trace: Any, x: _Axis, y: _Axis, groups: Sequence[str], colour: str)
         yield f'<path d="{path}" fill="none" stroke="{colour}" stroke-width="2"/>'
     if "markers" in mode:
         mark = _MARKS.get(_symbol(trace), _MARKS["circle"])
-        for place in places:
+        given = trace.marker.color
+        each = [colour] * len(places) if given is None or isinstance(given, str) else [html.escape(c) for c in given]
+        for place, fill in zip(places, each, strict=True):
             if place is not None:
-                yield f'<path d="{mark}" transform="translate({place[0]:.1f} {place[1]:.1f})" fill="{colour}"/>'
+                yield f'<path d="{mark}" transform="translate({place[0]:.1f} {place[1]:.1f})" fill="{fill}"/>'
 
 
 def _bar(trace: Any, x: _Axis, y: _Axis, groups: Sequence[str], colour: str) -> Iterable[str]:
@@ -307,8 +336,81 @@ def _box(trace: Any, x: _Axis, y: _Axis, groups: Sequence[str], colour: str) -> 
             yield f'<circle cx="{centre:.1f}" cy="{y.px(value):.1f}" r="2.5" fill="{colour}" fill-opacity="0.6"/>'
 
 
+def _area(edge: Any, other: Any, x: _Axis, y: _Axis, groups: Sequence[str]) -> str:
+    """What lies between two lines."""
+    places = [
+        (x.px(a), y.px(b))
+        for trace, step in ((edge, 1), (other, -1))
+        for a, b in zip(_numbers(trace.x, groups)[::step], _numbers(trace.y, groups)[::step], strict=True)
+        if math.isfinite(a) and math.isfinite(b)
+    ]
+    outline = " ".join(f"{left:.1f},{top:.1f}" for left, top in places)
+    return f'<polygon points="{outline}" fill="{html.escape(str(other.fillcolor or _GRID))}"/>'
+
+
+def _cell_edges(trace: Any, axis: str, groups: Sequence[str]) -> Floats:
+    """Where the cells of a heat map begin and end along an axis: one more than there are cells."""
+    z = np.asarray(trace.z, dtype=object)
+    centres = _numbers(trace[axis], groups) if trace[axis] is not None else np.arange(z.shape[axis == "x"], dtype=float)
+    if len(centres) < 2:
+        return np.concatenate([centres - 0.5, centres + 0.5])
+    middles = (centres[1:] + centres[:-1]) / 2
+    return np.concatenate([[2 * centres[0] - middles[0]], middles, [2 * centres[-1] - middles[-1]]])
+
+
+def _has_scale(trace: Any) -> bool:
+    return trace.type == "heatmap" and trace.showscale is not False
+
+
+def _heat(trace: Any, x: _Axis, y: _Axis, groups: Sequence[str], _colour: str) -> Iterable[str]:
+    z = np.array(trace.z, dtype=np.float64)
+    known = z[np.isfinite(z)]
+    low = float(trace.zmin) if trace.zmin is not None else float(known.min()) if len(known) else 0.0
+    high = float(trace.zmax) if trace.zmax is not None else float(known.max()) if len(known) else 1.0
+    colours = [(float(share), str(colour)) for share, colour in trace.colorscale]
+    across = [x.px(edge) for edge in _cell_edges(trace, "x", groups).tolist()]
+    down = [y.px(edge) for edge in _cell_edges(trace, "y", groups).tolist()]
+    for row, values in enumerate(z.tolist()):
+        top, foot = sorted(down[row : row + 2])
+        for column, value in enumerate(values):
+            if not math.isfinite(value):
+                continue
+            left, right = sorted(across[column : column + 2])
+            share = (value - low) / ((high - low) or 1)
+            place = f'x="{left:.1f}" y="{top:.1f}" width="{right - left + 0.3:.1f}" height="{foot - top + 0.3:.1f}"'
+            yield f'<rect {place} fill="{html.escape(_nearest_colour(colours, share))}"/>'
+            if trace.texttemplate and trace.text is not None:
+                ink = _INK if 0.2 < share < 0.8 else "#fff"  # two-sided maps are dark at both ends
+                text = html.unescape(str(trace.text[row][column]))
+                yield _write(text, (left + right) / 2, (top + foot) / 2 + 4, anchor="middle", ink=ink)
+    if _has_scale(trace):
+        yield from _scale(colours, low, high, html.unescape(str(trace.colorbar.title.text or "")), x, y)
+
+
+def _nearest_colour(colours: Sequence[tuple[float, str]], share: float) -> str:
+    """Of steps as of shades: the last colour that begins at or before the share."""
+    begun = [colour for at, colour in colours if at <= share + 1e-9]
+    return begun[-1] if begun else colours[0][1]
+
+
+def _scale(
+    colours: Sequence[tuple[float, str]], low: float, high: float, title: str, x: _Axis, y: _Axis
+) -> Iterable[str]:
+    """What the colours mean, beside the plot."""
+    left, top, foot = x.end_px + 12, min(y.start_px, y.end_px), max(y.start_px, y.end_px)
+    each = (foot - top) / _SHADES
+    for at in range(_SHADES):
+        colour = html.escape(_nearest_colour(colours, (at + 0.5) / _SHADES))
+        place = f'x="{left:.1f}" y="{foot - (at + 1) * each:.2f}" width="12" height="{each + 0.3:.2f}"'
+        yield f'<rect {place} fill="{colour}"/>'
+    yield _write(_tick_text(high), left + 16, top + 10)
+    yield _write(_tick_text(low), left + 16, foot)
+    yield _write(title, left + 30, (top + foot) / 2, anchor="middle", turn=-90)
+
+
 _DRAW: dict[str, Callable[[Any, _Axis, _Axis, Sequence[str], str], Iterable[str]]] = {
     "scatter": _scatter,
     "bar": _bar,
     "box": _box,
+    "heatmap": _heat,
 }

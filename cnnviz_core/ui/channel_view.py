@@ -91,7 +91,8 @@ def enlarged(
         numbers += f" {feature_maps.RANKINGS[ranking].title}: {render.format_value(float(scores[channel]))}."
     st.caption(numbers)
     with st.expander("Histogram of the values", icon=":material/bar_chart:"):
-        st.plotly_chart(render.histogram(values, unit="activation", log_counts=True), key="histogram")
+        histogram = render.histogram(values, unit="activation", log_counts=True)
+        show.chart(chosen, maps.run, histogram, key="histogram", title=f"Values of {title}")
 
 
 def _components(chosen: Selection, maps: FeatureMaps) -> None:

@@ -18,7 +18,17 @@ from cnnviz_core.jobs import Work
 from cnnviz_core.methods import neighbors
 from cnnviz_core.methods.neighbors import RegionMatch
 from cnnviz_core.results import FloatArray, Mask, Neighbors, Step
-from cnnviz_core.ui import closeup, collection_view, compute, frame, linked_rows, pickers, show, work
+from cnnviz_core.ui import (
+    closeup,
+    collection_view,
+    compute,
+    frame,
+    linked_rows,
+    pickers,
+    show,
+    take_away,
+    work,
+)
 from cnnviz_core.ui.collection_view import Indexed
 from cnnviz_core.ui.pickers import Selection
 
@@ -191,16 +201,19 @@ def _show(found: Indexed, near: Neighbors, query: Query, *, key: str) -> None:
 
 def _bars(found: Indexed, near: Neighbors, wanted: Wanted) -> None:
     rows = near.indices[:_BARS]
-    st.plotly_chart(
-        render.distance_bars(
-            [found.rows[row].path for row in rows],
-            near.distances[:_BARS],
-            kinds=[found.rows[row].label for row in rows],
-            unit=f"{_METRICS[wanted.metric]} distance",
-        ),
-        key="distances",
-        width="stretch",
+    figure = render.distance_bars(
+        [found.rows[row].path for row in rows],
+        near.distances[:_BARS],
+        kinds=[found.rows[row].label for row in rows],
+        unit=f"{_METRICS[wanted.metric]} distance",
     )
+    settings = {
+        "network": found.model.spec.title,
+        "collection": found.collection.title,
+        "layer": wanted.layer,
+        "distance": _METRICS[wanted.metric],
+    }
+    take_away.chart(figure, key="distances", title="Distances of the nearest pictures", settings=settings)
     st.caption(
         "Look for a step: before it are pictures of the query’s kind, after it whatever comes next. A flat row of bars "
         "says that none is really near."

@@ -141,37 +141,34 @@ def draw(chosen: Selection, found: Occlusion, look: Look) -> MapPicture:
             "blue something against it."
         )
     with places:
-        _probabilities(found)
-        _winners(chosen.model, found)
+        _probabilities(chosen, found)
+        _winners(chosen, found)
     return drops
 
 
-def _probabilities(found: Occlusion) -> None:
+def _probabilities(chosen: Selection, found: Occlusion) -> None:
     """The paper's picture: the class's probability with the patch at each place."""
-    st.plotly_chart(
-        render.places_figure(found.probabilities, found.tops, found.lefts, patch_px=found.patch_px, unit="probability"),
-        key="probabilities",
-        width="stretch",
+    figure = render.places_figure(
+        found.probabilities, found.tops, found.lefts, patch_px=found.patch_px, unit="probability"
     )
+    show.chart(chosen, found.run, figure, key="probabilities", title=f"Probability of {found.target_label} by place")
     st.caption(
         f"Probability of {frame.plain(found.target_label)} with the patch’s centre at each place; dark is where it "
         f"hurts. Without it: {found.clean_probability:.1%}."
     )
 
 
-def _winners(model: LoadedModel, found: Occlusion) -> None:
+def _winners(chosen: Selection, found: Occlusion) -> None:
     """The class that wins with the patch at each place."""
     tried = found.classes[found.classes >= 0]
     classes, counts = np.unique(tried, return_counts=True)
-    named = [model.class_names[c] for c in classes[np.argsort(-counts)]]
+    names = chosen.model.class_names
+    named = {int(c): names[c] for c in classes[np.argsort(-counts)]}
     if len(named) == 1:
-        st.caption(f"Wherever the patch is, the network answers {frame.plain(named[0])}.")
+        st.caption(f"Wherever the patch is, the network answers {frame.plain(next(iter(named.values())))}.")
         return
-    st.plotly_chart(
-        render.categories_figure(found.classes, {int(c): model.class_names[c] for c in classes[np.argsort(-counts)]}),
-        key="winners",
-        width="stretch",
-    )
+    figure = render.categories_figure(found.classes, named)
+    show.chart(chosen, found.run, figure, key="winners", title="The class that wins by place")
     st.caption("The class that wins with the patch at each place.")
 
 

@@ -17,7 +17,7 @@ from cnnviz_core.masks import MaskLike
 from cnnviz_core.methods import similarity
 from cnnviz_core.models import LoadedModel
 from cnnviz_core.results import Features, FloatArray, Packed, PictureMaps, SelfSimilarity
-from cnnviz_core.ui import compute, frame, pickers, screen, show
+from cnnviz_core.ui import compute, frame, pickers, screen, show, take_away
 from cnnviz_core.ui.components import similarity_view
 from cnnviz_core.ui.components.similarity_view import Line, Origin, Pictured
 from cnnviz_core.ui.pickers import Selection
@@ -419,18 +419,18 @@ def score(chosen: Selection, options: Options) -> None:
     except CnnvizError as error:
         frame.problem(error)
         return
-    st.plotly_chart(
-        render.depth_profile(
-            found.layers,
-            {
-                "object to object": found.within.tolist(),
-                "object to the rest": found.across.tolist(),
-                "told apart (AUC)": found.aucs.tolist(),
-            },
-            unit="mean cosine, or share of pairs",
-        ),
+    series = {
+        "object to object": found.within.tolist(),
+        "object to the rest": found.across.tolist(),
+        "told apart (AUC)": found.aucs.tolist(),
+    }
+    network, unit = chosen.model.spec.title, "mean cosine, or share of pairs"
+    take_away.chart(
+        render.depth_profile(found.layers, series, unit=unit),
         key="self_similarity",
-        width="stretch",
+        title="Likeness of an object’s places to each other",
+        settings=take_away.settings_of(found.run, network=network, picture=image.name),
+        caption=f"{network}, {image.name}",
     )
     st.caption(
         f"{frame.plain(image.name)}: mean cosine between two places on the object, and between one on it and one "

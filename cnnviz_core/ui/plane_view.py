@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import plotly.graph_objects as go
 import streamlit as st
 from numpy.typing import NDArray
 
@@ -18,7 +19,7 @@ from cnnviz_core.images import InputImage
 from cnnviz_core.methods import embeddings
 from cnnviz_core.models import LoadedModel
 from cnnviz_core.results import FloatArray, Projection
-from cnnviz_core.ui import collection_view, compute, frame, linked_rows, pickers
+from cnnviz_core.ui import collection_view, compute, frame, linked_rows, pickers, setting_words, take_away
 from cnnviz_core.ui.collection_view import Indexed
 from cnnviz_core.ui.components import picture_map
 from cnnviz_core.ui.embedding_view import Wanted
@@ -242,6 +243,35 @@ def _map(chosen: Selection, found: Indexed, wanted: Wanted, projection: Projecti
         extra=[_own(chosen, found, wanted, projection, axes)] if own else (),
         height=_MAP_PX,
         **_marks(),
+    )
+    _take_away(found, wanted, projection, axes, view)
+
+
+def _take_away(found: Indexed, wanted: Wanted, projection: Projection, axes: list[int], view: View) -> None:
+    """The points of the map as a chart, into the report, the link."""
+    colours = view.colours
+
+    def figure() -> go.Figure:
+        return render.plane_figure(
+            projection.values[:, axes],
+            colours=None if colours is None else colours.palette[colours.index],
+            axes=[_axis_title(projection, axis) for axis in axes] if len(projection.explained) else ("", ""),
+            groups=() if colours is None or not colours.labels else [colours.labels[at] for at in colours.index],
+        )
+
+    take_away.row(
+        figure,
+        key="map_of_pictures",
+        title=f"Map of {found.collection.title}",
+        settings=setting_words.of(
+            {
+                "network": found.model.spec.title,
+                "collection": found.collection.title,
+                "vectors": wanted.name,
+                **projection.settings,
+                "colours": None if colours is None else colours.title,
+            }
+        ),
     )
 
 

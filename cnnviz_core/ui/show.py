@@ -324,6 +324,21 @@ def downloads(
     )
 
 
+def chart(selection: Selection, run: Run, figure: go.Figure, *, key: str, title: str, **made: str) -> None:
+    """A chart of one network and picture with its row: as SVG, into the report, the link.
+
+    Args:
+        selection: Network and picture.
+        run: The result's own account.
+        figure: What :func:`render.svg` can draw.
+        key: Unique on the page.
+        title: What is to be seen.
+        **made: What led to it, beside that.
+    """
+    settings = take_away.settings_of(run, network=selection.model.spec.title, picture=selection.image.name)
+    take_away.chart(figure, key=key, title=title, settings=settings | made, caption=_caption(selection))
+
+
 def chart_downloads(
     run: Run, *, key: str, title: str, chart: go.Figure, columns: Mapping[str, Sequence[object]], code: str
 ) -> None:

@@ -70,9 +70,20 @@ def chart(figure: go.Figure, *, key: str, title: str, settings: Mapping[str, str
         caption: See there.
     """
     st.plotly_chart(figure, key=key, width="stretch")
+    row(lambda: figure, key=key, title=title, settings=settings, caption=caption)
+
+
+def row(
+    figure: Callable[[], go.Figure], *, key: str, title: str, settings: Mapping[str, str], caption: str = ""
+) -> None:
+    """The row of a chart that is on screen already, with the arguments of :func:`chart`; it is made when asked for."""
+
+    def picture() -> bytes:
+        return render.svg(figure())
+
     name = f"{re.sub(r'[^A-Za-z0-9_.-]+', '-', title)}.svg"
-    files = [("Chart (SVG)", name, "For a slide or a paper, sharp at any size.", lambda: render.svg(figure))]
-    draw(files, key=key, title=title, picture=lambda: render.svg(figure), settings=settings, caption=caption)
+    files = [("Chart (SVG)", name, "For a slide or a paper, sharp at any size.", picture)]
+    draw(files, key=key, title=title, picture=picture, settings=settings, caption=caption)
 
 
 def settings_of(run: Run, *, network: str = "", picture: str = "") -> dict[str, str]:

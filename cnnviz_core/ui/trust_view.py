@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
+import plotly.graph_objects as go
 import streamlit as st
 
 from cnnviz_core import photos, render
@@ -53,12 +55,24 @@ def draw(one: MapPicture, all_maps: Sequence[MapPicture]) -> None:
     _CHECKS[str(check)].draw(one, all_maps)
 
 
-def _agreement(_one: MapPicture, all_maps: Sequence[MapPicture]) -> None:
+def _chart(figure: go.Figure, one: MapPicture | None, *, key: str, title: str, **made: str) -> None:
+    """A chart of a check of one map; without its row while the check goes on, for which there is no map here."""
+    if one is None:
+        st.plotly_chart(figure, key=key, width="stretch")
+    else:
+        show.chart(one.chosen, one.run, figure, key=key, title=title, **made)
+
+
+def _agreement(one: MapPicture, all_maps: Sequence[MapPicture]) -> None:
     found: Agreement = trust.agreement(
         dict(zip(told_apart(all_maps), (other.checked for other in all_maps), strict=True))
     )
-    st.plotly_chart(
-        render.matrix_figure(found.names, found.correlations, unit="rank correlation"), key="agreement", width="stretch"
+    _chart(
+        render.matrix_figure(found.names, found.correlations, unit="rank correlation"),
+        one,
+        key="agreement",
+        title="Agreement of maps",
+        maps=", ".join(found.names),
     )
     st.caption(
         "Spearman’s rank correlation of the maps’ positive values: 1 where two maps rank all places alike, 0 where "
@@ -92,16 +106,17 @@ def _deletion(one: MapPicture, _all_maps: Sequence[MapPicture]) -> None:
         return
     if found.verdict:
         st.markdown(f"**{frame.plain(found.verdict)}**")
-    _draw_deletion(found)
+    _draw_deletion(found, one, trust.FILLS[fill].title)
 
 
-def _draw_deletion(found: Curves) -> None:
+def _draw_deletion(found: Curves, one: MapPicture | None = None, fill: str = "") -> None:
+    draw = partial(_curve, one=one, fill=fill)
     deletion, insertion = st.columns(2)
     with deletion:
-        _curve(found.fractions, "deleted", found.most_first, found.random_most_first, found.least_first)
+        draw(found.fractions, "deleted", found.most_first, found.random_most_first, found.least_first)
         _area("Deletion", found.deletion_area, found.random_deletion_areas, "low")
     with insertion:
-        _curve(
+        draw(
             found.inserted_fractions,
             "inserted",
             found.insertion,
@@ -115,7 +130,16 @@ def _draw_deletion(found: Curves) -> None:
     )
 
 
-def _curve(x: FloatArray, edit: str, most: FloatArray, random: FloatArray, least: FloatArray) -> None:
+def _curve(
+    x: FloatArray,
+    edit: str,
+    most: FloatArray,
+    random: FloatArray,
+    least: FloatArray,
+    *,
+    one: MapPicture | None,
+    fill: str,
+) -> None:
     """The map's order, the random draws and the reverse order, as far as they are there."""
     drawn = random[~np.isnan(random).any(axis=1)]
     if not len(drawn):
@@ -123,7 +147,7 @@ def _curve(x: FloatArray, edit: str, most: FloatArray, random: FloatArray, least
     lines = {"most important first": most, "random": drawn.mean(axis=0), "least important first": least}
     band = drawn.min(axis=0), drawn.max(axis=0)
     figure = render.curves_figure(x, lines, x_title=edit, unit="probability", band=band)
-    st.plotly_chart(figure, key=f"{edit}_curve", width="stretch")
+    _chart(figure, one, key=f"{edit}_curve", title=f"Probability with places {edit}", fill=fill)
 
 
 def _area(title: str, area: float, by_chance: FloatArray, good: str) -> None:
@@ -149,10 +173,10 @@ def _random_weights(one: MapPicture, _all_maps: Sequence[MapPicture]) -> None:
     st.markdown(f"**{frame.plain(found.verdict)}**")
     if not one.chosen.model.spec.is_trained:
         st.caption("This network is untrained, so that there was nothing learned to destroy.")
-    _draw_randomization(found)
+    _draw_randomization(found, one)
 
 
-def _draw_randomization(found: Randomization) -> None:
+def _draw_randomization(found: Randomization, one: MapPicture | None = None) -> None:
     names = [f"{steps[-1]}" if len(steps) == 1 else f"… {steps[-1]}" for steps in found.steps]
     magnitudes = np.abs(found.maps)
     mosaic = render.mosaic(
@@ -167,7 +191,7 @@ def _draw_randomization(found: Randomization) -> None:
     )
     series = {"rank correlation": found.rank_correlations.tolist(), "structural similarity": found.ssims.tolist()}
     figure = render.depth_profile(names, series, unit="likeness to the first map")
-    st.plotly_chart(figure, key="randomization", width="stretch")
+    _chart(figure, one, key="randomization", title="The map as the network is destroyed")
     st.caption(
         "From left to right more and more layers have random weights, from the head down; each tile has colours of its "
         "own. A map that explains the network has to change."

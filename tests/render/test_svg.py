@@ -73,6 +73,61 @@ def test_odd_data_are_drawn(values: list[float]) -> None:
     assert "nan" not in ElementTree.tostring(root, encoding="unicode")
 
 
+def cells(root: ElementTree.Element) -> list[tuple[float, ...]]:
+    """Left, top, width and height of every rectangle but the background, and its red, green and blue."""
+    found = []
+    for node in list(root.iter(f"{SVG}rect"))[1:]:
+        place = [float(node.get(name) or 0) for name in ("x", "y", "width", "height")]
+        found.append((*place, *map(float, re.findall(r"\d+", node.get("fill") or ""))))
+    return found
+
+
+def test_a_matrix_has_its_colours_numbers_and_names_in_reading_order() -> None:
+    values = np.array([[1, -0.5], [-0.5, 1]], np.float32)
+    root = drawn(render.matrix_figure(["one <b>", "another with a long name"], values, unit="likeness"))
+    (a, b, c, d), scale = cells(root)[:4], cells(root)[4:]
+    assert a[0] == c[0] < b[0] == d[0]
+    assert a[1] == b[1] < c[1] == d[1]  # the first row is on top
+    assert a[4:] == d[4:] == pytest.approx(scale[-1][4:], abs=12)  # the scale ends with the colour of 1
+    assert b[4:] == c[4:] != a[4:]
+    assert texts(root).count("-0.50") == texts(root).count("1.00") == 2
+    assert {"one <b>", "another with a long name", "likeness", "-1", "1"} <= set(texts(root))
+    assert a[0] >= 6 * len("another with a long name")  # there is room for it
+
+
+def test_places_keep_their_proportions_and_unknown_ones_are_empty() -> None:
+    values = np.array([[0.0, 1.0, 2.0], [np.nan, 1.0, 2.0]], np.float32)
+    root = drawn(render.places_figure(values, np.array([0, 20]), np.array([0, 20, 40]), patch_px=10, unit="u"))
+    known = cells(root)[:5]
+    assert known[0][2] == pytest.approx(known[0][3], rel=0.1)  # as wide as high
+    assert known[3][0] == known[1][0]  # below the second; below the first is nothing
+    kinds = drawn(render.categories_figure(np.array([[0, 1], [1, 7]]), {1: "cat", 0: "dog"}))
+    assert len(cells(kinds)) == 3
+    assert {"cat", "dog"} <= set(texts(kinds))
+
+
+def test_the_range_of_the_draws_is_an_area_without_edges() -> None:
+    x = np.linspace(0, 1, 3)
+    band = np.zeros(3), np.ones(3)
+    root = drawn(render.curves_figure(x, {"line": np.full(3, 0.5)}, x_title="deleted", unit="p", band=band))
+    (area,) = root.iter(f"{SVG}polygon")
+    assert len((area.get("points") or "").split()) == 6
+    assert len([n for n in root.iter(f"{SVG}path") if n.get("stroke-width") == "2"]) == 1
+
+
+def test_a_map_of_points_has_their_colours_and_no_numbers_where_axes_mean_nothing() -> None:
+    colours = np.array([[255, 0, 0], [0, 0, 255], [255, 0, 0]], np.uint8)
+    figure = render.plane_figure(
+        np.array([[0, 0], [1, 2], [2, 4]], np.float32), colours=colours, axes=("", ""), groups=["cat", "dog", "cat"]
+    )
+    root = drawn(figure)
+    marks = [node.get("fill") for node in root.iter(f"{SVG}path") if "translate" in (node.get("transform") or "")]
+    assert sorted(marks) == ["rgb(0, 0, 255)"] * 2 + ["rgb(255, 0, 0)"] * 3  # with one each in the legend
+    assert sorted(texts(root)) == ["cat", "dog"]
+    (x0, y0), (x1, y1) = sorted(points(root)[:3])[::2]
+    assert 2 * (x1 - x0) == pytest.approx(y0 - y1, rel=0.05)  # as wide as it is
+
+
 def test_a_chart_that_it_cannot_draw_is_refused() -> None:
-    with pytest.raises(BadSetting, match="heatmap"):
-        render.svg(render.matrix_figure(["a"], np.ones((1, 1), np.float32), unit="u"))
+    with pytest.raises(BadSetting, match="pie"):
+        render.svg(go.Figure(go.Pie(values=[1])))
