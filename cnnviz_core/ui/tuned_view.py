@@ -48,6 +48,7 @@ def _numbers(result: FineTuned) -> None:
         f"{result.accuracy:.1%}",
         f"{100 * difference:+.1f} points",
         delta_color="normal" if difference else "off",
+        delta_arrow="auto" if difference else "off",
         help=f"Of {len(result.test):,} pictures; one picture is {1 / len(result.test):.1%}. Below: the difference to "
         "the linear probe.",
     )
@@ -192,7 +193,7 @@ def _pictures(found: Indexed, result: FineTuned, cell: tuple[int, int] | None) -
         key="confused",
         selected=None,
         what="Test pictures of the chosen cell",
-        labels=[f"{names[result.answers[place]]} {100 * result.probabilities[place]:.0f} %" for place in shown],
+        labels=[f"{names[result.answers[place]]}: {100 * result.probabilities[place]:.0f} %" for place in shown],
         tile_px=_TILE_PX,
     )
     more = f"The first {len(shown):,} of {len(here):,}. " if len(shown) < len(here) else ""
