@@ -21,7 +21,8 @@ on others; and nothing is drawn but the split, the order and the variations of t
 
 When it misleads: an accuracy from 50 test pictures is uncertain by some 5 to 10 points; look at the counts. Pictures
 of one scene in two parts make any network look good. A network that was never trained learns little from few
-pictures. And the classes are all it knows: a picture of anything else gets one of them.
+pictures. Where the probe is nearly always right, training deeper has nothing to gain that could be measured. And the
+classes are all it knows: a picture of anything else gets one of them.
 
 Source: Yosinski et al., How transferable are features in deep neural networks? (2014); Kumar et al., Fine-tuning can
 distort pretrained features (2022), for the start from the probe; Kingma and Ba (2015) and Loshchilov and Hutter (2019)

@@ -263,7 +263,8 @@ def _rate(model: LoadedModel, trainable: Sequence[str]) -> float:
         of=f"{model.spec.title} {default}",
         name=lambda rate: f"{rate:g}",
         help="How far each step goes. Too high, and what the layers knew is lost before anything is learned; too low, "
-        "and nothing changes. It starts at what suits most networks for the layers chosen.",
+        "and nothing changes. It starts at what suits most networks for the layers chosen, and few pictures of things "
+        "that the network knows already; for others try a higher one.",
         width=140,
     )
 
