@@ -23,8 +23,8 @@ _M_MMAP_THRESHOLD = -3
 _M_ARENA_MAX = -8
 
 _KEEP_BELOW = 1 << 30
-# Python's lock is given up at each of the hundreds of calls of a forward. Taking it back from a page that is being drawn
-# costs this long, a tenth of Python's default: with twenty people at once the same work takes four fifths of the time.
+# Python's lock is given up at each of the hundreds of calls of a forward. Taking it back from a page that is being
+# drawn costs this long, a tenth of Python's default: twenty people's clicks take four fifths of the time.
 _SWITCH_SECONDS = 0.0005
 _OUT_OF_MEMORY = re.compile("out of memory|not enough memory|allocate memory", re.IGNORECASE)
 
