@@ -25,6 +25,7 @@ _USUAL_PX, _SMALLEST_PX = 640, 320
 _PREVIEW = {"size_px": 256, "octaves": 4, "steps": 8}
 _LIVE_PX = 480
 _QUALITY = 95
+_COMPARED_PX, _WORDS_PX = 600, 330
 _MOST_LAYERS = 4
 _HINT = "Choose a smaller size or an earlier layer"
 
@@ -313,10 +314,10 @@ def _so_far(found: Dream | DreamZoom, *, key: str) -> None:
 def draw(chosen: Selection, found: Dream) -> None:
     """Before and after, the downloads, and what the network makes of it."""
     title = f"DeepDream, {_what(found)}"
-    picture, words = st.columns([3, 2], gap="medium")
-    with picture:
+    row = st.container(horizontal=True, gap="medium")  # on a narrow screen the words go below
+    with row.container(width=_COMPARED_PX):
         _compared(found)
-    with words:
+    with row.container(width=_WORDS_PX):
         height, width = found.photo.shape[:2]
         frame.caption(
             chosen,

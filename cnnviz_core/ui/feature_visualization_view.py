@@ -27,6 +27,7 @@ _SIZES = (64, 96, 128, 160, 224, 320, 448)
 _PATCH_PX, _NUM_PATCHES = 112, 6
 _PHOTO_PX = 280
 _GOAL_PX = 320
+_MADE_PX, _REAL_PX = 520, 400
 _SIGNS = {"excite": 1, "inhibit": -1}
 _SOURCES = ("noise", "the picture")
 
@@ -271,8 +272,8 @@ def draw(chosen: Selection, found: Synthesis) -> None:
     )
     synthesis_view.grey_scores(found)
     st.subheader(frame.plain(found.names[place]).capitalize(), anchor=False)
-    left, right = st.columns([3, 2], gap="medium")
-    with left:
+    row = st.container(horizontal=True, gap="medium")  # on a narrow screen the real pictures go below
+    with row.container(width=_MADE_PX):
         synthesis_view.enlarged(
             chosen,
             found,
@@ -280,7 +281,7 @@ def draw(chosen: Selection, found: Synthesis) -> None:
             title=", ".join(filter(None, [found.layer, found.names[place]])),
             code="result.images[{}]",
         )
-    with right:
+    with row.container(width=_REAL_PX):
         if found.run.settings["objective"] in ("channel", "unit"):  # of one channel each
             channels = found.run.settings["channels"]
             variants = found.run.settings["variants"]
