@@ -23,9 +23,6 @@ _M_MMAP_THRESHOLD = -3
 _M_ARENA_MAX = -8
 
 _KEEP_BELOW = 1 << 30
-# Python's lock is given up at each of the hundreds of calls of a forward. Taking it back from a page that is being
-# drawn costs this long, a tenth of Python's default: twenty people's clicks take four fifths of the time.
-_SWITCH_SECONDS = 0.0005
 _OUT_OF_MEMORY = re.compile("out of memory|not enough memory|allocate memory", re.IGNORECASE)
 
 _lock = threading.Lock()
@@ -33,9 +30,7 @@ _prepared = threading.Event()
 
 
 def prepare(threads: int = 0) -> None:
-    """Tunes the allocator, sets the number of threads and how soon they take turns, and lets torchvision be imported.
-
-    Only the first call acts.
+    """Tunes the allocator, sets the number of threads, and lets torchvision be imported. Only the first call acts.
 
     Args:
         threads: CPU threads of one computation; 0 leaves torch's own choice, one per core.
@@ -46,7 +41,6 @@ def prepare(threads: int = 0) -> None:
         tune_allocator()
         if threads:
             torch.set_num_threads(threads)
-        sys.setswitchinterval(_SWITCH_SECONDS)
         torchvision_shim.install()
         _prepared.set()
 
