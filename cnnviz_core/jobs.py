@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import atexit
 import gc
+import itertools
 import logging
+import math
 import threading
 import time
 import weakref
@@ -37,6 +39,7 @@ _MOST_ASIDE = 3  # paused or set aside; each keeps the memory that it works with
 _TURN_SECONDS = 60.0  # after which a job lets somebody else's go on, if one waits
 _LONGEST_PAUSE_SECONDS = 6 * 3600.0
 _GIVES_WAY_SECONDS = 2.0
+_KEEPS_PLACE_SECONDS = 0.5  # from one thing of a page to its next
 _HALT_SECONDS = 8.0  # less than what a container is given to stop
 _HINT = "Try a smaller picture, fewer channels or pictures at once, or a smaller network"
 
@@ -66,16 +69,22 @@ class _Cancelled(BaseException):
 
 
 class Turns:
-    """Quick computations, a few at a time; long work lets them go first.
+    """Quick computations, a few at a time, who came first before the others; long work lets them go first.
+
+    A page that computes several things one after another keeps its place before those who came later: what takes five
+    turns does not stand five times at the end of the line.
 
     Args:
         num: How many run at the same time.
     """
 
     def __init__(self, num: int) -> None:
-        self._slots = threading.BoundedSemaphore(max(1, num))
+        self._num_free = max(1, num)
         self._num_here = 0
+        self._line: list[tuple[float, int]] = []
+        self._numbers = itertools.count()
         self._changed = threading.Condition()
+        self._mine = threading.local()
 
     @contextmanager
     def take(self) -> Iterator[None]:
@@ -83,11 +92,30 @@ class Turns:
         with self._changed:
             self._num_here += 1
         try:
-            with self._slots:
+            self._wait()
+            try:
                 yield
+            finally:
+                with self._changed:
+                    self._num_free += 1
+                    self._mine.left = time.monotonic()
         finally:
             with self._changed:
                 self._num_here -= 1
+                self._changed.notify_all()
+
+    def _wait(self) -> None:
+        now = time.monotonic()
+        if now - getattr(self._mine, "left", -math.inf) > _KEEPS_PLACE_SECONDS:
+            self._mine.came = now
+        place = self._mine.came, next(self._numbers)
+        with self._changed:
+            self._line.append(place)
+            try:
+                self._changed.wait_for(lambda: self._num_free and place == min(self._line))
+                self._num_free -= 1
+            finally:
+                self._line.remove(place)
                 self._changed.notify_all()
 
     def let_go_first(self) -> None:
