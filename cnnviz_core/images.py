@@ -318,10 +318,10 @@ def _jpeg_pixels(source: bytes, picture: ImageFile.ImageFile) -> Pixels | None:
         return None
     pixels: Pixels = np.empty((picture.height, picture.width, 3), np.uint8)
     try:  # into memory of the size that was checked, whatever the file says to another reader
-        simplejpeg.decode_jpeg(source, "RGB", buffer=pixels)
+        found: Pixels = simplejpeg.decode_jpeg(source, "RGB", buffer=pixels)
     except ValueError:  # also of remarks; what is wrong and whether it can be passed over is for Pillow to say
         return None
-    return pixels
+    return found if found.shape == pixels.shape else None
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ their results outlive the server.
 
 from __future__ import annotations
 
-import atexit
+import concurrent.futures.thread  # noqa: F401
 import gc
 import itertools
 import logging
@@ -48,7 +48,6 @@ _queues: weakref.WeakSet[Queue] = weakref.WeakSet()
 _halting = threading.Event()
 
 
-@atexit.register
 def _halt() -> None:
     """Stops every job between two of its steps before Python ends; the next server lists it as interrupted.
 
@@ -58,6 +57,11 @@ def _halt() -> None:
     deadline = time.monotonic() + _HALT_SECONDS
     while any(queue.is_at_work for queue in _queues) and time.monotonic() < deadline:
         time.sleep(0.01)
+
+
+# Like atexit, but before the thread pools close, which a job at work would take for an error of its own: what was
+# registered last comes first, and the pools' module has been imported above.
+threading._register_atexit(_halt)  # type: ignore[attr-defined]
 
 
 class TooManyJobs(CnnvizError):
@@ -432,7 +436,7 @@ class Queue:
         if self._at_work is not job or not self._line:
             return False
         following = self._order()[0]
-        is_click = job.by_itself and not following.by_itself and bool(following.owners & job.owners)
+        is_click = job.by_itself and any(not other.by_itself and other.owners & job.owners for other in self._line)
         has_had_its_time = time.monotonic() - job._since >= _TURN_SECONDS and not following.owners <= job.owners
         num_aside = sum(other._has_begun and other.is_live for other in self._jobs.values()) - 1
         return (is_click or has_had_its_time) and (following._has_begun or num_aside < _MOST_ASIDE)
@@ -522,8 +526,8 @@ class Queue:
         self._work.pop(job, None)
         if job in self._line:  # cancelled while it waited to go on
             self._line.remove(job)
-        if state is State.DONE and job.step is not None:
-            job.step = replace(job.step, partial=None)  # a second copy of the result
+        if (state is State.DONE or job.was_let_go) and job.step is not None:
+            job.step = replace(job.step, partial=None)  # a second copy of the result, or what nobody sees again
         job.result, job.error = result, error
         job._bytes = num_bytes((result, job.step and job.step.partial))
         job._stop_clock()
@@ -531,6 +535,8 @@ class Queue:
             self._write(job, state)
         finally:
             job.state = state  # last, since whoever reads it may look for all the others
+            if self._jobs.get(job.key) is job:
+                self._jobs.move_to_end(job.key)  # the last to end is the last to go, however long it took
             self._drop_oldest()
         journal.event("job ended", title=job.title, state=state.value, seconds=round(job.seconds, 2))
 

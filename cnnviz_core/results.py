@@ -114,6 +114,7 @@ class Heatmap:
         target_label: The class's name; empty without a class.
         method: Key in the method's table: ``grad_cam``.
         run: How it was made.
+        so_far: On how much of the work it rests, in words; empty for all of it.
     """
 
     values: FloatArray
@@ -122,6 +123,7 @@ class Heatmap:
     target_label: str
     method: str
     run: Run
+    so_far: str = ""
 
     @property
     def map(self) -> FloatArray:

@@ -166,7 +166,6 @@ class Training:
         pace.skip()
         features.vary(self.split.training, self._counter(_VARIED, "Varying the pictures"))
         self._note_epoch(features, 0, self._evaluate(features, self.split.training), 0.0)
-        pace.skip()
 
     def _leave_out(self, problems: Mapping[int, str]) -> None:
         """Draws anew without the pictures that cannot be read; their places stay, with a target of -1."""
@@ -275,6 +274,8 @@ class Training:
         if not self.best or (accuracy, -loss) > (best.validation_accuracy, -best.validation_loss):
             self.best_epoch = number
             self.best = [tensor.detach().clone() for tensor in self.state]
+        if number == 0:
+            self._pace.skip()  # nothing was trained
         self._tell(_TRAINED, f"Epoch {number} of {self.settings.epochs} is done", 0, at_once=True)
 
     def _evaluate(self, features: PictureFeatures, rows: Rows) -> tuple[float, float]:

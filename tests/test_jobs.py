@@ -566,16 +566,24 @@ def test_who_comes_while_others_wait_stands_behind_them_also_for_the_first_time(
 # ---- the line outlives what goes wrong ------------------------------------------------------------------------------
 
 
-def test_a_job_at_work_when_python_ends_does_not_abort_the_process() -> None:
-    script = """
+@pytest.mark.parametrize("call", ["compute()", "pool.submit(compute).result()"])
+def test_a_job_at_work_when_python_ends_neither_aborts_the_process_nor_fails(call: str) -> None:
+    script = f"""
 import torch
+from concurrent.futures import ThreadPoolExecutor
+from cnnviz_core import journal
 from cnnviz_core.jobs import Queue
 from cnnviz_core.results import Step
 
-net = torch.nn.Conv2d(3, 64, 3)
+net, pool = torch.nn.Conv2d(3, 64, 3), ThreadPoolExecutor(1)
+journal.bug = lambda error, **_: print(repr(error), flush=True)
+def compute():
+    return net(torch.rand(1, 3, 96, 96, requires_grad=True)).sum().backward()
+
 def work(on_step):
     while True:
-        net(torch.rand(1, 3, 96, 96, requires_grad=True)).sum().backward()
+        for _ in range(20):
+            {call}
         on_step(Step(1, 2))
 
 queue = Queue()
@@ -585,7 +593,7 @@ while job.step is None:
     pass
 """
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
-    assert (ended.returncode, ended.stderr) == (0, "")
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
 
 
 def test_an_accelerator_that_has_failed_does_not_stop_the_line(monkeypatch: pytest.MonkeyPatch) -> None:

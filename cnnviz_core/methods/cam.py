@@ -629,7 +629,7 @@ def _explain(
         "num_closest": options.num_closest,
     }
 
-    def heatmaps(maps: Mapping[str, Tensor]) -> dict[tuple[str, int | None], Heatmap]:
+    def heatmaps(maps: Mapping[str, Tensor], so_far: str = "") -> dict[tuple[str, int | None], Heatmap]:
         seconds = time.perf_counter() - start
         found = {}
         for name, raw in maps.items():
@@ -639,12 +639,16 @@ def _explain(
                 label = "" if target is None else model.class_names[target]
                 made = model.provenance("cam.explain", seconds, image=image, method=name, target=target, **shared)
                 one = values[at if len(values) == len(targets) else 0]
-                found[name, asked] = Heatmap(one, layer.name, target, label, name, made)
+                found[name, asked] = Heatmap(one, layer.name, target, label, name, made, so_far)
         return found
 
     maps: dict[str, Tensor] = {}
     num_forwards = sum(method.num_forwards(layer.num_channels) - 1 for method in chosen.values())
-    progress = _Progress(on_step, num_forwards, lambda so_far: heatmaps({**maps, working: so_far}))
+    progress = _Progress(
+        on_step,
+        num_forwards,
+        lambda tried: heatmaps({**maps, working: tried}, f"{progress.done:,} of {num_forwards:,} forwards"),
+    )
     with torch.inference_mode(mode=False), torch.enable_grad():
         look = _look if needs_class else _look_at_maps
         evidence = look(model, model.to_input(image), layer, targets, options, progress)

@@ -84,7 +84,8 @@ def svg(figure: go.Figure, *, width_px: int = 960) -> bytes:
     height = math.ceil(top + plot_height + below + 8)
     across, down = _spans(traces, "x", groups), _spans(traces, "y", groups)
     if layout.yaxis.scaleanchor == "x" and len(across) and len(down) and np.ptp(down) > 0:  # as wide as its cells are
-        width_px = min(width_px, left + right + math.ceil(plot_height * float(np.ptp(across) / np.ptp(down))))
+        cells_px = left + right + math.ceil(plot_height * float(np.ptp(across) / np.ptp(down)))
+        width_px = min(width_px, max(cells_px, math.ceil(_legend_end(names)) if has_legend else 0))
     x = _axis(layout.xaxis, across, (left, width_px - right), x_ticks)
     y = _axis(layout.yaxis, down, (top + plot_height, top), y_ticks)
     parts = [*_frame(x, y, layout, is_slanted=is_slanted, height=height)]
@@ -249,7 +250,16 @@ def _legend(names: Sequence[Any], traces: Sequence[Any]) -> Iterable[str]:
         yield f'<path d="{symbol}" transform="translate({left + 6:.1f} {_TOP + 8})" fill="{colour}"/>'
         text = html.unescape(str(trace.name))
         yield _write(text, left + 16, _TOP + 12, ink=_INK)
-        left += 34 + 6.6 * len(text)
+        left += _legend_px(text)
+
+
+def _legend_px(text: str) -> float:
+    return 34 + 6.6 * len(text)
+
+
+def _legend_end(names: Sequence[Any]) -> float:
+    """Where it ends, from the left."""
+    return _LEFT + sum(_legend_px(html.unescape(str(trace.name))) for trace in names)
 
 
 # ---- traces ---------------------------------------------------------------------------------------------------------

@@ -301,6 +301,8 @@ def _picture(chosen: Selection, heatmap: Heatmap, name: str) -> MapPicture:
     title = f"{cam.METHODS[heatmap.method].title} at {heatmap.layer}"
     if heatmap.target_label:
         title += f" for {heatmap.target_label}"
+    if heatmap.so_far:
+        title += f", cancelled after {heatmap.so_far}"
     # The paper's CAM keeps what speaks against; beside maps that do not, it is cut at zero, too, unless asked for.
     keeps = heatmap.run.settings.get("signed", True) or heatmap.method != "cam"
     values, code = (heatmap.values, "result.values") if keeps else (heatmap.values.clip(min=0), _CLIPPED)

@@ -349,15 +349,18 @@ def _compared(found: Dream) -> None:
     place = min(st.session_state["dream_frame"], last)
     screen.remember("frame", str(place) if place else "")
     pixels = show.fitted(found.frames[place], found.photo.shape[:2]) if place else found.photo
+    at_left = f"frame {place} of {last}" if place else "the photo"
     before_after.show(
         key="dream_compared",
         before=render.jpeg(pixels, quality=_QUALITY),
         after=render.jpeg(found.pixels, quality=_QUALITY),
-        names=(f"frame {place} of {last}" if place else "the photo", "the dream"),
-        aria="Share of the picture that shows the photo, from the left",
+        names=(at_left, "the dream"),
+        aria=f"Share of the picture that shows {at_left}, from the left",
     )
-    at_left = f"frame {place} of {last} on the way" if place else "the photo at the same size"
-    st.caption(f"Left of the edge: {at_left}; right of it: the dream. Drag the edge, or move it with the arrow keys.")
+    st.caption(
+        f"Left of the edge: {at_left} at the same size; right of it: the dream. Drag the edge, or move it with the "
+        "arrow keys."
+    )
     if last:
         st.session_state["dream_frame"] = place
         st.slider(
@@ -371,11 +374,11 @@ def _compared(found: Dream) -> None:
 
 
 def _linked_frame(last: int) -> int:
-    """The frame that the link names; 0, the photo, for none and with a notice for nonsense."""
+    """The frame that the link names, or the last of a shorter dream; 0, the photo, for none and for nonsense."""
     text = st.query_params.get("frame", "0")
-    if text.isdecimal() and len(text) < 6 and int(text) <= last:
-        return int(text)
-    frame.notice(f"The link asks for frame “{text[:40]}”, but the dream has 0 to {last}; the photo is shown.")
+    if text.isdecimal() and len(text) < 6:
+        return min(int(text), last)
+    frame.notice(f"The link asks for frame “{text[:40]}”, which is no number of one; the photo is shown.")
     return 0
 
 

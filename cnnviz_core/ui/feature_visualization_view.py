@@ -271,7 +271,8 @@ def draw(chosen: Selection, found: Synthesis) -> None:
         f"extreme that no photo reaches: not {misleads}."
     )
     synthesis_view.grey_scores(found)
-    st.subheader(frame.plain(found.names[place]).capitalize(), anchor=False)
+    name = found.names[place]
+    st.subheader(frame.plain(name[:1].upper() + name[1:]), anchor=False)
     row = st.container(horizontal=True, gap="medium")  # on a narrow screen the real pictures go below
     with row.container(width=_MADE_PX):
         synthesis_view.enlarged(

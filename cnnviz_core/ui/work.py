@@ -148,7 +148,8 @@ def begin(work: jobs.Work, *, key: str, title: str, about: Mapping[str, object])
         title: See there.
         about: See there.
     """
-    if queue().find(key) is None:
+    job = queue().find(key)
+    if job is None or job.was_let_go:
         _begun()[f"ahead {key}"] = frame.page().path, "methods", key
         queue().submit(key, title, _keeping(work), owner=person.me(), details=_details(about), by_itself=True)
 
@@ -271,7 +272,7 @@ def _let_others_go(name: str, key: str, line: str, *, by_itself: bool) -> None:
             continue
         del begun[place]
         old = queue(its_line).find(its_key)
-        if old is not None and old.is_live and old.by_itself:
+        if old is not None and old.is_live and old.by_itself and old.state is not State.PAUSED:
             queue(its_line).cancel(old, owner=person.me(), may_return=person.may_return, lets_go=True)
     if by_itself:
         begun[name] = here, line, key

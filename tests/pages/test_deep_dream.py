@@ -32,9 +32,9 @@ def test_a_quick_dream_is_there_before_the_first_click_and_the_cost_of_the_asked
     assert "To the photo at this size: Egyptian cat" in captions(app)
     assert "Left of the edge: the photo at the same size; right of it: the dream." in captions(app)
     app.slider(key="dream_frame").set_value(3).run()
-    assert "Left of the edge: frame 3 of 32 on the way;" in captions(app)
+    assert "Left of the edge: frame 3 of 32 at the same size;" in captions(app)
     again = open_page(PAGE, frame="3")
-    wait_for(again, "Left of the edge: frame 3 of 32 on the way;")
+    wait_for(again, "Left of the edge: frame 3 of 32 at the same size;")
 
 
 def test_the_run_gives_the_dream_that_was_asked_for(open_page: Open) -> None:
