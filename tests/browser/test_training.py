@@ -40,6 +40,7 @@ def test_a_training_is_seen_learning_cancelled_and_its_best_is_in_the_list(app) 
     )
     page.get_by_role("button", name="Unpack").click()
     expect(page.get_by_text("2 classes. 26 training pictures change the weights")).to_be_visible(timeout=TIMEOUT_MS)
+    app.idle()  # the run that draws the button takes it away if it is stopped
     page.get_by_role("button", name="Run: Train").click(timeout=TIMEOUT_MS)
     # The curves are there, and grow without a click.
     expect(page.locator(".st-key-so_far_loss .js-plotly-plot")).to_be_visible(timeout=TIMEOUT_MS)
@@ -49,7 +50,11 @@ def test_a_training_is_seen_learning_cancelled_and_its_best_is_in_the_list(app) 
     before = epoch.inner_text()
     expect(page.get_by_text(before, exact=True)).not_to_be_visible(timeout=TIMEOUT_MS)
     expect(page.get_by_text(re.compile(r"^Train: [\d,]+ of 26,040, .*about .* left"))).to_be_visible()
-    page.locator(".st-key-fine_tuning_cancel").get_by_role("button").click()
+    cancel = page.locator(".st-key-fine_tuning_cancel").get_by_role("button")
+    for _ in range(5):  # the curves are drawn anew twice a second, and a click meanwhile may be lost
+        if cancel.is_visible():
+            cancel.click()
+            page.wait_for_timeout(3000)
     expect(page.get_by_text("It was cancelled; the best epoch until then is kept.")).to_be_visible(timeout=TIMEOUT_MS)
     expect(page.get_by_test_id("stMetric").filter(has_text="Test accuracy")).to_be_visible()
     app.idle()
