@@ -125,8 +125,8 @@ def _with_activations(net: nn.Module, two: Tensor) -> nn.Module | None:
         for convolution, follower in probe.direct_pairs(net, two, nn.Conv2d, kind):
             conv = modules[convolution]
             if _is_plain(conv) and type(modules[follower]) is kind:
-                _put(copy, convolution, _Activated(conv, activation))
-                _put(copy, follower, nn.Identity())
+                probe.put(copy, convolution, _Activated(conv, activation))
+                probe.put(copy, follower, nn.Identity())
     try:
         return copy if _same(copy(two), net(two)) else None
     except (RuntimeError, AttributeError):  # an odd convolution; or a network that reads its modules' attributes
@@ -342,12 +342,7 @@ def _fold(copy: nn.Module, modules: Mapping[str, nn.Module], convolution: str, n
     bias = shift if conv.bias is None else shift + scale * _exact(conv.bias)
     conv.weight = _frozen((_exact(conv.weight) * scale[:, None, None, None]).to(conv.weight))
     conv.bias = _frozen(bias.to(conv.weight))
-    _put(copy, norm, rest)
-
-
-def _put(net: nn.Module, name: str, module: nn.Module) -> None:
-    parent, _, leaf = name.rpartition(".")
-    setattr(net.get_submodule(parent), leaf, module)
+    probe.put(copy, norm, rest)
 
 
 def _without_norm(bn: nn.Module) -> nn.Module | None:

@@ -40,6 +40,12 @@ def private_copy(net: nn.Module) -> nn.Module:
     return copy.deepcopy(net, dict(shared))
 
 
+def put(net: nn.Module, name: str, module: nn.Module) -> None:
+    """Puts a module in the place of that dotted name; only ever into a copy of one's own."""
+    parent, _, leaf = name.rpartition(".")
+    setattr(net.get_submodule(parent), leaf, module)
+
+
 _idle: WeakKeyDictionary[nn.Module, list[nn.Module]] = WeakKeyDictionary()
 _idle_lock = threading.Lock()
 

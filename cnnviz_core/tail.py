@@ -131,7 +131,7 @@ class Cut:
         inside = Place(layer)
         if inside == self.place:
             return Cut(inside, self.shape, nn.Identity(), second, self._picture)
-        _replace(second, layer, _End(nn.Identity()))
+        probe.put(second, layer, _End(nn.Identity()))
         return Cut(inside, (), _Resumed(second, self._picture if self.place.layer else None), second, self._picture)
 
 
@@ -217,8 +217,8 @@ def _halves(net: nn.Module, place: Place, replaced: Sequence[ModuleCall], x: Ten
     """The halves, if the second gives what the network does from what the first put out."""
     second = probe.private_copy(net)
     for call in replaced:
-        _replace(second, call.name, _Nothing((1, *call.shape[1:])))
-    _replace(second, place.layer, _Start(second.get_submodule(place.layer) if place.reads else nn.Identity()))
+        probe.put(second, call.name, _Nothing((1, *call.shape[1:])))
+    probe.put(second, place.layer, _Start(second.get_submodule(place.layer) if place.reads else nn.Identity()))
     picture = torch.full_like(x[:1], torch.nan)
     try:
         features = _run_to_end(_first_half(net, place), x)
@@ -231,7 +231,7 @@ def _halves(net: nn.Module, place: Place, replaced: Sequence[ModuleCall], x: Ten
 
 def _first_half(net: nn.Module, place: Place) -> nn.Module:
     first = probe.private_copy(net)
-    _replace(first, place.layer, _End(nn.Identity() if place.reads else first.get_submodule(place.layer)))
+    probe.put(first, place.layer, _End(nn.Identity() if place.reads else first.get_submodule(place.layer)))
     return first
 
 
@@ -245,8 +245,3 @@ def _same(found: Tensor, expected: Tensor) -> bool:
     return found.shape == expected.shape and torch.allclose(
         found, expected, rtol=0, atol=_ROUNDING * float(expected.abs().max())
     )
-
-
-def _replace(net: nn.Module, name: str, module: nn.Module) -> None:
-    parent, _, leaf = name.rpartition(".")
-    setattr(net.get_submodule(parent), leaf, module)

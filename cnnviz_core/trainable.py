@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from cnnviz_core import probe
 from cnnviz_core.errors import BadSetting, NotApplicable, UnknownLayer, did_you_mean
 from cnnviz_core.models import LoadedModel
 
@@ -124,8 +125,7 @@ def trained_copy(model: LoadedModel, trained: Sequence[str], num_classes: int) -
     tensors = [*model.net.parameters(), *model.net.buffers()]
     net = copy.deepcopy(model.net, {id(tensor): tensor for tensor in tensors if id(tensor) not in own})
     last, classifier = _classifier(model)
-    parent, _, leaf = last.rpartition(".")
-    setattr(net.get_submodule(parent), leaf, _new_head(classifier, num_classes))
+    probe.put(net, last, _new_head(classifier, num_classes))
     weights = list(dict.fromkeys(weight for name in trained for weight in net.get_submodule(name).parameters()))
     for weight in weights:
         weight.requires_grad_(True)  # noqa: FBT003 - torch's word
