@@ -7,7 +7,6 @@ import re
 import zipfile
 
 import numpy as np
-import pytest
 from PIL import Image
 from playwright.sync_api import expect
 
@@ -33,9 +32,6 @@ def shades() -> bytes:
     return packed.getvalue()
 
 
-# About one run in eight does not find the curves or the cancel in time, for a reason not known yet; until it is, this
-# runs on demand only.
-@pytest.mark.slow
 def test_a_training_is_seen_learning_cancelled_and_its_best_is_in_the_list(app) -> None:
     page = app.open(TRAINING)
     page.get_by_role("button", name="Your own", exact=True).click()
@@ -46,19 +42,15 @@ def test_a_training_is_seen_learning_cancelled_and_its_best_is_in_the_list(app) 
     expect(page.get_by_text("2 classes. 26 training pictures change the weights")).to_be_visible(timeout=TIMEOUT_MS)
     app.idle()  # the run that draws the button takes it away if it is stopped
     page.get_by_role("button", name="Run: Train").click(timeout=TIMEOUT_MS)
-    # The curves are there, and grow without a click.
-    expect(page.locator(".st-key-so_far_loss .js-plotly-plot")).to_be_visible(timeout=TIMEOUT_MS)
-    expect(page.locator(".st-key-so_far_accuracy").get_by_text("linear probe, validation")).to_be_visible()
+    # The curves are there, and grow without a click. For a moment the old one and the new one stand there together.
+    expect(page.locator(".st-key-so_far_loss .js-plotly-plot").first).to_be_visible(timeout=TIMEOUT_MS)
+    expect(page.locator(".st-key-so_far_accuracy").get_by_text("linear probe, validation").first).to_be_visible()
     epoch = page.get_by_text(re.compile(r"^Epoch \d+ of 1000"))
     expect(epoch).to_be_visible(timeout=TIMEOUT_MS)
     before = epoch.inner_text()
     expect(page.get_by_text(before, exact=True)).not_to_be_visible(timeout=TIMEOUT_MS)
     expect(page.get_by_text(re.compile(r"^Train: [\d,]+ of 26,040, .*about .* left"))).to_be_visible()
-    cancel = page.locator(".st-key-fine_tuning_cancel").get_by_role("button")
-    for _ in range(5):  # the curves are drawn anew twice a second, and a click meanwhile may be lost
-        if cancel.is_visible():
-            cancel.click()
-            page.wait_for_timeout(3000)
+    page.locator(".st-key-fine_tuning_cancel").get_by_role("button").click()
     expect(page.get_by_text("It was cancelled; the best epoch until then is kept.")).to_be_visible(timeout=TIMEOUT_MS)
     expect(page.get_by_test_id("stMetric").filter(has_text="Test accuracy")).to_be_visible()
     app.idle()
@@ -71,5 +63,5 @@ def test_the_study_fills_in_and_ends_in_its_figures(app) -> None:
     page = app.open(STUDY)
     page.get_by_role("button", name="Run: Make and compare the pictures").click(timeout=TIMEOUT_MS)
     expect(page.get_by_text("the latest first, with their cosine")).to_be_visible(timeout=TIMEOUT_MS)
-    expect(page.locator(".st-key-study_boxes .js-plotly-plot")).to_be_visible(timeout=TIMEOUT_MS)
+    expect(page.locator(".st-key-study_boxes .js-plotly-plot").first).to_be_visible(timeout=TIMEOUT_MS)
     expect(page.get_by_text(re.compile(r"Median of blocks\.4\.1: \d\.\d{3}\."))).to_be_visible()
