@@ -12,10 +12,10 @@ from cnnviz_core import links, manifest
 from cnnviz_core.errors import BadLink
 from cnnviz_core.links import Link
 from cnnviz_core.ui import frame
+from cnnviz_core.ui.components import cleared
 
 # What a session knows beside the state of its pages; going to another screen is as opening its link, but for these.
 _KEPT = ("my_pictures", "given_up", "run_again", "num_opened", "begun")
-_CLEARED_SECONDS = 0.2
 
 
 def here() -> Link:
@@ -55,20 +55,16 @@ def follow() -> bool:
     """Goes to the screen that was asked for; gives whether one was, and then nothing else may be drawn in this run.
 
     A widget that stays on screen would keep its value against the link, and its name in the address is taken. So one
-    run draws no widgets at all, and only after it does the page change.
+    run draws no widgets at all, and only after it does the page change. What begins the second run must do so once:
+    another request on its way, such as a timer's, would arrive on the new page with the old page's address.
     """
     if "wanted_screen" not in st.session_state:
         return False
-    _leave()
-    return True
-
-
-@st.fragment(run_every=_CLEARED_SECONDS)
-def _leave() -> None:
     if "is_cleared" not in st.session_state:
         st.session_state["is_cleared"] = True
         st.caption("Opening the screen")
-        return
+        cleared.then_run(key="cleared")
+        return True
     path, params, notice = st.session_state["wanted_screen"]
     kept = {name: st.session_state[name] for name in _KEPT if name in st.session_state}
     st.session_state.clear()
@@ -76,6 +72,7 @@ def _leave() -> None:
     if notice:
         st.session_state["notice_there"] = notice
     st.switch_page(path, query_params=params)
+    return True
 
 
 def path_of(link: Link) -> str | None:

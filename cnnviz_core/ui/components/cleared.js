@@ -1,0 +1,23 @@
+// Tells once when nothing of the run before is on screen any more: Streamlit takes it away when a run has ended.
+const watches = new WeakMap();
+const LOOK_MS = 50;
+const LONGEST_MS = 3000;
+
+class Watch {
+  update(_, tell) {
+    clearInterval(this.timer);
+    const latest = performance.now() + LONGEST_MS;
+    this.timer = setInterval(() => {
+      const app = document.querySelector("[data-testid=stApp]");
+      if (app?.dataset.testScriptState !== "notRunning" && performance.now() < latest) return;
+      clearInterval(this.timer);
+      tell([]);
+    }, LOOK_MS);
+  }
+
+  close() {
+    clearInterval(this.timer);
+  }
+}
+
+export default (component) => mounted(watches, component, () => new Watch());
