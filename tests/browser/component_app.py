@@ -1,6 +1,7 @@
 """Mounts the browser-side parts for the tests; ``?scene=`` says which."""
 
 import io
+import time
 
 import numpy as np
 import plotly.colors
@@ -9,7 +10,7 @@ from PIL import Image
 from scipy import ndimage
 from skimage import data
 
-from cnnviz_core.ui.components import before_after, heat_view, tiles
+from cnnviz_core.ui.components import before_after, cleared, heat_view, tiles
 
 
 @st.cache_data
@@ -252,6 +253,17 @@ def compared() -> None:
     before_after.show(key="pair", before=before.getvalue(), after=after.getvalue(), names=names, aria="Edge")
 
 
-SCENES = {f.__name__: f for f in (wall, refusing, flat, shrunk, tabs, thousand, heat, gallery, compared)}
+def emptied() -> None:
+    """Runs again by itself; tells how often it ran, and for how many of these runs the one before had ended."""
+    st.session_state.runs = runs = st.session_state.get("runs", 0) + 1
+    st.session_state.ended = ended = st.session_state.get("ended", 0) + ("is_running" not in st.session_state)
+    st.session_state.is_running = True
+    cleared.then_run(key="cleared")
+    time.sleep(0.5)
+    st.caption(f"runs {runs}, {ended} after the end of the one before")
+    del st.session_state.is_running
+
+
+SCENES = {f.__name__: f for f in (wall, refusing, flat, shrunk, tabs, thousand, heat, gallery, compared, emptied)}
 st.set_page_config(layout="wide")
 SCENES[st.query_params.get("scene", "wall")]()

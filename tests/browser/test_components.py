@@ -508,3 +508,13 @@ def test_the_edge_between_two_pictures_follows_pointer_and_keys_and_stays(parts)
     page.wait_for_timeout(1_000)  # for the other picture to be decoded
     assert (seen(0.06), seen(0.14)) == (black, green)
     expect(slider).to_have_value("10")
+
+
+# ---- cleared
+
+
+def test_a_page_runs_once_more_after_its_run_has_ended(parts):
+    page = parts.open("/?scene=emptied")
+    says(page, "runs 2, 2 after")
+    page.wait_for_timeout(1000)
+    says(page, "runs 2, 2 after")

@@ -4,15 +4,20 @@ const LOOK_MS = 50;
 const LONGEST_MS = 3000;
 
 class Watch {
+  constructor() {
+    this.latest = performance.now() + LONGEST_MS;
+    this.timer = setInterval(() => this.look(), LOOK_MS);
+  }
+
   update(_, tell) {
-    clearInterval(this.timer);
-    const latest = performance.now() + LONGEST_MS;
-    this.timer = setInterval(() => {
-      const app = document.querySelector("[data-testid=stApp]");
-      if (app?.dataset.testScriptState !== "notRunning" && performance.now() < latest) return;
-      clearInterval(this.timer);
-      tell([]);
-    }, LOOK_MS);
+    this.tell = tell;
+  }
+
+  look() {
+    const app = document.querySelector("[data-testid=stApp]");
+    if (app?.dataset.testScriptState !== "notRunning" && performance.now() < this.latest) return;
+    this.close();
+    this.tell([]);
   }
 
   close() {
