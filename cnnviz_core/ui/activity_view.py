@@ -74,8 +74,6 @@ def _live(whose: Whose) -> list[tuple[Queue, Job]]:
 
 def _now(whose: Whose, keys: list[str]) -> None:
     live = _live(whose)
-    if {job.key for _, job in live} != set(keys):
-        st.rerun()
     for line, job in live:
         record = job.record
         if record is None:
@@ -88,6 +86,8 @@ def _now(whose: Whose, keys: list[str]) -> None:
                 st.progress(share, text=frame.plain(words))
             _described(record, whose)
             _open_button(record, "Open", f"live_{record.name}_open")
+    if {job.key for _, job in live} != set(keys):  # last, so that a click has been heard
+        st.rerun()
 
 
 def before(whose: Whose) -> None:

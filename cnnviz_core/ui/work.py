@@ -319,11 +319,15 @@ def controls(jobs_of_line: Queue, job: Job, *, name: str) -> None:
     line.progress(share, text=frame.plain(words))
     is_shared = job.owners != {me}
     if job.state is State.PAUSED:
-        pressed = line.button("Resume", key=f"{name}_resume", icon=":material/play_arrow:")
-        if pressed:
-            jobs_of_line.resume(job)
+        line.button(
+            "Resume",
+            key=f"{name}_resume",
+            icon=":material/play_arrow:",
+            on_click=_press,
+            args=(jobs_of_line.resume, job),
+        )
     else:
-        pressed = line.button(
+        line.button(
             "Pause",
             key=f"{name}_pause",
             icon=":material/pause:",
@@ -331,15 +335,28 @@ def controls(jobs_of_line: Queue, job: Job, *, name: str) -> None:
             help="Somebody else waits for it, too."
             if is_shared
             else "It stops after its present step, keeps what it has, and makes room for the next job.",
+            on_click=_press,
+            args=(jobs_of_line.pause, job),
+            kwargs={"owner": me},
         )
-        if pressed:
-            frame.guarded(jobs_of_line.pause)(job, owner=me)
-    if line.button("Cancel", key=f"{name}_cancel", icon=":material/stop:"):
-        st.session_state.setdefault("given_up", set()).add(job.key)
-        jobs_of_line.cancel(job, owner=me, may_return=person.may_return)
-        st.rerun()
-    if pressed:
-        st.rerun()
+    line.button(
+        "Cancel", key=f"{name}_cancel", icon=":material/stop:", on_click=_press, args=(_give_up, jobs_of_line, job)
+    )
+
+
+def _press(action: Callable[..., object], *args: object, **settings: object) -> None:
+    """What a button of a job does, after which the whole page runs again.
+
+    Streamlit calls it before anything of the run. A run that asks its buttons loses the click where it ends before it
+    comes to them: because another job of the page has ended at that moment, say.
+    """
+    frame.guarded(action)(*args, **settings)
+    st.rerun()
+
+
+def _give_up(jobs_of_line: Queue, job: Job) -> None:
+    st.session_state.setdefault("given_up", set()).add(job.key)
+    jobs_of_line.cancel(job, owner=person.me(), may_return=person.may_return)
 
 
 def progress(jobs_of_line: Queue, job: Job) -> tuple[float, str]:

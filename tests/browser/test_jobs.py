@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from playwright.sync_api import Browser, Page, expect
 
+HERE = Path(__file__).parent
 SLOW = "/occlusion?patch=8&stride=1"  # tens of thousands of places
 TIMEOUT_MS = 40_000
 
@@ -39,3 +42,11 @@ def test_a_job_outlives_its_tab_and_is_found_by_its_owner_only(app, browser: Bro
     tab.get_by_role("button", name="Cancel").click()
     expect(tab.get_by_text("Cancelled after")).to_be_visible(timeout=TIMEOUT_MS)
     tab.close()
+
+
+def test_a_click_counts_although_another_job_of_the_page_ends_at_that_moment(visit) -> None:
+    page = visit(HERE / "job_app.py").open()
+    page.get_by_text("Now", exact=True).wait_for(timeout=TIMEOUT_MS)
+    page.locator(".st-key-lengthy_cancel").get_by_role("button").click()
+    expect(page.get_by_text("The brief one: there")).to_be_visible(timeout=TIMEOUT_MS)
+    expect(page.get_by_text("Cancelled after")).to_be_visible(timeout=5000)

@@ -35,6 +35,8 @@ def page() -> None:
 
     here = PageLink("look", st.session_state.get("path", "pages/look/home.py"), "Home", "What?", "home")
     st.session_state["page"], st.session_state["pages"] = here, (here,)
+    if st.session_state.pop("ends_early", False):
+        st.rerun()
     number = st.number_input("Number", 0, 9, key="number")
     seconds = st.session_state.get("seconds", 20.0)
 
@@ -106,6 +108,22 @@ def test_what_was_cancelled_stays_so_until_it_is_asked_for() -> None:
     run(app)
     until(lambda: work.queue().find("key 0").state is State.DONE)
     assert "found result 0" in run(app).markdown[-1].value
+
+
+def test_a_click_counts_although_its_run_ends_before_it_comes_to_the_button() -> None:
+    app = run(AppTest.from_function(page))
+    job = work.queue().find("key 0")
+    until(lambda: job.step is not None)
+    for button, state in (
+        ("slow_pause", State.PAUSED),
+        ("slow_resume", State.RUNNING),
+        ("slow_cancel", State.CANCELLED),
+    ):
+        app.session_state["ends_early"] = True
+        app.button(key=button).click()
+        run(app)
+        until(lambda state=state: job.state is state)
+        run(app)
 
 
 def test_a_pause_lasts_while_the_page_runs_again_until_it_is_resumed() -> None:
