@@ -10,6 +10,7 @@ Package map, from the outside in::
     collections/     folders of pictures: what is in them, their index, exact search
     render           results -> uint8 pictures and plotly figures; no torch, no streamlit
     jobs             long work: a queue with fair turns, progress, partial results, pause and cancel
+    turns            quick computations, a few at a time, between the steps of long work
     job_records      what is known of each job after its server has gone
     result_files     finished results on disk, without pickle
     machine          what the machine has left of memory and disk

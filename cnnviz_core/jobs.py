@@ -5,23 +5,20 @@ its owner leaves the page, reloads or closes the tab, and is found again by its 
 which settings. Whoever asks for the same thing meanwhile shares the job.
 
 Everything that people may ask of a job happens between two of its steps: it stops for a pause or a cancel, and lets the
-quick computations of other people go first (:class:`Turns`). With :class:`~cnnviz_core.job_records.Records`, jobs and
-their results outlive the server.
+quick computations of other people go first (:class:`~cnnviz_core.turns.Turns`). With
+:class:`~cnnviz_core.job_records.Records`, jobs and their results outlive the server.
 """
 
 from __future__ import annotations
 
 import concurrent.futures.thread  # noqa: F401
 import gc
-import itertools
 import logging
-import math
 import threading
 import time
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from cnnviz_core import journal, startup
@@ -30,6 +27,7 @@ from cnnviz_core.job_records import Details, Record, Records, State, name_of
 from cnnviz_core.result_files import num_bytes
 from cnnviz_core.results import Step
 from cnnviz_core.store import StorageFailed
+from cnnviz_core.turns import Turns
 
 OnStep = Callable[[Step], None]
 Work = Callable[[OnStep], object]
@@ -38,8 +36,6 @@ _MOST_LIVE = 30  # of one person
 _MOST_ASIDE = 3  # paused or set aside; each keeps the memory that it works with
 _TURN_SECONDS = 60.0  # after which a job lets somebody else's go on, if one waits
 _LONGEST_PAUSE_SECONDS = 6 * 3600.0
-_GIVES_WAY_SECONDS = 2.0
-_KEEPS_PLACE_SECONDS = 0.5  # from one thing of a page to its next
 _HALT_SECONDS = 8.0  # less than what a container is given to stop
 _HINT = "Try a smaller picture, fewer channels or pictures at once, or a smaller network"
 
@@ -70,62 +66,6 @@ class TooManyJobs(CnnvizError):
 
 class _Cancelled(BaseException):
     """Ends a job's work at its next step. Not an Exception, so that no method's own handler takes it."""
-
-
-class Turns:
-    """Quick computations, a few at a time, who came first before the others; long work lets them go first.
-
-    A page that computes several things one after another keeps its place before those who came later: what takes five
-    turns does not stand five times at the end of the line.
-
-    Args:
-        num: How many run at the same time.
-    """
-
-    def __init__(self, num: int) -> None:
-        self._num_free = max(1, num)
-        self._num_here = 0
-        self._line: list[tuple[float, int]] = []
-        self._numbers = itertools.count()
-        self._changed = threading.Condition()
-        self._mine = threading.local()
-
-    @contextmanager
-    def take(self) -> Iterator[None]:
-        """Waits for a turn and holds it."""
-        with self._changed:
-            self._num_here += 1
-        try:
-            self._wait()
-            try:
-                yield
-            finally:
-                with self._changed:
-                    self._num_free += 1
-                    self._mine.left = time.monotonic()
-        finally:
-            with self._changed:
-                self._num_here -= 1
-                self._changed.notify_all()
-
-    def _wait(self) -> None:
-        now = time.monotonic()
-        if now - getattr(self._mine, "left", -math.inf) > _KEEPS_PLACE_SECONDS:
-            self._mine.came = now
-        place = self._mine.came, next(self._numbers)
-        with self._changed:
-            self._line.append(place)
-            try:
-                self._changed.wait_for(lambda: self._num_free and place == min(self._line))
-                self._num_free -= 1
-            finally:
-                self._line.remove(place)
-                self._changed.notify_all()
-
-    def let_go_first(self) -> None:
-        """Waits until nobody computes or waits for a turn, but not for ever: long work must come to its end, too."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._num_here == 0, timeout=_GIVES_WAY_SECONDS)
 
 
 @dataclass(eq=False)
@@ -310,6 +250,12 @@ class Queue:
         if job is None and self._records is not None:
             job = self._read(key, self._records)
         return job
+
+    def find_live(self, key: str) -> Job | None:
+        """The job of that key, if it waits, runs or is paused; no finished result is read from disk for it."""
+        with self._changed:
+            job = self._jobs.get(key)
+        return job if job is not None and job.is_live else None
 
     def live(self) -> list[Job]:
         """The jobs that wait, run or are paused, in the order in which they will have their turn; paused ones last."""

@@ -27,6 +27,7 @@ LEVELS = (
         "roles",
         "torchvision_shim",
         "receptive_field",
+        "turns",
     },
     {"settings", "results", "maps", "startup", "catalogue", "checkpoints", "html_report", "links"},
     {"cka", "cli", "images"},

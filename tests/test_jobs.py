@@ -18,8 +18,9 @@ import torch
 from cnnviz_core import job_records, jobs, store
 from cnnviz_core.errors import BadSetting
 from cnnviz_core.job_records import Details, Records, State
-from cnnviz_core.jobs import Job, OnStep, Queue, TooManyJobs, Turns
+from cnnviz_core.jobs import Job, OnStep, Queue, TooManyJobs
 from cnnviz_core.results import Step
+from cnnviz_core.turns import Turns
 
 
 def until(condition: Callable[[], bool]) -> None:
@@ -683,7 +684,7 @@ def test_between_two_steps_quick_computations_go_first() -> None:
 
 
 def test_long_work_comes_to_its_end_however_many_others_come(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jobs, "_GIVES_WAY_SECONDS", 0.02)
+    monkeypatch.setattr("cnnviz_core.turns._GIVES_WAY_SECONDS", 0.02)
     turns = Turns(1)
     queue = Queue(turns=turns)
     with turns.take():
@@ -691,64 +692,6 @@ def test_long_work_comes_to_its_end_however_many_others_come(monkeypatch: pytest
         steps = Steps(3)
         steps.go(3)
         assert ended(queue.submit("longer", "work", steps, owner="ada")).result == "whole"
-
-
-def test_only_so_many_quick_computations_run_at_a_time() -> None:
-    turns, running, most = Turns(2), [], []
-
-    def compute() -> None:
-        with turns.take():
-            running.append(1)
-            most.append(len(running))
-            time.sleep(0.01)
-            running.pop()
-
-    threads = [threading.Thread(target=compute) for _ in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert max(most) == 2
-    turns.let_go_first()  # returns at once: nobody is left
-
-
-def order_of_turns() -> str:
-    """Who had the only turn when a wants two, and b and c, who come after a, want one each."""
-    turns, order = Turns(1), []
-    a_has_one, others_wait = threading.Event(), threading.Event()
-
-    def want(name: str, num: int) -> None:
-        for _ in range(num):
-            with turns.take():
-                order.append(name)
-                if name == "a":
-                    a_has_one.set()
-                    others_wait.wait(5)
-                time.sleep(0.05)  # long enough for a to be back in the line
-
-    def start(name: str, num: int) -> threading.Thread:
-        thread = threading.Thread(target=want, args=(name, num))
-        thread.start()
-        return thread
-
-    threads = [start("a", 2)]
-    assert a_has_one.wait(5)
-    for name in "bc":
-        threads.append(start(name, 1))
-        until(lambda: len(turns._line) == len(threads) - 1)
-    others_wait.set()
-    for thread in threads:
-        thread.join(5)
-    return "".join(order)
-
-
-def test_what_takes_several_turns_keeps_its_place_in_the_line() -> None:
-    assert order_of_turns() in {"aabc", "abac"}  # b may have the one that has just come free
-
-
-def test_who_comes_back_later_stands_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jobs, "_KEEPS_PLACE_SECONDS", 0)
-    assert order_of_turns() == "abca"
 
 
 # ---- memory ---------------------------------------------------------------------------------------------------------
@@ -859,6 +802,19 @@ def test_what_memory_does_not_hold_any_more_is_read_from_disk(tmp_path: Path) ->
     for key in "abc":
         ended(queue.submit(key, "work", lambda _, key=key: key.upper(), owner="ada"))
     assert [queue.find(key).result for key in "abc"] == ["A", "B", "C"]
+
+
+def test_whether_a_job_lives_is_told_without_reading_a_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    queue, gate = Queue(max_finished=1, records=Records(tmp_path, results_mb=10)), Gate()
+    waiting = queue.submit("waits", "Waits", gate, owner="ada")
+    gone = queue.submit("gone", "Gone", lambda _: "there", owner="ada")
+    assert queue.find_live("waits") is waiting
+    assert queue.find_live("gone") is gone  # in the line
+    gate.may_go_on.set()
+    ended(gone)
+    ended(queue.submit("last", "Last", lambda _: "there", owner="ada"))  # only it stays in memory
+    monkeypatch.setattr(queue._records.results, "load", lambda _: pytest.fail("a result was read"))
+    assert [queue.find_live(key) for key in ("waits", "gone", "last", "unheard of")] == [None] * 4
 
 
 def test_finished_results_are_bounded_by_memory_and_come_back_from_disk(tmp_path: Path) -> None:

@@ -139,7 +139,9 @@ def _find(chosen: Selection, asked: Asked, method: str) -> ClassImages | None:
     )
 
 
-def _make(chosen: Selection, settings: dict[str, Any], *, name: str, title: str, at_once: bool) -> ClassImages | None:
+def _make(
+    chosen: Selection, settings: dict[str, Any], *, name: str, title: str, at_once: bool | None
+) -> ClassImages | None:
     model = chosen.model
 
     def make(on_step: Callable[[Step], None]) -> ClassImages:

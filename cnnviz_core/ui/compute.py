@@ -14,9 +14,9 @@ import streamlit as st
 from cnnviz_core import models, photos, settings, startup, store
 from cnnviz_core.errors import OutOfMemory
 from cnnviz_core.images import InputImage
-from cnnviz_core.jobs import Turns
 from cnnviz_core.model_shelf import Shelf
 from cnnviz_core.models import LoadedModel
+from cnnviz_core.turns import Turns
 
 T = TypeVar("T")
 

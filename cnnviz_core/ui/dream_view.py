@@ -272,7 +272,7 @@ def find(chosen: Selection, asked: Asked) -> Dream | None:
     """The dream: a small one at once, the asked one on demand, both live."""
     quick = asked.preview
 
-    def draw_one(one: Asked, *, name: str, title: str, at_once: bool) -> Dream | None:
+    def draw_one(one: Asked, *, name: str, title: str, at_once: bool | None) -> Dream | None:
         found: Dream | None = work.run(
             deep_dream.dream,
             chosen,

@@ -226,7 +226,7 @@ def find(chosen: Selection, asked: Asked) -> Synthesis | None:
     )
 
 
-def _make(chosen: Selection, asked: Asked, *, name: str, title: str, at_once: bool = False) -> Synthesis | None:
+def _make(chosen: Selection, asked: Asked, *, name: str, title: str, at_once: bool | None = False) -> Synthesis | None:
     model, image, settings = chosen.model, asked.image, asked.settings
 
     def make(on_step: Callable[[Step], None]) -> Synthesis:

@@ -123,7 +123,7 @@ def find(chosen: Selection, asked: Asked) -> Inversion | None:
     """The pictures: small ones at once, the asked ones on demand, both live."""
     num, quick = len(asked.layers), asked.preview
 
-    def draw_one(one: Asked, *, name: str, title: str, at_once: bool) -> Inversion | None:
+    def draw_one(one: Asked, *, name: str, title: str, at_once: bool | None) -> Inversion | None:
         found: Inversion | None = work.run(
             inversion.invert,
             chosen,

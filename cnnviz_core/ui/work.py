@@ -68,7 +68,7 @@ def run(
     title: str,
     cost: str,
     show: Callable[[Any], None],
-    at_once: bool = False,
+    at_once: bool | None = False,
     hint: str = "",
     **settings: Any,
 ) -> Any | None:
@@ -104,6 +104,8 @@ def asked_or_quick(
 ) -> Any | None:
     """What was asked for, on demand; until it is there, a quick version of it, which starts by itself.
 
+    A quick version that is still being made is let go when the other one is asked for; one that is there stays.
+
     Args:
         draw: Takes either of the two with ``name``, ``title`` and ``at_once``, which it gives to :func:`until_done`.
         asked: What was asked for.
@@ -120,10 +122,16 @@ def asked_or_quick(
     found = draw(asked, name=name, title=title, at_once=is_quick)
     if found is not None or is_quick:
         return found
-    found = draw(quick, name=f"quick_{name}", title=quick_title, at_once=True)
+    is_under_way = name in _under_way()
+    found = draw(quick, name=_quick(name), title=quick_title, at_once=None if is_under_way else True)
     if found is not None:
-        st.caption(f"Below: {below}. Run it for what you asked for.")
+        st.caption(f"Below: {below}." + ("" if is_under_way else " Run it for what you asked for."))
     return found
+
+
+def _quick(name: str) -> str:
+    """The place of the quick version of what is made in a place."""
+    return f"quick_{name}"
 
 
 def described(model: LoadedModel, image: InputImage | None, settings: Mapping[str, object]) -> dict[str, str]:
@@ -168,7 +176,7 @@ def until_done(
     title: str,
     cost: str,
     show: Callable[[Any], None] | None = None,
-    at_once: bool = False,
+    at_once: bool | None = False,
     line: str = "methods",
     hint: str = "",
     about: Mapping[str, object] | None = None,
@@ -185,7 +193,8 @@ def until_done(
         cost: What it takes, said before it is started.
         show: Draws what is there so far, while it runs; None for nothing to show.
         at_once: Whether it starts by itself when it was never asked for; for what takes seconds and the page needs.
-            It is let go when the settings change meanwhile, or when another page has long work to do.
+            It is let go when the settings change meanwhile, or when another page has long work to do. None: neither
+            by itself nor on demand; it gives only what is there already.
         line: Jobs of one line wait for each other.
         hint: Sentence without its full stop that says which setting to lower where memory runs out.
         about: Settings for the list of jobs; None takes those in the address of the page.
@@ -195,11 +204,14 @@ def until_done(
         The result; after a cancel what was there by then, if anything; None until it is there.
     """
     jobs_of_line, me = queue(line), person.me()
+    _under_way().discard(name)
     job = jobs_of_line.find(key)
     if job is not None and job.state is State.DONE:
         if job.notice:
             st.warning(frame.plain(job.notice), icon=":material/disc_full:")
         return job.result
+    if at_once is None:
+        return None
 
     given_up: set[str] = st.session_state.setdefault("given_up", set())
 
@@ -221,6 +233,7 @@ def until_done(
         # Who waits already and asks again would end a pause.
         if begins or is_asked_again or job is None or me not in job.owners:
             start(by_itself=not is_asked_again)
+        _under_way().add(name)
         _live(key, name, show, line)
         return None
     found = None if mine is None else _broken_off(mine)
@@ -264,15 +277,15 @@ def _asked_again(key: str) -> bool:
 def _let_others_go(name: str, key: str, line: str, *, by_itself: bool) -> None:
     """Ends what began by itself in this session and is not looked at any more, now that other long work is wanted.
 
-    That is what another page began, and what stood in this place with other settings.
+    That is what another page began, what stood in this place with other settings, and its quick version.
     """
     begun, here = _begun(), frame.page().path
     for place, (its_page, its_line, its_key) in list(begun.items()):
-        if its_key == key or (its_page == here and place != name):
+        if its_key == key or (its_page == here and place not in (name, _quick(name))):
             continue
         del begun[place]
-        old = queue(its_line).find(its_key)
-        if old is not None and old.is_live and old.by_itself and old.state is not State.PAUSED:
+        old = queue(its_line).find_live(its_key)
+        if old is not None and old.by_itself and old.state is not State.PAUSED:
             queue(its_line).cancel(old, owner=person.me(), may_return=person.may_return, lets_go=True)
     if by_itself:
         begun[name] = here, line, key
@@ -282,6 +295,12 @@ def _begun() -> dict[str, tuple[str, str, str]]:
     """What began by itself in this session, by its place: page, line and key."""
     begun: dict[str, tuple[str, str, str]] = st.session_state.setdefault("begun", {})
     return begun
+
+
+def _under_way() -> set[str]:
+    """The places whose work waits, runs or is paused, as far as this run has drawn them."""
+    under_way: set[str] = st.session_state.setdefault("under_way", set())
+    return under_way
 
 
 def _details(about: Mapping[str, object] | None) -> Details:
@@ -296,8 +315,8 @@ def _details(about: Mapping[str, object] | None) -> Details:
 def _live(key: str, name: str, show: Callable[[Any], None] | None, line: str) -> None:
     """Progress of a job, told twice a second; the page runs again when it has ended."""
     jobs_of_line = queue(line)
-    job = jobs_of_line.find(key)
-    if job is None or not job.is_live:
+    job = jobs_of_line.find_live(key)
+    if job is None:
         st.rerun()
         return
     controls(jobs_of_line, job, name=name)

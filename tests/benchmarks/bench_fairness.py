@@ -11,10 +11,11 @@ import time
 
 from cnnviz_core import models, photos, settings, startup
 from cnnviz_core.job_records import State
-from cnnviz_core.jobs import Job, OnStep, Queue, Turns
+from cnnviz_core.jobs import Job, OnStep, Queue
 from cnnviz_core.methods import cam, deep_dream
 from cnnviz_core.models import LoadedModel
 from cnnviz_core.results import Step
+from cnnviz_core.turns import Turns
 
 ROUNDS = 12
 THINK_SECONDS = 0.3

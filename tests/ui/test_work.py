@@ -10,7 +10,7 @@ import pytest
 import streamlit as st
 from streamlit.testing.v1 import AppTest
 
-from cnnviz_core import settings
+from cnnviz_core import job_records, settings
 from cnnviz_core.job_records import State
 from cnnviz_core.ui import person, work
 
@@ -164,6 +164,22 @@ def test_what_another_page_began_by_itself_is_let_go_once_this_one_needs_long_wo
     until(lambda: work.queue().find("key 0").state is State.DONE)
 
 
+def test_no_finished_result_is_read_to_let_it_go(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    app = AppTest.from_function(page)
+    app.session_state["seconds"] = 0.0
+    run(app)
+    until(lambda: work.queue().find("key 0").state is State.DONE)
+    work._lines.clear()  # as if it had left memory
+    read = []
+    results = work.records().results
+    monkeypatch.setattr(results, "load", lambda name: read.append(name))
+    app.number_input(key="number").set_value(1)
+    run(app)
+    until(lambda: work.queue().find("key 1").state is State.DONE)
+    assert job_records.name_of("key 1") in read
+    assert job_records.name_of("key 0") not in read
+
+
 def test_what_was_asked_for_by_a_click_goes_on_when_its_page_is_left() -> None:
     app = run(AppTest.from_function(page))
     first = work.queue().find("key 0")
@@ -197,12 +213,13 @@ def quick_page() -> None:
     here = PageLink("look", "pages/look/home.py", "Home", "What?", "home")
     st.session_state["page"], st.session_state["pages"] = here, (here,)
     may_end = st.session_state.setdefault("may_end", threading.Event())
+    longest_quick = st.session_state.get("longest_quick", 8)
     asked = st.number_input("Steps", 0, 99, 50, key="steps")
 
     def draw(steps: int, *, name: str, title: str, at_once: bool) -> str | None:
         def make(on_step) -> str:
             on_step(Step(1, 2))
-            while steps > 8 and not may_end.wait(0.01):
+            while steps > longest_quick and not may_end.wait(0.01):
                 on_step(Step(1, 2))
             return f"{steps} steps"
 
@@ -229,6 +246,31 @@ def test_a_quick_version_is_there_at_once_and_the_asked_one_on_demand() -> None:
     app.session_state["may_end"].set()
     until(lambda: work.queue().find("50").state is State.DONE)
     assert run(app).markdown[-1].value == "found 50 steps"
+
+
+def test_a_quick_version_that_is_not_there_yet_is_let_go_for_the_asked_one_and_comes_back_without_it() -> None:
+    app = AppTest.from_function(quick_page)
+    app.session_state["longest_quick"] = 7
+    run(app)
+    quick = work.queue().find("8")
+    until(lambda: quick.step is not None)
+    app.button(key="made_run").click()
+    run(app)
+    until(lambda: quick.state is State.CANCELLED)
+    asked = work.queue().find("50")
+    run(app)
+    assert [job for _, job in work.live()] == [asked]
+    assert {button.key for button in app.button} == {"made_pause", "made_cancel"}
+    assert not app.warning
+    app.button(key="made_cancel").click()
+    run(app)
+    until(lambda: asked.state is State.CANCELLED)
+    run(app)
+    again = work.queue().find("8")
+    assert again.is_live
+    app.session_state["may_end"].set()
+    until(lambda: again.state is State.DONE)
+    assert run(app).markdown[-1].value == "found 8 steps"
 
 
 def test_what_is_quick_enough_itself_is_not_made_twice() -> None:
