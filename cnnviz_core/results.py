@@ -379,13 +379,13 @@ class ContextTest:
 
     Attributes:
         whole: The untouched crop, as an edit that replaced nothing.
-        edits: One for each replaced part and fill.
+        edits: One for each replaced part and fill; while it is made, as many as are there.
         mask: The object, over the crop.
         evidence_outside: Share of the map's positive values outside the object, 0..1; not a number without any.
         area_outside: Share of the crop's area outside the object, to compare with.
         target: Class index.
         target_label: The class's name.
-        verdict: What the numbers say, in a sentence or two.
+        verdict: What the numbers say, in a sentence or two; empty until both parts have been replaced.
         run: How it was made.
     """
 

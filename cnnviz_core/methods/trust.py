@@ -554,7 +554,8 @@ def context_test(
         target: Class index; None takes the top prediction of the whole picture.
         fills: Keys of :data:`FILLS`: what takes the place of the background, and then of the object.
         other: The photo that "photo" takes; without it that fill is left out.
-        on_step: Called after each edit; what it raises ends the work.
+        on_step: Called after the whole picture and each edit, with the result so far as ``partial``; what it raises
+            ends the work.
 
     Returns:
         For each edit its pixels, predictions and map; and how much of the evidence lay outside the object at first.
@@ -580,26 +581,34 @@ def context_test(
         values = maps.read(explain(model, edited))
         return ContextEdit(replaced, fill, shown, best, found.probabilities[at], found.logits[at], values)
 
+    run_settings = {"target": target, "fills": usable}
     whole = look("", "", pixels)
     edits: list[ContextEdit] = []
+
+    def reported() -> ContextTest:
+        result = ContextTest(
+            whole=whole,
+            edits=tuple(edits),
+            mask=Mask(inside, mask.method if isinstance(mask, Mask) else "given"),
+            evidence_outside=1 - evidence_inside(whole.map, inside),
+            area_outside=float((~inside).mean()),
+            target=target,
+            target_label=model.class_names[target],
+            verdict="",
+            run=_run(model, image, "trust.context_test", start, run_settings),
+        )
+        result = replace(result, verdict=_context_verdict(result))
+        if on_step:
+            on_step(Step(1 + len(edits), 1 + 2 * len(usable), result))
+        return result
+
+    result = reported()
     for fill in usable:
         filled = _fill(fill, has_other=True).make(model, pixels, other_pixels)
         for replaced, keep in (("background", inside), ("object", ~inside)):
             edits.append(look(replaced, fill, np.where(keep[..., None], pixels, filled)))
-            if on_step:
-                on_step(Step(len(edits), 2 * len(usable)))
-    result = ContextTest(
-        whole=whole,
-        edits=tuple(edits),
-        mask=Mask(inside, mask.method if isinstance(mask, Mask) else "given"),
-        evidence_outside=1 - evidence_inside(whole.map, inside),
-        area_outside=float((~inside).mean()),
-        target=target,
-        target_label=model.class_names[target],
-        verdict="",
-        run=_run(model, image, "trust.context_test", start, {"target": target, "fills": usable}),
-    )
-    return replace(result, verdict=_context_verdict(result))
+            result = reported()
+    return result
 
 
 def crop_mask(model: LoadedModel, image: InputImage, mask: Mask | Bools) -> Mask:
@@ -675,10 +684,13 @@ _CONTEXT_VERDICTS = {
 
 
 def _context_verdict(result: ContextTest) -> str:
-    without = {
-        part: float(np.median([edit.probability for edit in result.edits if edit.replaced == part]))
-        for part in ("background", "object")
+    """Empty as long as either part has not been replaced yet."""
+    found = {
+        part: [edit.probability for edit in result.edits if edit.replaced == part] for part in ("background", "object")
     }
+    if not all(found.values()):
+        return ""
+    without = {part: float(np.median(probabilities)) for part, probabilities in found.items()}
     whole = result.whole.probability
     enough = (without["background"] >= _ENOUGH * whole, without["object"] >= _ENOUGH * whole)
     evidence = (

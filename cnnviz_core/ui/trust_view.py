@@ -219,7 +219,7 @@ def _cheating(one: MapPicture, _all_maps: Sequence[MapPicture]) -> None:
         name="context",
         title="Is it cheating?",
         cost=_cost(one, "Six edited pictures: background, then object, replaced by blur, grey, another photo.", 8),
-        show=lambda _partial: None,
+        show=_draw_context,
         method=one.run.method,
         settings=_frozen(one.run),
         box=rectangle if by == _RECTANGLE else None,
@@ -227,11 +227,17 @@ def _cheating(one: MapPicture, _all_maps: Sequence[MapPicture]) -> None:
     )
     if found is None:
         return
-    st.markdown(f"**{frame.plain(found.verdict)}**")
+    if found.verdict:
+        st.markdown(f"**{frame.plain(found.verdict)}**")
     if by == _GRABCUT:
         st.caption(
             "The object was found from the very map that is checked. A rectangle that you draw is the stricter test."
         )
+    _draw_context(found)
+
+
+def _draw_context(found: ContextTest) -> None:
+    """The edited pictures and their maps, as far as they are there."""
     edits = (found.whole, *found.edits)
     pixels = render.rgb_mosaic(np.stack([edit.pixels for edit in edits]))
     labels = [_edit_label(edit) for edit in edits]
@@ -247,10 +253,13 @@ def _cheating(one: MapPicture, _all_maps: Sequence[MapPicture]) -> None:
         labels=labels, tile_px=_TILE_PX, smooth=True, aria="Maps of the edited pictures",
         max_height=None,
     )  # fmt: skip
+    evidence = (
+        f"{found.evidence_outside:.0%} of the map’s positive values lie outside the object, which leaves "
+        f"{found.area_outside:.0%} of the area."
+    )
     st.caption(
         f"Probability of {frame.plain(found.target_label)} in each picture, and below each picture’s map with colours "
-        f"of its own. {found.evidence_outside:.0%} of the map’s positive values lie outside the object, which leaves "
-        f"{found.area_outside:.0%} of the area."
+        f"of its own. {'The map has no positive values.' if np.isnan(found.evidence_outside) else evidence}"
     )
 
 

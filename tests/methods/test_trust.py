@@ -561,7 +561,11 @@ class TestContext:
         found = trust.context_test(
             lite0, coffee, Mask(mask, "drawn"), explain=grad_cam(target), other=other, on_step=seen.append
         )
-        assert [step.done for step in seen] == [1, 2, 3, 4, 5, 6]
+        assert [(step.done, step.total) for step in seen] == [(done, 7) for done in range(1, 8)]
+        for step in seen:
+            assert step.partial.edits == found.edits[: step.done - 1]
+            assert step.partial.evidence_outside == found.evidence_outside
+        assert [bool(step.partial.verdict) for step in seen] == [False, False, True, True, True, True, True]
         assert [(edit.fill, edit.replaced) for edit in found.edits] == [
             (fill, part) for fill in ("blur", "grey", "photo") for part in ("background", "object")
         ]

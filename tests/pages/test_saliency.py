@@ -8,6 +8,9 @@ from collections.abc import Callable
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from cnnviz_core.methods import trust
+from cnnviz_core.results import Step
+
 Open = Callable[..., AppTest]
 PAGE = "explain/saliency"
 QUICK = ["Gradient", "Deconvnet", "Guided backprop", "Input × gradient", "Guided Grad-CAM"]
@@ -121,6 +124,34 @@ def test_cheating_asks_for_a_rectangle_and_takes_it(open_page: Open, rectangle_k
     app.run()
     app.button(key="context_run").click().run()
     run_until(app, lambda app: "outside the object, which leaves 3" in captions(app))
+
+
+def test_cheating_is_seen_filling_in_and_what_is_there_stays_after_a_cancel(
+    open_page: Open, rectangle_key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    test = trust.context_test
+
+    def stops_at_the_third_step(*args: object, on_step: Callable[[Step], None], **settings: object) -> object:
+        def tell(step: Step) -> None:
+            on_step(step)
+            while step.done == 3:
+                time.sleep(0.01)
+                on_step(step)
+
+        return test(*args, on_step=tell, **settings)
+
+    monkeypatch.setattr(trust, "context_test", stops_at_the_third_step)
+    app = open_page("explain/cam", map="Grad-CAM", check="is it cheating?", object="my rectangle")
+    app.session_state[rectangle_key] = (0.1, 0.1, 0.9, 0.85)
+    app.run()
+    app.button(key="context_run").click().run()
+    run_until(app, lambda app: "3 of 7" in " ".join(bar.proto.text for bar in app.get("progress")))
+    assert "outside the object, which leaves" in captions(app)
+    assert "Probability of" not in words(app)  # no verdict while it may change
+    app.button(key="context_cancel").click().run()
+    run_until(app, lambda app: "Cancelled after 3 of 7 steps" in " ".join(w.value for w in app.warning))
+    assert "outside the object, which leaves" in captions(app)
+    assert "with the object alone" in words(app)
 
 
 def test_checks_that_need_a_class_say_so_for_a_unit(open_page: Open) -> None:
