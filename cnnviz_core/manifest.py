@@ -59,9 +59,9 @@ def manifest(
             picture alone.
         link: The screen that showed it; without the host, so that it says nothing of the server.
     """
-    return json.dumps(
+    return _as_json(
+        link,
         {
-            **({"link": {"page": link.page, "parameters": dict(link.params)}} if link else {}),
             "network": _network(run),
             **({"other_network": _network(run.other)} if run.other else {}),
             "image": _account(image, photo_id) if image else None,
@@ -69,9 +69,28 @@ def manifest(
             "settings": {name: _written(value) for name, value in run.settings.items()},
             "shown": dict(shown or {}),
             "seed": run.seed,
-            "seconds": round(run.seconds, 4),
-            "versions": {name: _version(name) for name in _PACKAGES},
+            **({"seconds": round(run.seconds, 4)} if run.seconds else {}),
             "python": python_lines(run, image=image, photo_id=photo_id, selection=selection, inputs=inputs),
+        },
+    )
+
+
+def of_screen(link: Link, *, settings: Mapping[str, object]) -> str:
+    """The screen and the settings that led to a figure for which no function gave an account of its own, as JSON.
+
+    Args:
+        link: As in :func:`manifest`.
+        settings: Numbers and words by name.
+    """
+    return _as_json(link, {"settings": dict(settings)})
+
+
+def _as_json(link: Link | None, account: Mapping[str, object]) -> str:
+    return json.dumps(
+        {
+            **({"link": {"page": link.page, "parameters": dict(link.params)}} if link else {}),
+            **account,
+            "versions": {name: _version(name) for name in _PACKAGES},
         },
         indent=2,
         ensure_ascii=False,
@@ -87,10 +106,10 @@ def python_lines(
     inputs: Mapping[str, str] | None = None,
 ) -> list[str]:
     """Lines of Python that make the result again; arguments as in :func:`manifest`."""
-    module, _, function = run.method.rpartition(".")
+    module, _, function = run.method.rpartition(".")  # no module: the network's own
     if inputs is None:
         inputs = {"image": opening(image, photo_id)} if image else {}
-    arguments = ["model", *(["other"] if run.other else []), *inputs, *_keywords(run.settings)]
+    arguments = ", ".join([*(["other"] if run.other else []), *inputs, *_keywords(run.settings)])
     packages = [
         "images",
         "models",
@@ -100,11 +119,11 @@ def python_lines(
     return [
         "from pathlib import Path",
         f"from cnnviz_core import {', '.join(packages)}",
-        f"from cnnviz_core.methods import {module}",
+        *([f"from cnnviz_core.methods import {module}"] if module else []),
         f"model = {_loading(run)}",
         *(_other(run.other) if run.other else []),
         *(f"{name} = {made}" for name, made in inputs.items()),
-        f"result = {module}.{function}({', '.join(arguments)})",
+        f"result = {module}.{function}(model, {arguments})" if module else f"result = model.{function}({arguments})",
         *([selection] if selection else []),
     ]
 

@@ -24,9 +24,10 @@ class Run:
         model_id: The network, as :func:`cnnviz_core.models.load` names it.
         weights: "default", "random:SEED" or a checkpoint's name.
         weights_hash: Digest of the network's weights.
-        method: Dotted name of the function, without the package: ``feature_maps.compute``.
+        method: Dotted name of the function, without the package: ``feature_maps.compute``; without a dot for the
+            network's own: ``predict``.
         settings: The keyword arguments, defaults filled in.
-        seconds: Wall time.
+        seconds: Wall time; 0 where nobody measured it.
         image_digest: Digest of the picture, empty where none took part.
         seed: Seed of the random draw, None where nothing was drawn.
         preprocessing_changes: Fields of Preprocessing that were given in place of the published ones.

@@ -68,6 +68,22 @@ PROCESS_WIDE = {
 }
 
 
+# What draws a chart in Streamlit.
+CHARTS = {
+    "altair_chart",
+    "area_chart",
+    "bar_chart",
+    "bokeh_chart",
+    "graphviz_chart",
+    "line_chart",
+    "plotly_chart",
+    "pydeck_chart",
+    "pyplot",
+    "scatter_chart",
+    "vega_lite_chart",
+}
+
+
 def place(path: Path) -> str:
     """The name in ``LEVELS`` of a file in the package."""
     first, *deeper = path.relative_to(PACKAGE).parts
@@ -154,6 +170,12 @@ def test_render_sees_only_results_images_and_errors(path: Path) -> None:
 @pytest.mark.parametrize("path", SOURCES, ids=relative)
 def test_only_ui_imports_streamlit(path: Path) -> None:
     assert place(path) == "ui" or not imports_of(path, "streamlit")
+
+
+@pytest.mark.parametrize("path", [*SOURCES, *PAGES, ROOT / "app.py"], ids=relative)
+def test_charts_are_drawn_in_one_place_with_their_row(path: Path) -> None:
+    drawn = names_in(path) & CHARTS
+    assert drawn == ({"plotly_chart"} if path == PACKAGE / "ui" / "charts.py" else set()), "take ui/charts.py"
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=relative)

@@ -202,10 +202,15 @@ def _largest_eigenvalues(products: Doubles, count: int) -> tuple[Doubles, Double
     return values[::-1], vectors[:, ::-1]
 
 
+def _narrow(seed: int) -> int:
+    """A seed as scikit-learn takes it, which has 32 bits for it."""
+    return seed % 2**32
+
+
 def _iterative_axes(x: FloatArray, num_axes: int, seed: int) -> tuple[Doubles, Doubles, float]:
     from sklearn.decomposition import PCA
 
-    found = PCA(num_axes, svd_solver="arpack", random_state=seed).fit(x)
+    found = PCA(num_axes, svd_solver="arpack", random_state=_narrow(seed)).fit(x)
     variances = found.explained_variance_.astype(np.float64)
     return found.components_.astype(np.float64), variances, float(variances[0] / found.explained_variance_ratio_[0])
 
@@ -244,7 +249,7 @@ def _tsne(x: FloatArray, options: Options, tell: Tell) -> Layout:
         negative_gradient_method=_repulsion(len(x)),
         callbacks=report,
         callbacks_every_iters=_STEPS_PER_REPORT,
-        random_state=options.seed,
+        random_state=_narrow(options.seed),
         n_jobs=1,
     ).fit(affinities=affinity.PerplexityBasedNN(knn_index=known, perplexity=perplexity, n_jobs=1), initialization=start)
     return Layout(np.array(found, dtype=np.float32), np.zeros(0, dtype=np.float32), float(found.kl_divergence))
@@ -565,8 +570,6 @@ def _options(
     if num_rows < chosen.min_rows:
         instead = "Use PCA." if num_rows >= METHODS["pca"].min_rows else "Add pictures."
         raise NotApplicable(f"{chosen.title} needs at least {chosen.min_rows} vectors, not {num_rows}. {instead}")
-    if not 0 <= seed < 2**32:
-        raise BadSetting(f"seed is {seed}; it must be a whole number from 0 to {2**32 - 1}.")
     if not 0 <= min_distance <= 1:
         raise BadSetting(f"min_distance is {min_distance}; it must be from 0 to 1.")
     largest = (num_rows - 1) / 3
@@ -579,7 +582,7 @@ def _options(
         raise BadSetting(f"num_neighbors is {num_neighbors}; for {num_rows} vectors it must be from 2 to {num_rows}.")
     return Options(
         method=method,
-        seed=seed,
+        seed=checked_seed(seed),
         num_axes=num_axes,
         standardize=standardize,
         perplexity=perplexity or (min(30, largest) if method == "tsne" else None),

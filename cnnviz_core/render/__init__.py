@@ -12,7 +12,8 @@ Pages import this package and call ``render.mosaic(...)``.
     figure      a picture with title, colour bar and caption, for a slide
     charts      plotly figures
     encoding    pixels -> PNG or JPEG, frames -> animations, numbers -> .npy
-    svg         plotly figures -> SVG, for reports
+    svg, space  plotly figures -> SVG, for reports; points in space as they are first seen
+    table       plotly figures -> columns of their numbers -> CSV
     numerals    numbers as people read them
 
 When it misleads: two pictures can be compared by eye only if their scales are the same. With one scale per map, a map
@@ -60,6 +61,7 @@ from cnnviz_core.render.figure import figure_png
 from cnnviz_core.render.numerals import format_value
 from cnnviz_core.render.overlays import framed, overlay, paste_onto, resize_map
 from cnnviz_core.render.svg import svg
+from cnnviz_core.render.table import figure_columns, table_csv
 from cnnviz_core.render.tiles import (
     Mosaic,
     atlas_columns,
@@ -94,6 +96,7 @@ __all__ = [
     "depth_profile",
     "distance_bars",
     "epochs_figure",
+    "figure_columns",
     "figure_png",
     "find_colour_map",
     "format_value",
@@ -121,6 +124,7 @@ __all__ = [
     "space_figure",
     "steps_figure",
     "svg",
+    "table_csv",
     "threshold_figure",
     "thumbnail",
     "thumbnail_atlas",

@@ -61,7 +61,7 @@ def histogram(
         hovertemplate="%{customdata}: %{y:,} values<extra></extra>",
     )
     figure = figure_of(bars, height=260)
-    figure.update_layout(bargap=0, showlegend=False)
+    figure.update_layout(bargap=0, showlegend=False, meta={"x": unit})
     figure.update_yaxes(title="number of values", type="log" if log_counts else "linear")
     notes = [_literal(unit)]
     if len(present):
@@ -98,7 +98,7 @@ def probability_bars(labels: Sequence[str], probabilities: Sequence[float]) -> g
         hovertemplate="%{customdata}: %{text}<extra></extra>",
     )
     figure = figure_of(bars, height=40 + 30 * len(labels))
-    figure.update_layout(bargap=0.3, showlegend=False, margin={"r": 60})
+    figure.update_layout(bargap=0.3, showlegend=False, margin={"r": 60}, meta={"name": "class"})
     figure.update_xaxes(range=[0, 1], tickformat=".0%", title="probability")
     figure.update_yaxes(
         autorange="reversed",
@@ -132,7 +132,7 @@ def distance_bars(names: Sequence[str], distances: FloatArray, *, kinds: Sequenc
         for at, name in enumerate(order)
     ]
     figure = figure_of(*bars, height=220)
-    figure.update_layout(bargap=0.25, showlegend=len(order) > 1)
+    figure.update_layout(bargap=0.25, showlegend=len(order) > 1, meta={"x": "place, 0 is nearest", "series": "label"})
     figure.update_xaxes(title="nearest first", showticklabels=False, showgrid=False)
     figure.update_yaxes(title=_literal(unit), rangemode="tozero")
     return figure
@@ -165,7 +165,11 @@ def depth_profile(layers: Sequence[str], series: Mapping[str, Sequence[float]], 
         for at, (name, values) in enumerate(series.items())
     ]
     figure = figure_of(*lines, height=340)
-    figure.update_layout(showlegend=len(series) > 1, legend={"orientation": "h", "y": 1.02, "yanchor": "bottom"})
+    figure.update_layout(
+        showlegend=len(series) > 1,
+        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom"},
+        meta={"name": "layer"},
+    )
     shown = places[:: -(-len(layers) // _MOST_TICKS) or 1]
     figure.update_xaxes(tickvals=shown, ticktext=[layers[at] for at in shown], tickangle=-40, showgrid=False)
     figure.update_yaxes(title=_literal(unit))
@@ -195,7 +199,7 @@ def box_figure(groups: Mapping[str, FloatArray], *, unit: str) -> go.Figure:
         for name, values in groups.items()
     ]
     figure = figure_of(*boxes, height=340)
-    figure.update_layout(showlegend=False)
+    figure.update_layout(showlegend=False, meta={"x": "group"})
     figure.update_xaxes(type="category", showgrid=False, tickangle=-30)
     figure.update_yaxes(title=_literal(unit))
     return figure
@@ -233,7 +237,11 @@ def cloud_figure(
         for at, (name, (x, y)) in enumerate(groups.items())
     ]
     figure = figure_of(*clouds, height=340)
-    figure.update_layout(showlegend=len(groups) > 1, legend={"orientation": "h", "y": 1.02, "yanchor": "bottom"})
+    figure.update_layout(
+        showlegend=len(groups) > 1,
+        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom"},
+        meta={"series": "group"},
+    )
     figure.update_xaxes(title=_literal(x_title))
     figure.update_yaxes(title=_literal(y_title))
     return figure
@@ -262,7 +270,11 @@ def counts_figure(names: Sequence[str], counts: Mapping[str, Sequence[int]], *, 
         for at, (series, values) in enumerate(counts.items())
     ]
     figure = figure_of(*bars, height=240)
-    figure.update_layout(showlegend=len(counts) > 1, legend={"orientation": "h", "y": 1.02, "yanchor": "bottom"})
+    figure.update_layout(
+        showlegend=len(counts) > 1,
+        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom"},
+        meta={"name": "group"},
+    )
     figure.update_xaxes(tickvals=list(range(len(names))), ticktext=[_literal(name) for name in names], showgrid=False)
     figure.update_yaxes(title=_literal(unit), rangemode="tozero")
     return figure
@@ -300,8 +312,10 @@ def curves_figure(
     edges = []
     if band is not None:
         plain = {"mode": "lines", "line": {"width": 0}, "showlegend": False, "hoverinfo": "skip"}
-        edges = [go.Scatter(x=x, y=band[0], **plain)]
-        edges.append(go.Scatter(x=x, y=band[1], fill="tonexty", fillcolor=_MID_GREY, **plain))
+        edges = [go.Scatter(x=x, y=band[0], name="grey area, lower edge", **plain)]
+        edges.append(
+            go.Scatter(x=x, y=band[1], name="grey area, upper edge", fill="tonexty", fillcolor=_MID_GREY, **plain)
+        )
     figure = figure_of(*edges, *lines, height=300)
     figure.update_layout(legend={"orientation": "h", "y": 1.02, "yanchor": "bottom"})
     figure.update_xaxes(title=_literal(x_title), tickformat=".0%")
@@ -368,6 +382,7 @@ def steps_figure(
             x=list(range(len(values))),
             y=values,
             name=_literal(_shortened(name)),
+            meta=_literal(name),
             mode="lines+markers",
             line={"color": SERIES_COLOURS[at % len(SERIES_COLOURS)], "width": 2},
             marker={"size": 6, "symbol": SERIES_MARKERS[at % len(SERIES_MARKERS)]},
@@ -408,6 +423,7 @@ def matrix_figure(names: Sequence[str], values: FloatArray, *, unit: str) -> go.
         hovertemplate="%{y} and %{x}: %{text}<extra></extra>",
     )
     figure = figure_of(heat, height=120 + 34 * len(names))
+    figure.update_layout(meta={"y": "of", "x": "and"})
     figure.update_yaxes(type="category", autorange="reversed", showgrid=False)
     figure.update_xaxes(type="category", showgrid=False, tickangle=-30)
     return figure
@@ -472,7 +488,7 @@ def categories_figure(values: NDArray[np.int64], names: Mapping[int, str]) -> go
         for at, title in zip(used, titles, strict=True)
     ]
     figure = figure_of(heat, *legend, height=320)
-    figure.update_layout(legend={"orientation": "v"})
+    figure.update_layout(legend={"orientation": "v"}, meta={"y": "row", "x": "column", "name": "kind"})
     figure.update_yaxes(autorange="reversed", scaleanchor="x", constrain="domain", showgrid=False, showticklabels=False)
     figure.update_xaxes(constrain="domain", showgrid=False, showticklabels=False)
     return figure
@@ -506,6 +522,7 @@ def plane_figure(
         for name, rows in zip(names, each, strict=True)
     ]
     figure = figure_of(*traces, height=640)
+    figure.update_layout(meta={"series": "label"})
     means_something = any(axes)
     figure.update_xaxes(title=_literal(axes[0]), showticklabels=means_something)
     figure.update_yaxes(title=_literal(axes[1]), showticklabels=means_something, scaleanchor="x")
@@ -553,7 +570,11 @@ def space_figure(
         for name, rows in sorted(members.items())
     ]
     figure = figure_of(*traces, height=height)
-    figure.update_layout(showlegend=bool(groups), legend={"itemsizing": "constant"})
+    figure.update_layout(
+        showlegend=bool(groups),
+        legend={"itemsizing": "constant"},
+        meta={"name": "picture", "series": "label"},
+    )
     titles = zip(("xaxis", "yaxis", "zaxis"), axes, strict=True)
     background = "rgba(0, 0, 0, 0)"
     figure.update_scenes({axis: {"title": {"text": title}, "backgroundcolor": background} for axis, title in titles})
@@ -593,6 +614,7 @@ def frequency_figure(magnitude: FloatArray, *, unit: str = "gain", colour_map: s
     figure = figure_of(heat, height=360)
     figure.update_xaxes(title="cycles per pixel across", tickvals=ticks, tickangle=0, constrain="domain")
     figure.update_yaxes(title="down", tickvals=ticks, autorange="reversed", scaleanchor="x")
+    figure.update_layout(meta={"y": "cycles per pixel down"})
     return figure
 
 

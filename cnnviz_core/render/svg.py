@@ -1,7 +1,8 @@
 """A plotly figure as a plain SVG picture, for reports: no script, no browser, a few KB.
 
 Draws lines, points, bars, boxes and grids of colours as the charts of :mod:`cnnviz_core.render.charts` use them, on
-white, with axes, titles and a legend. What only a browser needs is left out: hover texts and texts beside points.
+white, with axes, titles and a legend; points in space as they are first seen. What only a browser needs is left out:
+hover texts and texts beside points.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 
 from cnnviz_core.errors import BadSetting
+from cnnviz_core.render.space import flattened
 
 Floats = NDArray[np.float64]
 
@@ -56,12 +58,14 @@ def svg(figure: go.Figure, *, width_px: int = 960) -> bytes:
     """The figure as an SVG file.
 
     Args:
-        figure: Of scatter, bar, box and heat map traces.
+        figure: Of scatter, bar, box and heat map traces, or of points in space.
         width_px: Its width; the height is the figure's own, plus what long tick texts need.
 
     Raises:
         BadSetting: A kind of trace that is not drawn here.
     """
+    if any(trace.type == "scatter3d" for trace in figure.data):
+        figure = flattened(figure)
     traces = [trace for trace in figure.data if trace.visible is not False]
     if unknown := {trace.type for trace in traces} - _DRAW.keys():
         raise BadSetting(
@@ -233,7 +237,8 @@ def _lines_across(layout: Any, x: _Axis, y: _Axis) -> Iterable[str]:
             yield f'<path d="M{x.start_px:.1f} {y.px(shape.y0):.1f}H{x.end_px:.1f}" {stroke}/>'
     for note in layout.annotations or ():
         if isinstance(note.x, int | float) and note.text:
-            yield _write(html.unescape(note.text), x.px(note.x) + 4, y.end_px + 12, ink=_INK)
+            top = y.px(note.y) if note.yref == "y" else y.end_px + 12
+            yield _write(html.unescape(note.text), x.px(note.x) + 4, top, ink=_INK)
 
 
 def _write(text: str, left: float, top: float, *, anchor: str = "start", turn: int = 0, ink: str = _QUIET) -> str:

@@ -39,7 +39,12 @@ def parts_figure(class_names: Sequence[str], counts: Mapping[str, NDArray[np.int
         for at, (part, values) in enumerate(counts.items())
     ]
     figure = figure_of(*bars, height=240)
-    figure.update_layout(barmode="stack", bargap=0.2, legend={"orientation": "h", "y": 1.02, "yanchor": "bottom"})
+    figure.update_layout(
+        barmode="stack",
+        bargap=0.2,
+        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom"},
+        meta={"name": "class"},
+    )
     shown = places[:: -(-len(places) // _MOST_WRITTEN) or 1]
     figure.update_xaxes(tickvals=shown, ticktext=[short[at] for at in shown], tickangle=-40, showgrid=False)
     figure.update_yaxes(title="pictures")

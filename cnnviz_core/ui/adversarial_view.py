@@ -15,7 +15,7 @@ from cnnviz_core.images import InputImage
 from cnnviz_core.methods import adversarial
 from cnnviz_core.models import LoadedModel
 from cnnviz_core.results import AdversarialExample, EpsilonSearch
-from cnnviz_core.ui import compute, frame, pickers, show, work
+from cnnviz_core.ui import charts, compute, frame, pickers, show, work
 from cnnviz_core.ui.pickers import Selection
 
 _ANY = -1
@@ -400,14 +400,27 @@ def _answers(chosen: Selection, found: AdversarialExample, step: int) -> None:
     for column, at, title in ((before, 0, "Before"), (after, step, f"After step {step}")):
         order = np.argsort(-found.probabilities[at], kind="stable")[:_NUM_ANSWERS]
         column.caption(title)
-        column.plotly_chart(
-            render.probability_bars([names[i] for i in order], found.probabilities[at][order].tolist()),
-            key=f"answers_{title.split()[0].lower()}",
-            width="stretch",
-        )
+        with column:
+            charts.draw(
+                render.probability_bars([names[i] for i in order], found.probabilities[at][order].tolist()),
+                key=f"answers_{title.split()[0].lower()}",
+                title=f"{title}: what {chosen.model.spec.title} says",
+                run=found.run,
+                chosen=chosen,
+                code=f"result.probabilities[{at}]",
+                is_small=True,
+            )
     aim = found.after.indices[0] if found.target is None else found.target
     followed = {names[index]: found.probabilities[:, index] for index in dict.fromkeys((found.source, aim))}
-    st.plotly_chart(render.steps_figure(followed, unit="probability", mark=step), key="way", width="stretch")
+    charts.draw(
+        render.steps_figure(followed, unit="probability", mark=step),
+        key="way",
+        title="Probabilities step by step",
+        run=found.run,
+        chosen=chosen,
+        code="result.probabilities",
+        is_small=True,
+    )
     shown = chosen if found.run.image_digest else replace(chosen, image=clean_image(found))
     steps = "1 step" if found.num_steps == 1 else f"{found.num_steps} steps"
     frame.caption(shown, adversarial.METHODS[found.method].title, steps, f"{found.run.seconds:.1f} s")

@@ -13,7 +13,7 @@ from cnnviz_core.images import InputImage
 from cnnviz_core.methods import adversarial, cam
 from cnnviz_core.models import LoadedModel
 from cnnviz_core.results import AdversarialExample, Drift, Transfer
-from cnnviz_core.ui import closeup, compute, frame, gallery, pickers, show
+from cnnviz_core.ui import charts, closeup, compute, frame, gallery, pickers
 from cnnviz_core.ui.adversarial_view import clean_image
 from cnnviz_core.ui.gallery import MapPicture
 from cnnviz_core.ui.pickers import Selection
@@ -43,7 +43,7 @@ def _layers(chosen: Selection, found: AdversarialExample) -> None:
     names = {"this change": drift.cosines, "its pixels strewn at random": drift.shuffled}
     series = {name: values.tolist() for name, values in names.items()}
     figure = render.depth_profile(drift.layers, series, unit="cosine")
-    show.chart(chosen, found.run, figure, key="drift", title="Likeness before and after, layer by layer")
+    charts.draw(figure, key="drift", title="Likeness before and after, layer by layer", run=found.run, chosen=chosen)
     parted = [layer for layer, cosine in zip(drift.layers, drift.cosines, strict=True) if cosine < _ALIKE]
     place = (
         f"It first falls below {_ALIKE} at **{frame.plain(parted[0])}**."

@@ -13,7 +13,7 @@ from cnnviz_core.methods import cam, comparison, feature_maps, neighbors, trust
 from cnnviz_core.models import LoadedModel
 from cnnviz_core.render import Scale
 from cnnviz_core.results import FeatureMaps, FloatArray, Heatmap
-from cnnviz_core.ui import collection_view, compute, frame, pickers, show
+from cnnviz_core.ui import charts, collection_view, compute, frame, pickers, show
 from cnnviz_core.ui.comparison_view import Pair
 from cnnviz_core.ui.pickers import Selection
 
@@ -61,7 +61,15 @@ def _answer(side: Selection, name: str) -> None:
         st.caption("This network has no classifier, so it gives no answer.")
         return
     found = compute.run(LoadedModel.predict, side.model, side.image, k=5)
-    st.plotly_chart(render.probability_bars(found.labels, found.probabilities), key=f"answer_{name}", width="stretch")
+    charts.draw(
+        render.probability_bars(found.labels, found.probabilities),
+        key=f"answer_{name}",
+        title=f"What {side.model.spec.title} says of {side.image.name}",
+        run=side.model.provenance("predict", 0.0, image=side.image, k=5),
+        chosen=side,
+        code="result.probabilities",
+        is_small=True,
+    )
 
 
 # ---- the evidence ----------------------------------------------------------------------------------------------------

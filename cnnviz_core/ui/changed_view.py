@@ -15,7 +15,7 @@ from cnnviz_core.errors import BadImage
 from cnnviz_core.images import Pixels
 from cnnviz_core.methods import comparison
 from cnnviz_core.results import AnswerChanges, ChangedAnswer, Screening
-from cnnviz_core.ui import comparison_view, frame, pickers, show
+from cnnviz_core.ui import charts, comparison_view, frame, pickers, show
 from cnnviz_core.ui.comparison_view import Pair
 from cnnviz_core.ui.pickers import Selection
 
@@ -141,10 +141,14 @@ def _one(answers: list[ChangedAnswer], screening: Screening, pair: Pair, found: 
             st.markdown(f"**{name}**")
             probabilities = model.probabilities(torch.from_numpy(scores[answer.picture][None].copy()))[0].numpy()
             best = np.argsort(-probabilities, kind="stable")[:5]
-            st.plotly_chart(
+            charts.draw(
                 render.probability_bars([model.class_names[i] for i in best], probabilities[best].tolist()),
                 key=f"changed_bars_{name}",
-                width="stretch",
+                title=f"{name}: what {model.spec.title} says of {screening.paths[answer.picture]}",
+                run=screening.run,
+                made={"picture": screening.paths[answer.picture]},
+                code=f"result.{name.lower()}_scores[{answer.picture}]",
+                is_small=True,
             )
 
 

@@ -14,7 +14,7 @@ from cnnviz_core.layers import LayerInfo
 from cnnviz_core.methods import feature_maps
 from cnnviz_core.models import LoadedModel
 from cnnviz_core.results import FeatureMaps, FloatArray
-from cnnviz_core.ui import compute, frame, pickers, show
+from cnnviz_core.ui import charts, compute, frame, pickers, show
 from cnnviz_core.ui.pickers import Colours, Selection
 
 _ONE, _PCA = "one channel", "principal components as colours"
@@ -92,7 +92,14 @@ def enlarged(
     st.caption(numbers)
     with st.expander("Histogram of the values", icon=":material/bar_chart:"):
         histogram = render.histogram(values, unit="activation", log_counts=True)
-        show.chart(chosen, maps.run, histogram, key="histogram", title=f"Values of {title}")
+        charts.draw(
+            histogram,
+            key="histogram",
+            title=f"Values of {title}",
+            run=maps.run,
+            chosen=chosen,
+            code=f"result.values[{channel}]" if is_one else f"feature_maps.fuse(result, method={fusions[view]!r})",
+        )
 
 
 def _components(chosen: Selection, maps: FeatureMaps) -> None:

@@ -13,7 +13,7 @@ from cnnviz_core.collections import Collection
 from cnnviz_core.methods import comparison
 from cnnviz_core.models import LoadedModel
 from cnnviz_core.results import Kinship, LayerChange, Screening, WeightChange
-from cnnviz_core.ui import collection_view, compute, frame, pickers, show, work
+from cnnviz_core.ui import charts, collection_view, compute, frame, pickers, work
 from cnnviz_core.ui.pickers import Selection
 
 REDRAWN, UNTRAINED, PUBLISHED, ITSELF = "redrawn", "untrained", "published", "itself"
@@ -199,8 +199,11 @@ def _weights_only(pair: Pair) -> None:
     layers = tuple(LayerChange(change, float("nan"), np.empty(0, np.float32)) for change in pair.changes)
     series = {name: values for name, values in profile_series(layers).items() if name.startswith("weights")}
     names = [change.layer for change in pair.changes]
-    st.plotly_chart(
-        render.depth_profile(names, series, unit="1 or 0 is unchanged"), key="weights_only", width="stretch"
+    charts.draw(
+        render.depth_profile(names, series, unit="1 or 0 is unchanged"),
+        key="weights_only",
+        title=f"{pair.base.spec.model_id} weights of base and tuned through depth",
+        made={"base": pair.base.spec.title, "tuned": pair.tuned.spec.title},
     )
     st.caption("The weights alone, so far. Run it for what they do to real pictures.")
 
@@ -229,13 +232,27 @@ def _profile(found: Screening, *, live: bool = False) -> None:
     names = [one.layer for one in found.layers]
     series = {name: values for name, values in profile_series(found.layers).items() if np.isfinite(values).any()}
     chart = render.depth_profile(names, series, unit="1 is unchanged (relative change: 0)")
-    st.plotly_chart(chart, key="depth_so_far" if live else "depth", width="stretch")
     if live:
+        charts.so_far(chart, key="depth_so_far")
         num = len(found.paths)
         st.caption(
             f"The first {num:,} pictures." if num else "The weights alone, so far; the pictures are on their way."
         )
         return
+    columns: dict[str, list[object]] = {
+        "layer": list(names),
+        "parameters": [one.weights.num_params for one in found.layers],
+        **{name: list(values) for name, values in series.items()},
+        "unchanged": ["yes" if one.weights.same_parameters else "" for one in found.layers],
+    }
+    charts.draw(
+        chart,
+        key="depth",
+        title=f"{found.run.model_id} base and tuned through depth",
+        run=found.run,
+        table=lambda: columns,
+        code="[(one.layer, one.cka, one.correlation, one.weights) for one in result.layers]",
+    )
     st.caption(
         f"{len(found.paths):,} pictures. CKA is unbiased: 1 means the layer finds the same pictures alike, 0 is "
         "chance. The correlation is each channel’s with itself, on means over a coarse grid of places. A layer is a "
@@ -244,20 +261,6 @@ def _profile(found: Screening, *, live: bool = False) -> None:
     st.caption(frame.plain(unchanged_words(found)))
     for notice in found.notices:
         st.caption(f":material/info: {frame.plain(notice)}")
-    columns: dict[str, list[object]] = {
-        "layer": list(names),
-        "parameters": [one.weights.num_params for one in found.layers],
-        **{name: list(values) for name, values in series.items()},
-        "unchanged": ["yes" if one.weights.same_parameters else "" for one in found.layers],
-    }
-    show.chart_downloads(
-        found.run,
-        key="depth",
-        title=f"{found.run.model_id} base and tuned through depth",
-        chart=chart,
-        columns=columns,
-        code="[(one.layer, one.cka, one.correlation, one.weights) for one in result.layers]",
-    )
     with st.expander("All numbers", icon=":material/table:"):
         st.dataframe(columns, hide_index=True)
 
@@ -292,10 +295,16 @@ def _channels(found: Screening) -> None:
         help="At first the layer whose channels changed most.",
     )  # fmt: skip
     values = layers[name].correlations
-    st.plotly_chart(
+    charts.draw(
         render.histogram(values, unit="correlation of a channel with itself", num_bins=40),
         key="channel_correlations",
-        width="stretch",
+        title=f"Correlations of the channels of {name}",
+        run=found.run,
+        table=lambda: {
+            "channel": list(range(len(values))),
+            "correlation of the channel with itself": values.tolist(),
+        },
+        code=f"next(one for one in result.layers if one.layer == {name!r}).correlations",
     )
     order = np.argsort(np.where(np.isfinite(values), values, np.inf))[:_MOST_NAMED]
     named = ", ".join(f"{c} ({values[c]:.2f})" for c in order.tolist() if np.isfinite(values[c]))

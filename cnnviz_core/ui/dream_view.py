@@ -15,7 +15,7 @@ from cnnviz_core.images import InputImage
 from cnnviz_core.methods import deep_dream
 from cnnviz_core.models import LoadedModel
 from cnnviz_core.results import Dream, DreamZoom
-from cnnviz_core.ui import compute, frame, pickers, screen, show, work
+from cnnviz_core.ui import charts, compute, frame, pickers, screen, show, work
 from cnnviz_core.ui.components import before_after
 from cnnviz_core.ui.pickers import Selection
 
@@ -329,7 +329,7 @@ def draw(chosen: Selection, found: Dream) -> None:
         if len(found.objectives) and chosen.model.num_classes:
             _answer(chosen, found)
     if len(found.objectives):
-        _curve(found)
+        _curve(chosen, found)
 
 
 def _what(found: Dream) -> str:
@@ -401,15 +401,24 @@ def _downloads(chosen: Selection, found: Dream, title: str) -> None:
     )
 
 
-def _curve(found: Dream) -> None:
+def _curve(chosen: Selection, found: Dream) -> None:
     """How the objective grew."""
     most = np.maximum(found.objectives.max(axis=0), np.finfo(np.float32).tiny)
     steps = np.linspace(0, 1, len(found.objectives), dtype=np.float32)
     series = dict(zip(found.layers, (found.objectives / most).T, strict=True))
-    st.plotly_chart(
+    charts.draw(
         render.curves_figure(steps, series, x_title="steps done", unit="share of the largest"),
         key="dream_curve",
-        width="stretch",
+        title="The objective as a dream grows",
+        run=found.run,
+        chosen=chosen,
+        table=lambda: {
+            "step": list(range(len(found.objectives))),
+            **{f"objective, {name}": found.objectives[:, at].tolist() for at, name in enumerate(found.layers)},
+            **{f"share of the largest, {name}": values.tolist() for name, values in series.items()},
+        },
+        code="result.objectives",
+        is_small=True,
     )
     st.caption(
         "What is to grow, as a share of its largest value. It falls back where a larger octave begins, whose fine "
@@ -421,7 +430,15 @@ def _answer(chosen: Selection, found: Dream) -> None:
     name = f"{chosen.image.name}, dreamed"
     dreamt, photo = (images.from_pixels(pixels, name=name) for pixels in (found.pixels, found.photo))
     after, before = (compute.run(LoadedModel.predict, chosen.model, one, k=5) for one in (dreamt, photo))
-    st.plotly_chart(render.probability_bars(after.labels, after.probabilities), key="dream_answer", width="stretch")
+    charts.draw(
+        render.probability_bars(after.labels, after.probabilities),
+        key="dream_answer",
+        title=f"What {chosen.model.spec.title} says of the dream",
+        run=found.run,
+        chosen=chosen,
+        code="result.pixels",
+        is_small=True,
+    )
     st.caption(
         f"The network’s answer to the dream. To the photo at this size: {frame.plain(before.labels[0])}, "
         f"{100 * before.probabilities[0]:.1f} %. The dream follows the layer, not a class, so the answer may change or "

@@ -18,7 +18,7 @@ from cnnviz_core.methods import embeddings
 from cnnviz_core.models import LoadedModel
 from cnnviz_core.results import FloatArray, Projection, Step
 from cnnviz_core.store import StorageFailed
-from cnnviz_core.ui import frame, pickers, take_away, work
+from cnnviz_core.ui import charts, frame, pickers, work
 from cnnviz_core.ui.collection_view import Indexed
 from cnnviz_core.ui.components import picture_map
 
@@ -249,7 +249,7 @@ def separation(found: Indexed) -> None:
         st.caption(frame.plain(str(error)))
         return
     k = made[0].k
-    take_away.chart(
+    charts.draw(
         render.depth_profile(
             layers,
             {
@@ -262,7 +262,7 @@ def separation(found: Indexed) -> None:
         ),
         key="separation",
         title="Do the labels separate with depth?",
-        settings={"network": found.model.spec.title, "collection": found.collection.title},
+        made={"network": found.model.spec.title, "collection": found.collection.title},
     )
     sampled = "a sample of " if len(chosen) < len(found.rows) else ""
     st.caption(

@@ -270,7 +270,7 @@ def draw(chosen: Selection, found: Synthesis) -> None:
         f"Below each picture: what it reached, seen straight. {reached} A picture shows one way to get there, to an "
         f"extreme that no photo reaches: not {misleads}."
     )
-    synthesis_view.grey_scores(found)
+    synthesis_view.grey_scores(chosen, found)
     name = found.names[place]
     st.subheader(frame.plain(name[:1].upper() + name[1:]), anchor=False)
     row = st.container(horizontal=True, gap="medium")  # on a narrow screen the real pictures go below
@@ -287,7 +287,7 @@ def draw(chosen: Selection, found: Synthesis) -> None:
             channels = found.run.settings["channels"]
             variants = found.run.settings["variants"]
             _real(chosen, found, place, channels[place // variants])  # type: ignore[index, operator]
-        synthesis_view.climb(found, place, unit="objective")
+        synthesis_view.climb(chosen, found, place, unit="objective")
 
 
 def _real(chosen: Selection, found: Synthesis, place: int, channel: int) -> None:

@@ -16,18 +16,7 @@ from cnnviz_core.masks import Bools
 from cnnviz_core.methods import few_shot, segmentation
 from cnnviz_core.models import LoadedModel
 from cnnviz_core.results import FewShot, IouCurve, Mask
-from cnnviz_core.ui import (
-    compute,
-    frame,
-    pickers,
-    screen,
-    segmented_view,
-    show,
-    support_view,
-    take_away,
-    transfer,
-    work,
-)
+from cnnviz_core.ui import charts, compute, frame, pickers, screen, segmented_view, show, support_view, transfer, work
 from cnnviz_core.ui.components import threshold_view, working_size
 from cnnviz_core.ui.pickers import Selection
 from cnnviz_core.ui.support_view import Support
@@ -213,7 +202,7 @@ def _one(query: Query, supports: Sequence[Support], options: Options) -> None:
     curve = None if query.truth is None else masks.iou_curve(found.score_map, query.truth)
     threshold = _threshold(found_by, found, curve, query)
     mask = _mask(found_by, threshold, found, image, options)
-    _facts(found, curve, threshold, mask, query, options)
+    _facts(found, curve, threshold, mask, query, supports, options)
     _downloads(query, supports, found, threshold, mask)
     for sentence in found.notices:
         st.caption(frame.plain(sentence))
@@ -315,7 +304,13 @@ def _cut_picture(image: InputImage, mask: Bools) -> bytes:
 
 
 def _facts(
-    found: FewShot, curve: IouCurve | None, threshold: float, mask: Bools, query: Query, options: Options
+    found: FewShot,
+    curve: IouCurve | None,
+    threshold: float,
+    mask: Bools,
+    query: Query,
+    supports: Sequence[Support],
+    options: Options,
 ) -> None:
     """How good the mask is, as far as that can be known."""
     with st.container(horizontal=True):
@@ -350,8 +345,15 @@ def _facts(
     if threshold != found.threshold:
         marks["shown"] = threshold
     figure = render.threshold_figure(curve.thresholds, curve.ious, marks=marks, x_title="threshold", unit="IoU")
-    settings = take_away.settings_of(found.run, network=query.chosen.model.spec.title, picture=query.chosen.image.name)
-    take_away.chart(figure, key="iou_curve", title="IoU by threshold", settings=settings)
+    charts.draw(
+        figure,
+        key="iou_curve",
+        title="IoU by threshold",
+        run=found.run,
+        chosen=query.chosen,
+        inputs=_inputs(query, supports),
+        is_small=True,
+    )
 
 
 def _downloads(query: Query, supports: Sequence[Support], found: FewShot, threshold: float, mask: Bools) -> None:
@@ -372,7 +374,7 @@ def _downloads(query: Query, supports: Sequence[Support], found: FewShot, thresh
             values=found.scores,
             code="result.scores",
             shown={"threshold": threshold},
-            inputs={"supports": _supports_code(supports), "query": manifest.opening(image, query.chosen.image_id)},
+            inputs=_inputs(query, supports),
         )
         st.download_button(
             "Support masks (ZIP)",
@@ -389,6 +391,12 @@ def _outlined(image: InputImage, mask: Bools) -> show.Pixels:
     pixels = np.where(mask[..., None], image.pixels, image.pixels // 2)
     pixels[masks.outline(mask)] = _OUTLINE
     return pixels
+
+
+def _inputs(query: Query, supports: Sequence[Support]) -> dict[str, str]:
+    """What the manifest's lines of Python begin with."""
+    opened = manifest.opening(query.chosen.image, query.chosen.image_id)
+    return {"supports": _supports_code(supports), "query": opened}
 
 
 def _supports_code(supports: Sequence[Support]) -> str:

@@ -15,8 +15,8 @@ from cnnviz_core.collections import Collection, Picture, embedding, linear_probe
 from cnnviz_core.collections.splitting import Split
 from cnnviz_core.methods import fine_tuning
 from cnnviz_core.models import LoadedModel
-from cnnviz_core.results import FineTuned, TrainingProgress
-from cnnviz_core.ui import compute, frame, pickers, work
+from cnnviz_core.results import FineTuned, Run, TrainingProgress
+from cnnviz_core.ui import charts, compute, frame, pickers, work
 from cnnviz_core.ui.collection_view import Indexed
 from cnnviz_core.ui.pickers import Selection
 
@@ -79,10 +79,12 @@ def parts(chosen: Selection, collection: Collection) -> tuple[Selection, Split]:
         chosen = _sized(chosen, collection, pictures)
     split = _split(pictures, seed)
     drawn = {"training": split.training, "validation": split.validation, "test": split.test}
-    st.plotly_chart(
+    charts.draw(
         render.parts_figure(split.class_names, {name: split.counts(part) for name, part in drawn.items()}),
         key="parts",
-        width="stretch",
+        title=f"Parts of {collection.title}",
+        made={"collection": collection.title, "validation": _VALIDATION, "test": _TEST, "seed": seed},
+        is_small=True,
     )
     st.caption(
         f"{len(split.class_names)} classes. {len(split.training):,} training pictures change the weights, "
@@ -397,20 +399,27 @@ def _being_kept(key: str, progress: TrainingProgress) -> None:
         curves(progress.history, progress.num_epochs, progress.best_epoch, progress.probe_accuracy, key="cancelled")
 
 
-def curves(history: Sequence[Any], num_epochs: int, best: int, probe_accuracy: float, *, key: str) -> None:
-    """Loss and accuracy over the epochs."""
+def curves(
+    history: Sequence[Any], num_epochs: int, best: int, probe_accuracy: float, *, key: str, run: Run | None = None
+) -> None:
+    """Loss and accuracy over the epochs; of a training that goes on where there is no ``run`` yet."""
     if not history:
         return
     level = None if math.isnan(probe_accuracy) else ("linear probe, validation", probe_accuracy)
-    charts: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+    drawn: Mapping[str, tuple[str, Mapping[str, Any]]] = {
         "loss": ("loss (cross-entropy, nats)", {}),
         "accuracy": ("accuracy", {"level": level, "is_share": True}),
     }
-    for column, (what, (unit, more)) in zip(st.columns(2, gap="medium"), charts.items(), strict=True):
+    for column, (what, (unit, more)) in zip(st.columns(2, gap="medium"), drawn.items(), strict=True):
         series = {part: [getattr(one, f"{part}_{what}") for one in history] for part in ("training", "validation")}
         numbers = [epoch.number for epoch in history]
         chart = render.epochs_figure(numbers, series, unit=unit, num_epochs=num_epochs, best=best, **more)
-        column.plotly_chart(chart, key=f"{key}_{what}", width="stretch")
+        with column:
+            if run is None:
+                charts.so_far(chart, key=f"{key}_{what}")
+            else:
+                title = f"{what.capitalize()} by epoch"
+                charts.draw(chart, key=f"{key}_{what}", title=title, run=run, code="result.history", is_small=True)
     st.caption(
         f"Epoch 0 is the start, with the linear probe as the head. The dotted line is the epoch that is kept: {best}."
     )

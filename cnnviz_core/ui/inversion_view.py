@@ -12,7 +12,7 @@ import streamlit as st
 from cnnviz_core import features, render
 from cnnviz_core.methods import deep_dream, inversion
 from cnnviz_core.results import Inversion, Predictions
-from cnnviz_core.ui import compute, frame, pickers, show, work
+from cnnviz_core.ui import charts, compute, frame, pickers, show, work
 from cnnviz_core.ui.pickers import Selection
 
 _MOST_LAYERS = 8
@@ -185,7 +185,7 @@ def draw(chosen: Selection, found: Inversion) -> None:
     )
     _table(found)
     _download(chosen, found, title)
-    _curves(found)
+    _curves(chosen, found)
 
 
 def _table(found: Inversion) -> None:
@@ -225,15 +225,22 @@ def _download(chosen: Selection, found: Inversion, title: str) -> None:
     )
 
 
-def _curves(found: Inversion) -> None:
+def _curves(chosen: Selection, found: Inversion) -> None:
     """How far the losses fell."""
     if not found.losses.shape[1]:
         return
     steps = np.linspace(0, 1, found.losses.shape[1], dtype=np.float32)
     series = dict(zip(found.layers, np.minimum(found.losses, 1.0), strict=True))
-    st.plotly_chart(
+    charts.draw(
         render.curves_figure(steps, series, x_title="steps done", unit="loss, cut off at 1"),
         key="inversion_curves",
-        width="stretch",
+        title="Losses of a feature inversion",
+        run=found.run,
+        chosen=chosen,
+        table=lambda: {
+            "step": list(range(1, found.losses.shape[1] + 1)),
+            **{f"loss, {name}": losses.tolist() for name, losses in zip(found.layers, found.losses, strict=True)},
+        },
+        code="result.losses",
     )
     st.caption("A curve that still falls at its end says that more steps would bring the picture closer.")

@@ -15,7 +15,7 @@ from cnnviz_core import render
 from cnnviz_core.methods import feature_maps, filters
 from cnnviz_core.models import LoadedModel
 from cnnviz_core.results import FloatArray, Kernels
-from cnnviz_core.ui import compute, frame, pickers, show
+from cnnviz_core.ui import charts, compute, frame, pickers, show
 from cnnviz_core.ui.pickers import Selection
 
 _MOST_NAMED = 12
@@ -217,7 +217,16 @@ def enlarged(chosen: Selection, kernels: Kernels, kernel: int, drawing: Drawing)
     if kernels.values.shape[-1] > 1:
         with row.container(width=_FREQUENCIES_PX):
             response = filters.frequency_response(kernels, kernel=kernel)
-            st.plotly_chart(render.frequency_figure(response), key="frequencies", height=_KERNEL_PX + 60)
+            charts.draw(
+                render.frequency_figure(response),
+                key="frequencies",
+                title=f"Frequencies that kernel {kernel} of {kernels.layer} answers to",
+                run=kernels.run,
+                chosen=chosen,
+                code=f"filters.frequency_response(result, kernel={kernel})",
+                height=_KERNEL_PX + 60,
+                is_small=True,
+            )
             st.caption(
                 "What gratings the kernel answers to: the middle is even areas, the edge the finest stripes; two "
                 "bright "

@@ -18,17 +18,7 @@ from cnnviz_core.jobs import Work
 from cnnviz_core.methods import neighbors
 from cnnviz_core.methods.neighbors import RegionMatch
 from cnnviz_core.results import FloatArray, Mask, Neighbors, Step
-from cnnviz_core.ui import (
-    closeup,
-    collection_view,
-    compute,
-    frame,
-    linked_rows,
-    pickers,
-    show,
-    take_away,
-    work,
-)
+from cnnviz_core.ui import charts, closeup, collection_view, compute, frame, linked_rows, pickers, show, work
 from cnnviz_core.ui.collection_view import Indexed
 from cnnviz_core.ui.pickers import Selection
 
@@ -153,7 +143,7 @@ def draw(query: Query, found: Indexed, wanted: Wanted) -> None:
             _show(found, plain, query, key="near_pixels")
             common = len(set(near.indices.tolist()) & set(plain.indices.tolist()))
             st.caption(f"{common} of {len(near.indices)} are the same in both. Click a picture to go on from there.")
-    _bars(found, near, wanted)
+    _bars(query, found, near, wanted)
 
 
 def _layer_name(layer: str) -> str:
@@ -199,7 +189,7 @@ def _show(found: Indexed, near: Neighbors, query: Query, *, key: str) -> None:
             st.caption(f"{purity:.0%} of them have the query’s label, {frame.plain(query.label)}.")
 
 
-def _bars(found: Indexed, near: Neighbors, wanted: Wanted) -> None:
+def _bars(query: Query, found: Indexed, near: Neighbors, wanted: Wanted) -> None:
     rows = near.indices[:_BARS]
     figure = render.distance_bars(
         [found.rows[row].path for row in rows],
@@ -207,13 +197,24 @@ def _bars(found: Indexed, near: Neighbors, wanted: Wanted) -> None:
         kinds=[found.rows[row].label for row in rows],
         unit=f"{_METRICS[wanted.metric]} distance",
     )
-    settings = {
+    made = {
         "network": found.model.spec.title,
         "collection": found.collection.title,
+        "query": query.name,
         "layer": wanted.layer,
         "distance": _METRICS[wanted.metric],
     }
-    take_away.chart(figure, key="distances", title="Distances of the nearest pictures", settings=settings)
+    charts.draw(
+        figure,
+        key="distances",
+        title="Distances of the nearest pictures",
+        made=made,
+        table=lambda: {
+            "picture": [found.rows[row].path for row in near.indices],
+            "label": [found.rows[row].label for row in near.indices],
+            f"{_METRICS[wanted.metric]} distance": near.distances.tolist(),
+        },
+    )
     st.caption(
         "Look for a step: before it are pictures of the query’s kind, after it whatever comes next. A flat row of bars "
         "says that none is really near."

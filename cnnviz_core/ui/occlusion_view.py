@@ -13,7 +13,7 @@ from cnnviz_core import render
 from cnnviz_core.methods import occlusion
 from cnnviz_core.models import LoadedModel
 from cnnviz_core.results import Occlusion
-from cnnviz_core.ui import closeup, compute, frame, gallery, pickers, screen, show, work
+from cnnviz_core.ui import charts, closeup, compute, frame, gallery, pickers, screen, show, work
 from cnnviz_core.ui.components import heat_view
 from cnnviz_core.ui.gallery import Look, MapPicture
 from cnnviz_core.ui.pickers import Selection
@@ -151,7 +151,14 @@ def _probabilities(chosen: Selection, found: Occlusion) -> None:
     figure = render.places_figure(
         found.probabilities, found.tops, found.lefts, patch_px=found.patch_px, unit="probability"
     )
-    show.chart(chosen, found.run, figure, key="probabilities", title=f"Probability of {found.target_label} by place")
+    charts.draw(
+        figure,
+        key="probabilities",
+        title=f"Probability of {found.target_label} by place",
+        run=found.run,
+        chosen=chosen,
+        code="result.probabilities",
+    )
     st.caption(
         f"Probability of {frame.plain(found.target_label)} with the patch’s centre at each place; dark is where it "
         f"hurts. Without it: {found.clean_probability:.1%}."
@@ -168,7 +175,24 @@ def _winners(chosen: Selection, found: Occlusion) -> None:
         st.caption(f"Wherever the patch is, the network answers {frame.plain(next(iter(named.values())))}.")
         return
     figure = render.categories_figure(found.classes, named)
-    show.chart(chosen, found.run, figure, key="winners", title="The class that wins by place")
+
+    def by_place() -> charts.Table:
+        rows, columns = np.indices(found.classes.shape).reshape(2, -1)
+        return {
+            "patch's top, px": found.tops[rows].tolist(),
+            "patch's left, px": found.lefts[columns].tolist(),
+            "class": [names[one] if one >= 0 else "" for one in found.classes.ravel()],
+        }
+
+    charts.draw(
+        figure,
+        key="winners",
+        title="The class that wins by place",
+        run=found.run,
+        chosen=chosen,
+        table=by_place,
+        code="result.classes",
+    )
     st.caption("The class that wins with the patch at each place.")
 
 
@@ -181,7 +205,7 @@ def by_hand(chosen: Selection, patch: Patch) -> None:
     row, column = _hand(rows, columns)
     top = round((row + 0.5) * height / rows - patch.patch_px / 2)
     left = round((column + 0.5) * width / columns - patch.patch_px / 2)
-    place = {
+    place: dict[str, Any] = {
         "top": max(0, min(height - patch.patch_px, top)),
         "left": max(0, min(width - patch.patch_px, left)),
         "patch_px": patch.patch_px,
@@ -208,7 +232,15 @@ def by_hand(chosen: Selection, patch: Patch) -> None:
             on_cell=move,
         )
     with bars:
-        st.plotly_chart(render.probability_bars(answer.labels, answer.probabilities), key="hand_bars", width="stretch")
+        charts.draw(
+            render.probability_bars(answer.labels, answer.probabilities),
+            key="hand_bars",
+            title="The answer with the patch put by hand",
+            run=chosen.model.provenance("occlusion.predict_occluded", 0.0, image=chosen.image, k=5, **place),
+            chosen=chosen,
+            code="result.probabilities",
+            is_small=True,
+        )
         clean = compute.run(LoadedModel.predict, chosen.model, chosen.image, k=1)
         st.caption(
             f"The answer with the patch there. Without it: {frame.plain(clean.labels[0])}, "

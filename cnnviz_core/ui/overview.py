@@ -11,7 +11,7 @@ from cnnviz_core.layers import LayerInfo
 from cnnviz_core.methods import feature_maps
 from cnnviz_core.models import LoadedModel
 from cnnviz_core.results import FeatureMaps
-from cnnviz_core.ui import compute, frame, show, take_away
+from cnnviz_core.ui import charts, compute, frame, show
 from cnnviz_core.ui.pickers import Selection
 
 _STORY = (
@@ -48,12 +48,13 @@ def its_answer(chosen: Selection) -> None:
     first, probability = answer.labels[0], answer.probabilities[0]
     trained = "" if model.spec.is_trained else " It is untrained, so this is chance."
     st.subheader(f"It says: {frame.plain(first)}, {100 * probability:.1f} % sure", anchor=False)
-    network, picture = model.spec.title, chosen.image.name
-    take_away.chart(
+    charts.draw(
         render.probability_bars(answer.labels, answer.probabilities),
         key="answer",
-        title=f"What {network} says of {picture}",
-        settings={"network": network, "picture": picture},
+        title=f"What {model.spec.title} says of {chosen.image.name}",
+        run=model.provenance("predict", 0.0, image=chosen.image, k=5),
+        chosen=chosen,
+        code="result.probabilities",
     )
     independent = model.anatomy.head.output == "sigmoid" and model.num_outputs > 1
     sums = (

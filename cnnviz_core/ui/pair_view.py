@@ -17,7 +17,7 @@ from cnnviz_core.masks import MaskLike
 from cnnviz_core.methods import similarity
 from cnnviz_core.models import LoadedModel
 from cnnviz_core.results import Features, FloatArray, Packed, PictureMaps, SelfSimilarity
-from cnnviz_core.ui import compute, frame, pickers, screen, show, take_away
+from cnnviz_core.ui import charts, compute, frame, pickers, screen, show
 from cnnviz_core.ui.components import similarity_view
 from cnnviz_core.ui.components.similarity_view import Line, Origin, Pictured
 from cnnviz_core.ui.pickers import Selection
@@ -28,6 +28,7 @@ _SIZES = (224, 320, 384, 512, 640, 768)
 _DEPTH_PX = 200
 _FIGURE_PX = 1024
 _MASK_MB = 20
+_BUNDLED_MASK = "stereo.motorcycle_pair()[0][1]"
 _PINNED = re.compile(r"\d(~\d{1,4}\.\d{1,4})+")
 _MOST_LINKED = 64  # cells
 
@@ -424,13 +425,16 @@ def score(chosen: Selection, options: Options) -> None:
         "object to the rest": found.across.tolist(),
         "told apart (AUC)": found.aucs.tolist(),
     }
-    network, unit = chosen.model.spec.title, "mean cosine, or share of pairs"
-    take_away.chart(
-        render.depth_profile(found.layers, series, unit=unit),
+    charts.draw(
+        render.depth_profile(found.layers, series, unit="mean cosine, or share of pairs"),
         key="self_similarity",
         title="Likeness of an object’s places to each other",
-        settings=take_away.settings_of(found.run, network=network, picture=image.name),
-        caption=f"{network}, {image.name}",
+        run=found.run,
+        chosen=replace(chosen, image=image, image_id=_photo_id(image)),
+        inputs={
+            "image": manifest.opening(image, _photo_id(image)),
+            "mask": f"images.open_image(Path({file.name!r})).pixels.max(axis=2)" if file else _BUNDLED_MASK,
+        },
     )
     st.caption(
         f"{frame.plain(image.name)}: mean cosine between two places on the object, and between one on it and one "

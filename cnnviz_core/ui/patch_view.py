@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import streamlit as st
 from numpy.typing import NDArray
 
-from cnnviz_core import render
+from cnnviz_core import manifest, render
 from cnnviz_core.collections.indexing import Index
 from cnnviz_core.errors import CnnvizError
 from cnnviz_core.images import InputImage
@@ -18,7 +16,7 @@ from cnnviz_core.layers import LayerInfo
 from cnnviz_core.methods import feature_maps, saliency, top_patches
 from cnnviz_core.models import LoadedModel
 from cnnviz_core.results import TopPatches
-from cnnviz_core.ui import closeup, compute, frame, pickers, show
+from cnnviz_core.ui import closeup, compute, frame, pickers, screen, setting_words, show, take_away
 from cnnviz_core.ui.collection_view import Indexed
 from cnnviz_core.ui.components import heat_view
 from cnnviz_core.ui.pickers import Selection
@@ -170,7 +168,7 @@ def channel(chosen: Selection, found: Indexed, patches: TopPatches, number: int)
     except CnnvizError as error:
         st.info(frame.plain(str(error)))
     _labels(found, one, number)
-    _downloads(one, raw)
+    _downloads(found, one, raw)
     _on_photo(chosen, found, patches, number)
 
 
@@ -235,27 +233,36 @@ def _labels(found: Indexed, patches: TopPatches, number: int) -> None:
         st.caption(f"Labels of these pictures, with the usual share in the collection: {', '.join(words)}.")
 
 
-_COLUMNS = ("rank", "path", "row", "col", "value", "left", "top", "right", "bottom")
-
-
-def _downloads(one: TopPatches, raw: NDArray[np.uint8]) -> None:
-    stem = f"{one.layer}-channel-{int(one.channels[0])}-patches"
+def _downloads(found: Indexed, one: TopPatches, raw: NDArray[np.uint8]) -> None:
+    number = int(one.channels[0])
+    title = f"{one.layer} channel {number} patches"
+    made = {"network": found.model.spec.title, "collection": found.collection.title, "layer": one.layer}
+    settings, link = setting_words.of({**made, "channel": number}), screen.here()
 
     def table() -> bytes:
-        text = io.StringIO()
-        writer = csv.writer(text)
-        writer.writerow(_COLUMNS)
-        for place in np.flatnonzero(one.image[0] >= 0):
-            about = one.row[0, place], one.col[0, place], one.value[0, place], *one.box[0, place]
-            writer.writerow((place + 1, one.paths[one.image[0, place]], *about))
-        return text.getvalue().encode()
+        places = np.flatnonzero(one.image[0] >= 0)
+        corners = zip(("left", "top", "right", "bottom"), one.box[0, places].T, strict=True)
+        return render.table_csv(
+            {
+                "rank": (places + 1).tolist(),
+                "picture": [one.paths[at] for at in one.image[0, places]],
+                "row": one.row[0, places].tolist(),
+                "column": one.col[0, places].tolist(),
+                "activation": one.value[0, places].tolist(),
+                **{f"{name}, px": values.tolist() for name, values in corners},
+            }
+        )
 
-    with st.popover("Download", icon=":material/download:", key="patches_downloads"):
-        for label, name, data in (
-            ("Patches (PNG)", f"{stem}.png", lambda: render.rgb_mosaic(raw, tile_px=_PATCH_PX).png),
-            ("Table (CSV)", f"{stem}.csv", table),
-        ):
-            st.download_button(label, data, name, on_click="ignore", key=f"download_{name}", width="stretch")
+    def picture() -> bytes:
+        return render.rgb_mosaic(raw, tile_px=_PATCH_PX).png
+
+    stem = take_away.stem(title)
+    files: list[take_away.File] = [
+        ("Patches (PNG)", f"{stem}.png", "The patches as they stand in their pictures.", picture),
+        ("Values (CSV)", f"{stem}.csv", "Where each patch is, and how strongly the channel answers there.", table),
+        take_away.manifest_file(title, lambda: manifest.of_screen(link, settings=settings)),
+    ]
+    take_away.draw(files, key="patches", title=title, picture=picture, settings=settings)
 
 
 def _on_photo(chosen: Selection, found: Indexed, patches: TopPatches, number: int) -> None:

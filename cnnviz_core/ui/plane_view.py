@@ -19,7 +19,7 @@ from cnnviz_core.images import InputImage
 from cnnviz_core.methods import embeddings
 from cnnviz_core.models import LoadedModel
 from cnnviz_core.results import FloatArray, Projection
-from cnnviz_core.ui import collection_view, compute, frame, linked_rows, pickers, setting_words, take_away
+from cnnviz_core.ui import charts, collection_view, compute, frame, linked_rows, pickers
 from cnnviz_core.ui.collection_view import Indexed
 from cnnviz_core.ui.components import picture_map
 from cnnviz_core.ui.embedding_view import Wanted
@@ -224,7 +224,7 @@ def _map(chosen: Selection, found: Indexed, wanted: Wanted, projection: Projecti
             "others is still put somewhere.",
         )
     if len(axes) == 3:
-        _space(projection, axes, view)
+        _space(found, wanted, projection, axes, view)
         return
     if len(found.rows) > picture_map.MOST_POINTS:
         st.info(f"A map shows up to {picture_map.MOST_POINTS:,} pictures; choose a smaller collection.")
@@ -259,23 +259,40 @@ def _take_away(found: Indexed, wanted: Wanted, projection: Projection, axes: lis
             groups=() if colours is None or not colours.labels else [colours.labels[at] for at in colours.index],
         )
 
-    take_away.row(
+    charts.row(
         figure,
         key="map_of_pictures",
         title=f"Map of {found.collection.title}",
-        settings=setting_words.of(
-            {
-                "network": found.model.spec.title,
-                "collection": found.collection.title,
-                "vectors": wanted.name,
-                **projection.settings,
-                "colours": None if colours is None else colours.title,
-            }
-        ),
+        made=_made(found, wanted, projection, view),
+        table=partial(_columns, found, projection, axes, view),
     )
 
 
-def _space(projection: Projection, axes: Sequence[int], view: View) -> None:
+def _made(found: Indexed, wanted: Wanted, projection: Projection, view: View) -> dict[str, object]:
+    """What led to the map."""
+    return {
+        "network": found.model.spec.title,
+        "collection": found.collection.title,
+        "vectors": wanted.name,
+        **projection.settings,
+        "colours": None if view.colours is None else view.colours.title,
+    }
+
+
+def _columns(found: Indexed, projection: Projection, axes: Sequence[int], view: View) -> charts.Table:
+    """The points with what is known of their pictures."""
+    columns: dict[str, Sequence[object]] = {"picture": [row.path for row in found.rows], "label": found.labels}
+    for axis in axes:
+        name = _axis_title(projection, axis) if len(projection.explained) else f"axis {axis + 1}"
+        columns[name] = projection.values[:, axis].tolist()
+    if (colours := view.colours) is not None and colours.title != "Label":
+        of = f"colour: {colours.title}"
+        labels, values = colours.labels, colours.values
+        columns[of] = [labels[at] for at in colours.index] if labels or values is None else values.tolist()
+    return columns
+
+
+def _space(found: Indexed, wanted: Wanted, projection: Projection, axes: Sequence[int], view: View) -> None:
     colours = view.colours
     figure = render.space_figure(
         projection.values[:, list(axes)],
@@ -285,7 +302,13 @@ def _space(projection: Projection, axes: Sequence[int], view: View) -> None:
         axes=[_axis_title(projection, axis) for axis in axes],
         height=_MAP_PX,
     )
-    st.plotly_chart(figure, key="space", width="stretch")
+    charts.draw(
+        figure,
+        key="space",
+        title=f"Map of {found.collection.title} in space",
+        made=_made(found, wanted, projection, view),
+        table=partial(_columns, found, projection, axes, view),
+    )
     key = "A click on a label hides its points. " if colours is not None and colours.labels else ""
     if colours is not None and colours.values is not None:
         low, high = (render.format_value(value) for value in (colours.low, colours.high))

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 import io
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import plotly.graph_objects as go
 import streamlit as st
 from numpy.typing import NDArray
 from PIL import Image
@@ -291,26 +288,19 @@ def downloads(
         more: Further files, before the last; in place of a file's name its ending.
     """
     image = selection.image if run.image_digest else None
-    stem, link = re.sub(r"[^A-Za-z0-9_.-]+", "-", title), screen.here()
+    stem, link = take_away.stem(title), screen.here()
 
-    def account() -> bytes:
-        made = manifest.manifest(
+    def account() -> str:
+        return manifest.manifest(
             run, image=image, photo_id=selection.image_id, selection=code, shown=shown, inputs=inputs, link=link
         )
-        return made.encode()
 
     files: list[File] = [
         ("Picture (PNG)", f"{stem}.png", "With title, colour bar and caption, for a slide.", figure),
         ("Exact pixels (PNG)", f"{stem}-exact.png", "Pixel by pixel, nothing interpolated.", exact),
         ("Raw values (.npy)", f"{stem}.npy", "The numbers themselves, for numpy.load.", lambda: render.npy(values)),
         *((label, f"{stem}{ending}", tooltip, data) for label, ending, tooltip, data in more),
-        (
-            "Manifest (JSON)",
-            f"{stem}.json",
-            "Network, settings, versions, and lines of Python to repeat it. Dropped into the sidebar, it brings this "
-            "screen back.",
-            account,
-        ),
+        take_away.manifest_file(title, account),
     ]
     take_away.draw(
         files,
@@ -322,60 +312,6 @@ def downloads(
             run, network=selection.model.spec.title, picture=selection.image.name if image else ""
         ),
     )
-
-
-def chart(selection: Selection, run: Run, figure: go.Figure, *, key: str, title: str, **made: str) -> None:
-    """A chart of one network and picture with its row: as SVG, into the report, the link.
-
-    Args:
-        selection: Network and picture.
-        run: The result's own account.
-        figure: What :func:`render.svg` can draw.
-        key: Unique on the page.
-        title: What is to be seen.
-        **made: What led to it, beside that.
-    """
-    settings = take_away.settings_of(run, network=selection.model.spec.title, picture=selection.image.name)
-    take_away.chart(figure, key=key, title=title, settings=settings | made, caption=_caption(selection))
-
-
-def chart_downloads(
-    run: Run, *, key: str, title: str, chart: go.Figure, columns: Mapping[str, Sequence[object]], code: str
-) -> None:
-    """Below a chart: its four files (as a picture, as a table, raw, how to make it again), report and link.
-
-    Args:
-        run: The result's own account.
-        key: Unique on the page.
-        title: What is to be seen; the file names are made of it.
-        chart: The chart.
-        columns: What it shows, by name; all of one length.
-        code: Python that picks what is shown out of ``result``.
-    """
-    stem, link = re.sub(r"[^A-Za-z0-9_.-]+", "-", title), screen.here()
-
-    def table() -> bytes:
-        file = io.StringIO()
-        csv.writer(file).writerows([list(columns), *zip(*columns.values(), strict=True)])
-        return file.getvalue().encode()
-
-    def numbers() -> bytes:
-        numeric = [values for values in columns.values() if all(isinstance(v, int | float) for v in values)]
-        return render.npy(np.array(numeric, dtype=np.float32))
-
-    files: list[File] = [
-        ("Chart (SVG)", f"{stem}.svg", "For a slide or a paper, sharp at any size.", lambda: render.svg(chart)),
-        ("Table (CSV)", f"{stem}.csv", "What the chart shows, for a spreadsheet.", table),
-        ("Raw values (.npy)", f"{stem}.npy", "The columns of numbers, for numpy.load.", numbers),
-        (
-            "Manifest (JSON)",
-            f"{stem}.json",
-            "Networks, settings, versions, and lines of Python to repeat it. Dropped into the sidebar, it brings this "
-            "screen back.",
-            lambda: manifest.manifest(run, selection=code, link=link).encode(),
-        ),
-    ]
-    take_away.draw(files, key=key, title=title, picture=lambda: render.svg(chart), settings=take_away.settings_of(run))
 
 
 def colour_bar(scale: Scale, colour_map: str | None, unit: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,8 @@ from cnnviz_core import render, visual_study
 from cnnviz_core.images import Pixels
 from cnnviz_core.methods import comparison
 from cnnviz_core.models import LoadedModel
-from cnnviz_core.results import LayerStudy, Study
-from cnnviz_core.ui import frame, pickers, show, work
+from cnnviz_core.results import FloatArray, LayerStudy, Study
+from cnnviz_core.ui import charts, frame, pickers, show, work
 from cnnviz_core.ui.comparison_view import Pair
 from cnnviz_core.ui.pickers import Selection
 
@@ -223,25 +224,15 @@ def pair_label(one: LayerStudy, at: int) -> str:
 
 def _similarities(found: Study) -> None:
     st.subheader("Similarity by layer", anchor=False)
-    chart = similarity_figure(found)
-    st.plotly_chart(chart, key="study_boxes", width="stretch")
-    medians = {name: float(np.median(values)) for name, values in kept_similarities(found).items() if len(values)}
-    st.caption(
-        "Each point is a channel: the cosine of its two pictures’ embeddings, which are what the base network’s "
-        f"classifier reads ({frame.plain(found.embedding_layer)})."
-        + "".join(f" Median of {frame.plain(name)}: {value:.3f}." for name, value in medians.items())
-    )
     rows = [(one, at) for one in found.layers for at in range(len(one.channels))]
-    show.chart_downloads(
-        found.run,
-        key="study",
+    charts.draw(
+        similarity_figure(found),
+        key="study_boxes",
         title=f"{found.run.model_id} similarity of visualisations",
-        chart=chart,
-        columns={
-            "layer": [one.layer for one, _ in rows],
-            "channel": [int(one.channels[at]) for one, at in rows],
+        run=found.run,
+        table=lambda: {
+            **_channels(rows),
             "cosine": [float(one.similarities[at]) for one, at in rows],
-            "failed": [int(not one.kept[at]) for one, at in rows],
             **{
                 f"gram distance at {name}": [float(one.gram_distances[at, place]) for one, at in rows]
                 for place, name in enumerate(found.gram_layers)
@@ -249,6 +240,21 @@ def _similarities(found: Study) -> None:
         },
         code="[(one.layer, one.channels, one.similarities, one.gram_distances) for one in result.layers]",
     )
+    medians = {name: float(np.median(values)) for name, values in kept_similarities(found).items() if len(values)}
+    st.caption(
+        "Each point is a channel: the cosine of its two pictures’ embeddings, which are what the base network’s "
+        f"classifier reads ({frame.plain(found.embedding_layer)})."
+        + "".join(f" Median of {frame.plain(name)}: {value:.3f}." for name, value in medians.items())
+    )
+
+
+def _channels(rows: Sequence[tuple[LayerStudy, int]]) -> dict[str, list[object]]:
+    """The columns that say which channel a row is of, and whether a picture of it stayed grey."""
+    return {
+        "layer": [one.layer for one, _ in rows],
+        "channel": [int(one.channels[at]) for one, at in rows],
+        "failed": [int(not one.kept[at]) for one, at in rows],
+    }
 
 
 def _failures(found: Study) -> None:
@@ -257,16 +263,30 @@ def _failures(found: Study) -> None:
     total = sum(len(one.channels) for one in found.layers)
     left, right = st.columns(2, gap="medium")
     with left:
-        st.plotly_chart(failures_figure(found), key="study_failures", width="stretch")
+        charts.draw(
+            failures_figure(found), key="study_failures", title="Grey failures by layer", run=found.run, is_small=True
+        )
     with right:
         name = pickers.choose("Scores of layer", [one.layer for one in found.layers], key="grey_layer")
         (one,) = [one for one in found.layers if one.layer == name]
         for side, chart in grey_figures(one).items():
-            st.plotly_chart(chart, key=f"study_grey_{side}", width="stretch")
+            scores = one.base_grey if side == "base" else one.tuned_grey
+            charts.draw(
+                chart,
+                key=f"study_grey_{side}",
+                title=f"Distances from grey at {name}, {side}",
+                run=found.run,
+                table=partial(_grey_columns, one, scores),
+                is_small=True,
+            )
     st.caption(
         f"{num} of {total} channels have a picture that stayed grey in one of the networks and are left out. A picture "
         "has failed if it lies below the first wide gap in the sorted distances from grey, and has next to no colour."
     )
+
+
+def _grey_columns(one: LayerStudy, scores: FloatArray) -> charts.Table:
+    return {"channel": one.channels.tolist(), "distance from grey": scores.tolist()}
 
 
 def _measures(found: Study) -> None:
@@ -281,10 +301,18 @@ def _measures(found: Study) -> None:
     )
     left, right = st.columns(2, gap="medium")
     with left:
-        st.plotly_chart(gram_figure(found, at), key="study_gram", width="stretch")
+        charts.draw(
+            gram_figure(found, at),
+            key="study_gram",
+            title=f"Gram distances at {at} by layer",
+            run=found.run,
+            is_small=True,
+        )
     chart, correlations = measures_figure(found, at)
     with right:
-        st.plotly_chart(chart, key="study_measures", width="stretch")
+        charts.draw(
+            chart, key="study_measures", title=f"Cosine and Gram distance at {at}", run=found.run, is_small=True
+        )
     told = ", ".join(
         f"{frame.plain(name)} {value:.2f}" if np.isfinite(value) else f"{frame.plain(name)} not defined"
         for name, value in correlations.items()

@@ -9,7 +9,7 @@ import streamlit as st
 
 from cnnviz_core import render
 from cnnviz_core.results import ClassImages, FloatArray, Synthesis
-from cnnviz_core.ui import frame, show
+from cnnviz_core.ui import charts, frame, show
 from cnnviz_core.ui.pickers import Selection
 
 TILE_PX = 128
@@ -129,16 +129,23 @@ def caption(chosen: Selection, found: Synthesis) -> None:
     st.caption(frame.plain(" · ".join(filter(None, [*parts, start, f"{run.seconds:.1f} s"]))))
 
 
-def grey_scores(found: Synthesis) -> None:
+def grey_scores(chosen: Selection, found: Synthesis) -> None:
     """Which pictures failed, with the histogram and the cut."""
     num_failed = int(found.has_failed.sum())
     words = f"{num_failed} of {len(found.images)} stayed grey" if num_failed else "None stayed grey"
     with st.expander(f"Grey failures: {words.lower()}"):
         marks = {"cut": found.grey_cut} if found.grey_cut else {}
-        st.plotly_chart(
+        charts.draw(
             render.histogram(found.grey_scores, unit="distance from grey, of 0..1", marks=marks, num_bins=40, low=0.0),
             key="grey_scores",
-            width="stretch",
+            title="Distances of pictures from grey",
+            run=found.run,
+            chosen=chosen,
+            table=lambda: {
+                "picture": list(found.names),
+                "distance from grey, of 0..1": found.grey_scores.tolist(),
+                "stayed grey": ["yes" if failed else "no" for failed in found.has_failed],
+            },
         )
         st.caption(
             f"{words}. The score is how far a picture’s colours are from its greys (root mean square). A picture that "
@@ -148,15 +155,18 @@ def grey_scores(found: Synthesis) -> None:
         )
 
 
-def climb(found: Synthesis, place: int, *, unit: str) -> None:
+def climb(chosen: Selection, found: Synthesis, place: int, *, unit: str) -> None:
     """How one picture's objective grew."""
     if not found.histories.shape[1]:
         return
     first, last = float(found.start_scores[place]), float(found.scores[place])
-    st.plotly_chart(
+    charts.draw(
         render.steps_figure({found.names[place]: found.histories[place]}, unit=unit, is_share=False),
         key="climb",
-        width="stretch",
+        title=f"How {found.names[place]} grew",
+        run=found.run,
+        chosen=chosen,
+        is_small=True,
     )
     st.caption(
         f"From {render.format_value(first)} to {render.format_value(last)}, the picture seen straight. The curve is of "

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
 
-import plotly.graph_objects as go
 import streamlit as st
 
-from cnnviz_core import render, reports
+from cnnviz_core import reports
 from cnnviz_core.results import Run
 from cnnviz_core.ui import frame, person, screen, setting_words
 from cnnviz_core.ui.components import copy_link
@@ -25,6 +25,7 @@ def draw(
     picture: Callable[[], bytes],
     settings: Mapping[str, str],
     caption: str = "",
+    is_small: bool = False,
 ) -> None:
     """The row below a figure.
 
@@ -35,21 +36,19 @@ def draw(
         picture: Makes the PNG or SVG for the report.
         settings: Everything that led to it; as :func:`settings_of` gives it.
         caption: How it was made, in one line.
+        is_small: One button that holds all of it, below a small figure beside others.
     """
-    row = st.container(horizontal=True, vertical_alignment="center", gap="small", key=f"{key}_take_away")
-    with row.popover("Download", icon=":material/download:", key=f"{key}_downloads"):
-        for place, (label, name, tooltip, data) in enumerate(files):
-            st.download_button(
-                label, data, name, help=tooltip, key=f"{key}_download_{place}", on_click="ignore", width="stretch"
-            )
-    with row:
-        is_wanted = st.button(
-            "Add to report",
-            key=f"{key}_report",
-            icon=":material/note_add:",
-            help="Keeps this figure with its settings and link on the page Report, where you comment and export it.",
-        )
-        copy_link.show(key=f"{key}_link", of=title)
+    with st.container(horizontal=True, vertical_alignment="center", gap="small", key=f"{key}_take_away"):
+        if is_small:
+            with st.popover("Take away", icon=":material/ios_share:", type="tertiary", key=f"{key}_downloads"):
+                _downloads(files, key)
+                is_wanted = _report_button(key, "stretch")
+                copy_link.show(key=f"{key}_link", of=title)
+        else:
+            with st.popover("Download", icon=":material/download:", key=f"{key}_downloads"):
+                _downloads(files, key)
+            is_wanted = _report_button(key, "content")
+            copy_link.show(key=f"{key}_link", of=title)
     if is_wanted:
         with frame.errors():
             report = reports.add(
@@ -59,31 +58,42 @@ def draw(
             st.toast(f"Added to your report: {count} figure{'s' * (count != 1)}.", icon=":material/note_add:")
 
 
-def chart(figure: go.Figure, *, key: str, title: str, settings: Mapping[str, str], caption: str = "") -> None:
-    """A chart with its row: as SVG, into the report, the link.
+def _downloads(files: Sequence[File], key: str) -> None:
+    for place, (label, name, tooltip, data) in enumerate(files):
+        st.download_button(
+            label, data, name, help=tooltip, key=f"{key}_download_{place}", on_click="ignore", width="stretch"
+        )
+
+
+def _report_button(key: str, width: Literal["content", "stretch"]) -> bool:
+    return st.button(
+        "Add to report",
+        key=f"{key}_report",
+        icon=":material/note_add:",
+        help="Keeps this figure with its settings and link on the page Report, where you comment and export it.",
+        width=width,
+    )
+
+
+def stem(title: str) -> str:
+    """What the files of a figure are called, without their endings."""
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", title)
+
+
+def manifest_file(title: str, account: Callable[[], str]) -> File:
+    """The file that brings the screen back.
 
     Args:
-        figure: What :func:`render.svg` can draw.
-        key: Unique on the page.
         title: What is to be seen.
-        settings: As in :func:`draw`, like the next one.
-        caption: See there.
+        account: Makes it; as :mod:`cnnviz_core.manifest` writes it.
     """
-    st.plotly_chart(figure, key=key, width="stretch")
-    row(lambda: figure, key=key, title=title, settings=settings, caption=caption)
-
-
-def row(
-    figure: Callable[[], go.Figure], *, key: str, title: str, settings: Mapping[str, str], caption: str = ""
-) -> None:
-    """The row of a chart that is on screen already, with the arguments of :func:`chart`; it is made when asked for."""
-
-    def picture() -> bytes:
-        return render.svg(figure())
-
-    name = f"{re.sub(r'[^A-Za-z0-9_.-]+', '-', title)}.svg"
-    files = [("Chart (SVG)", name, "For a slide or a paper, sharp at any size.", picture)]
-    draw(files, key=key, title=title, picture=picture, settings=settings, caption=caption)
+    return (
+        "Manifest (JSON)",
+        f"{stem(title)}.json",
+        "Network, settings, versions, and lines of Python to repeat it. Dropped into the sidebar, it brings this "
+        "screen back.",
+        lambda: account().encode(),
+    )
 
 
 def settings_of(run: Run, *, network: str = "", picture: str = "") -> dict[str, str]:

@@ -17,7 +17,7 @@ from cnnviz_core.jobs import OnStep
 from cnnviz_core.methods import cam, occlusion, saliency, segmentation, trust
 from cnnviz_core.models import LoadedModel
 from cnnviz_core.results import Agreement, ContextEdit, ContextTest, Curves, FloatArray, Mask, Randomization, Run, Step
-from cnnviz_core.ui import closeup, frame, pickers, show, work
+from cnnviz_core.ui import charts, closeup, frame, pickers, show, work
 from cnnviz_core.ui.components.heat_view import Box
 from cnnviz_core.ui.gallery import MapPicture, told_apart
 
@@ -58,9 +58,9 @@ def draw(one: MapPicture, all_maps: Sequence[MapPicture]) -> None:
 def _chart(figure: go.Figure, one: MapPicture | None, *, key: str, title: str, **made: str) -> None:
     """A chart of a check of one map; without its row while the check goes on, for which there is no map here."""
     if one is None:
-        st.plotly_chart(figure, key=key, width="stretch")
+        charts.so_far(figure, key=key)
     else:
-        show.chart(one.chosen, one.run, figure, key=key, title=title, **made)
+        charts.draw(figure, key=key, title=title, run=one.run, chosen=one.chosen, made=made)
 
 
 def _agreement(one: MapPicture, all_maps: Sequence[MapPicture]) -> None:

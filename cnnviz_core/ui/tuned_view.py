@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,12 +13,10 @@ from cnnviz_core import catalogue, render, store, training
 from cnnviz_core.collections import Collection
 from cnnviz_core.errors import CnnvizError
 from cnnviz_core.methods import fine_tuning
-from cnnviz_core.render import Scale
 from cnnviz_core.results import FineTuned
 from cnnviz_core.store import Card
-from cnnviz_core.ui import collection_view, comparison_view, fine_tuning_view, frame, pickers, screen, show, work
+from cnnviz_core.ui import charts, collection_view, comparison_view, fine_tuning_view, frame, pickers, screen, work
 from cnnviz_core.ui.collection_view import Indexed
-from cnnviz_core.ui.pickers import Selection
 
 _COMPARISON = "pages/compare/comparison.py"
 _TILE_PX = 96
@@ -25,7 +24,7 @@ _MOST_PICTURES = 120
 _ALL_MISTAKES = "all mistakes"
 
 
-def draw(chosen: Selection, found: Indexed | None, result: FineTuned) -> None:
+def draw(found: Indexed | None, result: FineTuned) -> None:
     """All of it; the pictures once they are indexed."""
     st.subheader("On pictures it was not trained on", anchor=False)
     _numbers(result)
@@ -34,9 +33,14 @@ def draw(chosen: Selection, found: Indexed | None, result: FineTuned) -> None:
         st.warning(frame.plain(notice), icon=":material/info:")
     _network(result)
     fine_tuning_view.curves(
-        result.history, len(result.history) - 1, result.best_epoch, result.history[0].validation_accuracy, key="final"
+        result.history,
+        len(result.history) - 1,
+        result.best_epoch,
+        result.history[0].validation_accuracy,
+        key="final",
+        run=result.run,
     )
-    _confusion(chosen, found, result)
+    _confusion(found, result)
     _table(result)
 
 
@@ -124,7 +128,7 @@ def _not_saved(result: FineTuned) -> None:
 # ---- who was taken for whom -----------------------------------------------------------------------------------------
 
 
-def _confusion(chosen: Selection, found: Indexed | None, result: FineTuned) -> None:
+def _confusion(found: Indexed | None, result: FineTuned) -> None:
     st.subheader("Who is taken for whom", anchor=False)
     cells = _cells(result)
     names = list(cells)
@@ -149,14 +153,26 @@ def _confusion(chosen: Selection, found: Indexed | None, result: FineTuned) -> N
         else:
             _pictures(found, result, cells[name])
     with left:
-        st.plotly_chart(
+        charts.draw(
             render.confusion_figure(result.class_names, result.confusion, selected=cells[name]),
             key="confusion",
+            title="Confusion matrix",
             on_select=pick,
-            width="stretch",
+            run=result.run,
+            table=partial(_confusion_columns, result),
+            code="result.confusion",
         )
         st.caption("Rows are the classes, columns the answers; the diagonal is right. Colours are shares of the row.")
-    _downloads(chosen, result)
+
+
+def _confusion_columns(result: FineTuned) -> charts.Table:
+    rows, columns = np.indices(result.confusion.shape).reshape(2, -1)
+    return {
+        "class": [result.class_names[row] for row in rows],
+        "answer": [result.class_names[column] for column in columns],
+        "test pictures": result.confusion.ravel().tolist(),
+        "by the linear probe": result.probe_confusion.ravel().tolist(),
+    }
 
 
 def _cells(result: FineTuned) -> dict[str, tuple[int, int] | None]:
@@ -198,33 +214,6 @@ def _pictures(found: Indexed, result: FineTuned, cell: tuple[int, int] | None) -
     )
     more = f"The first {len(shown):,} of {len(here):,}. " if len(shown) < len(here) else ""
     st.caption(f"{more}Under each its answer and how probable that was; the surest first.")
-
-
-def _downloads(chosen: Selection, result: FineTuned) -> None:
-    scale = Scale.fixed(0.0, float(max(1, result.confusion.max())), signed=False)
-    values = result.confusion.astype(np.float32)
-    pixels = render.colourise(values, scale=scale)
-
-    def figure() -> bytes:
-        return render.figure_png(
-            show.enlarged_pixels(pixels, 480),
-            title="Confusion matrix",
-            caption=f"rows: class, columns: answer, in the order {', '.join(result.class_names)}"[:200],
-            scale=scale,
-            unit="pictures",
-        )
-
-    show.downloads(
-        chosen,
-        result.run,
-        key="confusion_files",
-        title="Confusion matrix",
-        figure=figure,
-        exact=lambda: render.png(pixels),
-        values=result.confusion,
-        code="result.confusion",
-        shown={"class_names": list(result.class_names)},
-    )
 
 
 def _table(result: FineTuned) -> None:

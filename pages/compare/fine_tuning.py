@@ -16,6 +16,6 @@ if collection := collection_view.choose():
         else:
             fine_tuning_view.say_why_index()
     if result is not None:
-        tuned_view.draw(chosen, found, result)
+        tuned_view.draw(found, result)
     tuned_view.earlier(collection)
 frame.about(fine_tuning.__doc__)

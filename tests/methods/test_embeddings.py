@@ -260,6 +260,12 @@ class TestEveryMethod:
         one, other = (embeddings.project(some[:80], method=method, seed=seed).values for seed in (0, 1))
         assert not np.array_equal(one, other)
 
+    @pytest.mark.parametrize("method", embeddings.METHODS)
+    def test_a_seed_of_more_bits_than_scikit_learn_takes(self, some: np.ndarray, quick: None, method: str) -> None:
+        found = embeddings.project(some[:80], method=method, seed=2**33 + 1)
+        assert np.isfinite(found.values).all()
+        assert found.settings["seed"] == 2**33 + 1
+
     @pytest.mark.parametrize("method", BENT)
     def test_threads_do_not_disturb_each_other(self, some: np.ndarray, quick: None, method: str) -> None:
         alone = [embeddings.project(some[i : i + 80], method=method).values for i in (0, 80)]
@@ -397,7 +403,7 @@ class TestEveryMethod:
             ({"method": "umap", "num_neighbors": 31}, "num_neighbors is 31"),
             ({"method": "umap", "min_distance": -0.1}, "min_distance is -0.1"),
             ({"seed": -1}, "seed is -1"),
-            ({"seed": 2**32}, "seed is"),
+            ({"seed": 2**62}, "seed is"),
         ],
     )
     def test_settings_out_of_range(self, settings: dict, message: str) -> None:
