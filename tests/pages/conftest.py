@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import csv
+import io
+import itertools
+import json
+import math
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from cnnviz_core import collections, photos, settings
+from cnnviz_core import collections, manifest, photos, settings
 from cnnviz_core.collections import embedding, indexing
 from cnnviz_core.models import LoadedModel
+from cnnviz_core.ui import take_away
 
 APP = str(Path(__file__).parents[2] / "app.py")
 
@@ -37,6 +44,48 @@ def open_page() -> Callable[..., AppTest]:
         return app
 
     return open_one
+
+
+@pytest.fixture
+def check_charts(monkeypatch: pytest.MonkeyPatch) -> Callable[[AppTest], set[str]]:
+    """Checks that each chart on a page has its row, with files that hold what they should; gives the charts' names."""
+    taken: dict[str, tuple[list[take_away.File], Callable[[], bytes]]] = {}
+    draw = take_away.draw
+
+    def noting(files: list[take_away.File], **about: Any) -> None:
+        taken[about["key"]] = files, about["picture"]
+        draw(files, **about)
+
+    monkeypatch.setattr(take_away, "draw", noting)
+
+    def check(app: AppTest) -> set[str]:
+        shown = {chart.proto.id.split("-", 2)[2] for chart in app.get("plotly_chart")}
+        buttons = {button.key for button in app.button}
+        address = {name: [text] if isinstance(text, str) else text for name, text in app.query_params.items()}
+        for name in shown:
+            assert f"{name}_report" in buttons
+            files, picture = taken[name]
+            (_, _, _, svg), (_, csv_name, _, values), (_, _, _, account) = files
+            assert svg().startswith(b"<svg")
+            assert picture() == svg()
+            header, *rows = csv.reader(io.StringIO(values().decode()))
+            assert csv_name.endswith(".csv")
+            assert all(header)
+            assert len(set(header)) == len(header)
+            assert rows
+            assert any(map(_is_number, itertools.chain(*rows))), rows
+            assert manifest.read(account()).link.params == address
+            assert json.loads(account())["settings"]
+        return shown
+
+    return check
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from cnnviz_core.links import Link
 from cnnviz_core.ui import person
 
 Open = Callable[..., AppTest]
+Check = Callable[[AppTest], set[str]]
 PAGE = "share/report"
 ME = f"browser-{'a' * 32}"
 PNG = render.png(np.zeros((4, 4, 3), np.uint8))
@@ -61,6 +62,29 @@ def test_a_chart_goes_into_the_report_as_a_drawing(open_page: Open) -> None:
     assert (entry.ending, entry.page) == (".svg", "")
     assert b"Egyptian cat" in reports.picture(ME, entry)
     assert "What tf\\_efficientnet\\_lite0 says of Chelsea the cat" in words(open_page(PAGE))
+
+
+@pytest.mark.parametrize(
+    ("page", "link", "charts"),
+    [
+        ("", {}, {"answer"}),
+        ("look/feature_maps", {}, {"histogram"}),
+        ("look/filters", {"kernel": "3"}, {"frequencies"}),
+        ("explain/occlusion", {"hand": "2~3"}, {"probabilities", "winners", "hand_bars"}),
+        ("compare/similarity", {}, {"self_similarity"}),
+        ("compare/comparison", {"part": "This picture", "other": "itself"}, {"answer_base", "answer_tuned"}),
+        ("create/adversarial", {}, {"answers_before", "answers_after", "way", "drift"}),
+    ],
+)
+def test_every_chart_has_its_files_its_link_and_the_way_into_the_report(
+    open_page: Open, check_charts: Check, page: str, link: dict[str, str], charts: set[str]
+) -> None:
+    assert check_charts(open_page(page, **link)) == charts
+
+
+def test_the_map_in_space_and_the_layers_have_them_too(open_explore: Open, check_charts: Check) -> None:
+    assert check_charts(open_explore("explore/embeddings", three="true")) == {"space", "separation"}
+    assert check_charts(open_explore("explore/neighbors")) == {"distances"}
 
 
 def test_figures_are_arranged_commented_removed_and_put_back(open_page: Open) -> None:

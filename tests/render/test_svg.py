@@ -131,3 +131,25 @@ def test_a_map_of_points_has_their_colours_and_no_numbers_where_axes_mean_nothin
 def test_a_chart_that_it_cannot_draw_is_refused() -> None:
     with pytest.raises(BadSetting, match="pie"):
         render.svg(go.Figure(go.Pie(values=[1])))
+
+
+def test_points_in_space_are_drawn_as_they_are_first_seen() -> None:
+    # Along each axis, from the near corner of a cube: plotly looks from where all three are positive, z upwards.
+    corner = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 1]], np.float32)
+    figure = render.space_figure(corner, colours=None, captions=[""] * 5, axes=("one", "two", "three"), height=500)
+    root = drawn(figure)
+    origin, x, y, z, near = points(root)
+    assert x[0] < origin[0] < y[0]
+    assert x[1] == pytest.approx(y[1], abs=0.2)
+    assert x[1] > origin[1] > z[1]
+    assert z[0] == pytest.approx(origin[0], abs=0.2)
+    assert near == pytest.approx(origin, abs=0.2)  # one behind the other
+    assert {"one", "two", "three"} <= set(texts(root))
+
+
+def test_odd_points_in_space_are_drawn() -> None:
+    for values in (np.zeros((0, 3)), np.zeros((1, 3)), np.full((2, 3), 5.0)):
+        figure = render.space_figure(
+            values.astype(np.float32), colours=None, captions=["a"] * len(values), axes=("a", "b", "c"), height=300
+        )
+        assert b"nan" not in render.svg(figure)
