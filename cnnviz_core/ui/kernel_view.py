@@ -198,7 +198,7 @@ def _input_channel(kernels: Kernels, kernel: int, place: int) -> int:
 
 
 def enlarged(chosen: Selection, kernels: Kernels, kernel: int, drawing: Drawing) -> None:
-    """One kernel or one of its slices, its numbers, its frequencies and its downloads."""
+    """One kernel or one of its slices, its numbers, its downloads and its frequencies."""
     scale = None
     if is_coloured(kernels):
         pixels, values, code = drawing.colours(kernels)[kernel], kernels.values[kernel], f"result.values[{kernel}]"
@@ -209,13 +209,23 @@ def enlarged(chosen: Selection, kernels: Kernels, kernel: int, drawing: Drawing)
         scale = drawing.scale(values)
         pixels = render.colourise(values, scale=scale)
         title = f"Kernel {kernel} of {kernels.layer}, input channel {_input_channel(kernels, kernel, place)}"
-    row = st.container(horizontal=True)
-    with row.container(width=_KERNEL_PX):
-        st.image(render.png(show.enlarged_pixels(pixels, _KERNEL_PX)), width=_KERNEL_PX)
-        norm = render.format_value(float(filters.norms(kernels)[kernel]))
-        st.caption(frame.plain(f"{title}. Norm of the whole kernel: {norm}."))
+    st.image(render.png(show.enlarged_pixels(pixels, _KERNEL_PX)), width=_KERNEL_PX)
+    norm = render.format_value(float(filters.norms(kernels)[kernel]))
+    st.caption(frame.plain(f"{title}. Norm of the whole kernel: {norm}."))
+    show.downloads(
+        chosen,
+        kernels.run,
+        key="kernel",
+        title=title,
+        figure=lambda: render.figure_png(
+            pixels, title=title, caption=chosen.model.spec.title, scale=scale, unit="weight"
+        ),
+        exact=lambda: render.png(pixels),
+        values=values,
+        code=code,
+    )
     if kernels.values.shape[-1] > 1:
-        with row.container(width=_FREQUENCIES_PX):
+        with st.container(width=_FREQUENCIES_PX):
             response = filters.frequency_response(kernels, kernel=kernel)
             charts.draw(
                 render.frequency_figure(response),
@@ -229,21 +239,8 @@ def enlarged(chosen: Selection, kernels: Kernels, kernel: int, drawing: Drawing)
             )
             st.caption(
                 "What gratings the kernel answers to: the middle is even areas, the edge the finest stripes; two "
-                "bright "
-                "spots mean stripes across the line between them."
+                "bright spots mean stripes across the line between them."
             )
-    show.downloads(
-        chosen,
-        kernels.run,
-        key="kernel",
-        title=title,
-        figure=lambda: render.figure_png(
-            pixels, title=title, caption=chosen.model.spec.title, scale=scale, unit="weight"
-        ),
-        exact=lambda: render.png(pixels),
-        values=values,
-        code=code,
-    )
 
 
 def findings(model: LoadedModel, kernels: Kernels) -> None:
