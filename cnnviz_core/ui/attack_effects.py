@@ -93,7 +93,8 @@ def _grad_cams(chosen: Selection, found: AdversarialExample) -> None:
 
 def _others(chosen: Selection, found: AdversarialExample) -> None:
     here = str(st.session_state["model"]) if chosen.model.spec.is_trained else ""
-    ready = [network for network in pickers.ready_networks() if network != here]
+    names = pickers.ready_networks()
+    ready = [network for network in names if network != here]
     if not ready:
         st.info("No other network is ready on this machine; the page Networks says how to add one.")
         return
@@ -102,6 +103,7 @@ def _others(chosen: Selection, found: AdversarialExample) -> None:
         ready,
         key="others",
         default=ready[:2],
+        name=lambda network: names[network],
         most=4,
         of=here,
         help="Networks whose weights are on this machine. Each is loaded when it is chosen.",

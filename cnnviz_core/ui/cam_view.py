@@ -148,12 +148,14 @@ def networks(chosen: Selection, layer: str, *, signed: bool) -> list[MapPicture]
     """The same picture in several networks, each at its own default layer and for the class of the same name."""
     trained = chosen.model.spec.is_trained
     here = str(st.session_state["model"]) if trained else chosen.model.spec.title
-    ready = list(dict.fromkeys([here, *pickers.ready_networks()]))
+    names = pickers.ready_networks()
+    ready = list(dict.fromkeys([here, *names]))
     wanted = pickers.several(
         "Networks",
         ready,
         key="networks",
         default=ready[:2],
+        name=lambda network: names.get(network, network),
         most=4,
         help="Networks whose weights are on this machine. Each is loaded when it is chosen.",
     )

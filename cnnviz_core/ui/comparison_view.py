@@ -93,16 +93,11 @@ def _partners(model: LoadedModel) -> dict[str, str]:
     cards = {card.checkpoint_id: card.name for card in store.checkpoints() if _stem(card.architecture) == stem}
     entries = {entry.model_id: entry.title for entry in catalogue.entries() if entry.ready}
     real = {name: title for name, title in entries.items() if _stem(name) == stem}
-    found = {name: partner_name(name, title) for name, title in {**cards, **real}.items() if name != mine}
+    found = {name: pickers.network_name(name, title) for name, title in {**cards, **real}.items() if name != mine}
     is_published = not mine.startswith("checkpoint/") and model.spec.is_trained
     if mine in real and not is_published:
         found[PUBLISHED] = _MADE[PUBLISHED]
     return {**found, **{made: _MADE[made] for made in (REDRAWN, UNTRAINED, ITSELF)}}
-
-
-def partner_name(network: str, title: str) -> str:
-    """What a catalogue or checkpoint id is called in the picker and in links."""
-    return f"{title} · {network}"
 
 
 def _stem(model_id: str) -> str:

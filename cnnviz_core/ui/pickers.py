@@ -115,8 +115,10 @@ def check_link(label: str, names: Sequence[str], key: str) -> None:
 
 def network() -> tuple[str, str]:
     """Draws the network picker. Returns the catalogue or checkpoint id, and the weights."""
-    cards = {card.checkpoint_id: card for card in store.checkpoints()}
-    options = [*cards, *(entry.model_id for entry in catalogue.entries())]
+    names = checkpoint_names()
+    options = [*names, *(entry.model_id for entry in catalogue.entries())]
+    if (linked := st.query_params.get("model", "")) in names:
+        names[linked] = linked  # a link has it by its id alone, and a widget in a link cannot be called anything else
     if st.session_state.get("model", catalogue.DEFAULT_MODEL) not in options:
         frame.notice(f"{st.session_state['model']} is no longer on this server; the default network is shown.")
         del st.session_state["model"]
@@ -125,6 +127,7 @@ def network() -> tuple[str, str]:
         options,
         key="model",
         default=catalogue.DEFAULT_MODEL,
+        name=lambda network: names.get(network, network),
         filter_mode="contains",
         help="Type to search all networks of timm and torchvision, and the checkpoints uploaded here. Those that are "
         "ready on this machine come first.",
@@ -137,11 +140,11 @@ def network() -> tuple[str, str]:
         required=True,
         bind="query-params",
         width="stretch",
-        disabled=chosen in cards,
+        disabled=chosen in names,
         help="Published weights come from training. Untrained ones are a random draw, to see what training has "
         "changed: a network that looks the same without training shows its architecture, not what it learned.",
     )
-    return chosen, "default" if weights == "published" or chosen in cards else "random:0"
+    return chosen, "default" if weights == "published" or chosen in names else "random:0"
 
 
 def several(
@@ -206,10 +209,19 @@ def several_classes(chosen: Selection, *, most: int) -> list[int]:
     )
 
 
-def ready_networks() -> list[str]:
-    """Catalogue and checkpoint ids whose weights are on this machine."""
-    cards = [card.checkpoint_id for card in store.checkpoints()]
-    return [*cards, *(entry.model_id for entry in catalogue.entries() if entry.ready)]
+def network_name(network: str, title: str) -> str:
+    """What a network is called in pickers and in links: its title for people, its id against those of equal title."""
+    return f"{title} · {network}"
+
+
+def checkpoint_names() -> dict[str, str]:
+    """Ids of the checkpoints that this server keeps, and what they are called in pickers."""
+    return {card.checkpoint_id: network_name(card.checkpoint_id, card.name) for card in store.checkpoints()}
+
+
+def ready_networks() -> dict[str, str]:
+    """Catalogue and checkpoint ids whose weights are on this machine, and what they are called in pickers."""
+    return checkpoint_names() | {entry.model_id: entry.model_id for entry in catalogue.entries() if entry.ready}
 
 
 def image() -> str:

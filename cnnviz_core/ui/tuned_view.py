@@ -15,7 +15,7 @@ from cnnviz_core.errors import CnnvizError
 from cnnviz_core.methods import fine_tuning
 from cnnviz_core.results import FineTuned
 from cnnviz_core.store import Card
-from cnnviz_core.ui import charts, collection_view, comparison_view, fine_tuning_view, frame, pickers, screen, work
+from cnnviz_core.ui import charts, collection_view, fine_tuning_view, frame, pickers, screen, work
 from cnnviz_core.ui.collection_view import Indexed
 
 _COMPARISON = "pages/compare/comparison.py"
@@ -84,7 +84,8 @@ def _network(result: FineTuned) -> None:
         st.button("Use this network", key="use_tuned", icon=":material/check:", type="primary", on_click=use)
         # Not a plain link: what the sidebar has in this session would win over the network in it.
         if st.button("Compare with its base", key="compare_tuned", icon=":material/compare_arrows:"):
-            screen.go(_COMPARISON, {"model": [card.checkpoint_id], "role": ["tuned"], **_base(card)})
+            name = pickers.network_name(card.checkpoint_id, card.name)
+            screen.go(_COMPARISON, {"model": [name], "role": ["tuned"], **_base(card)})
         st.download_button(
             "Weights (.safetensors)",
             card.path.read_bytes,
@@ -108,7 +109,7 @@ def _base(card: Card) -> dict[str, list[str]]:
         title = next((one.name for one in store.checkpoints() if one.checkpoint_id == network), "")
     else:
         title = catalogue.find(network).title if base.get("weights") == "default" else ""
-    return {"other": [comparison_view.partner_name(network, title)]} if title else {}
+    return {"other": [pickers.network_name(network, title)]} if title else {}
 
 
 def _not_saved(result: FineTuned) -> None:

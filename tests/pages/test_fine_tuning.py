@@ -76,7 +76,7 @@ def test_what_is_there_before_and_after_a_training(trained: AppTest) -> None:
 def test_the_new_network_is_used_on_all_pages(trained: AppTest) -> None:
     app = trained
     (card,) = store.checkpoints()
-    assert card.checkpoint_id in app.selectbox(key="model").options
+    assert f"{card.name} · {card.checkpoint_id}" in app.selectbox(key="model").options
     assert any("before: 1" in expander.label for expander in app.expander)
     app.button(key="use_tuned").click().run()
     assert app.selectbox(key="model").value == card.checkpoint_id
@@ -92,7 +92,7 @@ def test_the_new_network_is_compared_with_its_base(trained: AppTest) -> None:
     assert not app.exception
     path, link, _ = app.session_state["wanted_screen"]
     assert path == "pages/compare/comparison.py"
-    assert (link["model"], link["role"]) == ([card.checkpoint_id], ["tuned"])
+    assert (link["model"], link["role"]) == ([f"{card.name} · {card.checkpoint_id}"], ["tuned"])
 
 
 def test_who_may_not_train_is_told(open_page: Open, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,6 +25,24 @@ def test_a_choice_in_the_table_is_the_network_of_all_pages(open_page: Callable[.
     assert any("not on this machine" in i.value for i in app.info)
 
 
+def test_checkpoints_have_their_names_in_the_picker_and_their_ids_in_the_link(
+    open_page: Callable[..., AppTest], tmp_path: Path
+) -> None:
+    cards = [
+        store.save_checkpoint(content, name="mine (best).pth", architecture="torchvision/squeezenet1_1")
+        for content in (b"one", b"another")
+    ]
+    first, second = sorted(f"mine (best).pth · {card.checkpoint_id}" for card in cards)
+    app = open_page(PAGE)
+    assert app.selectbox(key="model").options[:2] == [first, second]
+    app = open_page(PAGE, model=second)
+    assert app.selectbox(key="model").value == second.rpartition(" ")[2]
+    by_id = open_page(PAGE, model=second.rpartition(" ")[2])  # as older links have it
+    assert by_id.selectbox(key="model").value == second.rpartition(" ")[2]
+    assert by_id.selectbox(key="model").options[:2] == [first, second.rpartition(" ")[2]]
+    assert not any("not on offer" in warning.value for warning in (*app.warning, *by_id.warning))
+
+
 def test_a_kept_checkpoint_is_a_network(open_page: Callable[..., AppTest], tmp_path: Path) -> None:
     from safetensors.torch import save
 
