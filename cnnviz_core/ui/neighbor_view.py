@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from cnnviz_core import render
 from cnnviz_core.collections import embedding
 from cnnviz_core.collections.search import Searcher
+from cnnviz_core.errors import CnnvizError
 from cnnviz_core.images import InputImage
 from cnnviz_core.jobs import Work
 from cnnviz_core.methods import neighbors
@@ -32,6 +33,8 @@ _REGION_CANDIDATES = 200
 _PAIRS = 24
 _LONG_LIST_ROWS = 20_000  # beyond, all pairs take minutes
 _PAIR_SECONDS = 5e-8  # of two pictures
+_MOST_COPIES = 8
+_COPY_DISTANCE = 0.01  # by the pixels; an index reads large files at a smaller size
 _OWN = "the chosen picture"
 _METRICS = {"cosine": "cosine", "euclidean": "Euclidean"}
 
@@ -45,17 +48,14 @@ class Query:
         image: The picture.
         name: What to call it.
         label: Empty where none is known.
+        itself: Rows that are the query itself, which is no neighbour of its own.
     """
 
     row: int | None
     image: InputImage
     name: str
     label: str
-
-    @property
-    def exclude(self) -> list[int]:
-        """Rows that are the query itself."""
-        return [] if self.row is None else [self.row]
+    itself: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -102,8 +102,25 @@ def query(chosen: Selection, found: Indexed) -> Query:
     if trail:
         _way_back(found, trail)
         row = trail[-1]
-        return Query(row, found.open(row), found.name(row), found.rows[row].label)
-    return Query(None, chosen.image, chosen.image.name, "")
+        return Query(row, found.open(row), found.name(row), found.rows[row].label, (row,))
+    itself = _rows_of(f"{found.key(embedding.PIXELS)} {chosen.image.digest}", found, chosen.image)
+    return Query(None, chosen.image, chosen.image.name, found.rows[itself[0]].label if itself else "", itself)
+
+
+@st.cache_data(max_entries=64, show_spinner=False)
+def _rows_of(found_by: str, _found: Indexed, _image: InputImage) -> tuple[int, ...]:  # noqa: ARG001 - the cache's key
+    """Where the collection has this very picture, in whatever file: the same pixels, not only nearly the same."""
+    vector = compute.run(embedding.of_image, _found.model, _image, layers=[embedding.PIXELS])[embedding.PIXELS]
+    near = neighbors.search(_searcher(_found, embedding.PIXELS), vector, k=_MOST_COPIES)
+    rows = near.indices[near.distances < _COPY_DISTANCE].tolist()
+    return tuple(row for row in rows if _digest(_found, row) == _image.digest)
+
+
+def _digest(found: Indexed, row: int) -> str:
+    try:
+        return found.open(row).digest
+    except CnnvizError:  # it is gone, or another one by now
+        return ""
 
 
 def _way_back(found: Indexed, trail: list[int]) -> None:
@@ -131,7 +148,7 @@ def draw(query: Query, found: Indexed, wanted: Wanted) -> None:
     left, right = st.columns([1, 3], gap="medium")
     with left:
         st.image(render.jpeg(found.model.preprocessing.crop(query.image), quality=90), width=_QUERY_PX)
-        st.caption(f"Query: {frame.plain(query.name)}, as the network sees it.")
+        st.caption(f"Query: {frame.plain(query.name)}, as the network sees it.{_left_out(query, found)}")
     with right:
         st.markdown(f"**Nearest by {frame.plain(_layer_name(wanted.layer))}**")
         near = _search(found, wanted.layer, query, wanted)
@@ -146,13 +163,20 @@ def draw(query: Query, found: Indexed, wanted: Wanted) -> None:
     _bars(query, found, near, wanted)
 
 
+def _left_out(query: Query, found: Indexed) -> str:
+    if query.row is not None or not query.itself:
+        return ""
+    names = ", ".join(frame.plain(found.rows[row].path) for row in query.itself)
+    return f" The collection has it, too ({names}), which is left out of its neighbours."
+
+
 def _layer_name(layer: str) -> str:
     return {embedding.PIXELS: "the pixels", embedding.SCORES: "the class scores"}.get(layer, layer)
 
 
 def _search(found: Indexed, layer: str, query: Query, wanted: Wanted) -> Neighbors:
     vector = _vector(found, layer, query)
-    return neighbors.search(_searcher(found, layer), vector, k=wanted.k, metric=wanted.metric, exclude=query.exclude)
+    return neighbors.search(_searcher(found, layer), vector, k=wanted.k, metric=wanted.metric, exclude=query.itself)
 
 
 def _vector(found: Indexed, layer: str, query: Query) -> FloatArray:
@@ -247,7 +271,7 @@ def _regions(query: Query, found: Indexed, wanted: Wanted, part: Mask) -> None:
     vector = neighbors.region_vector(model, query.image, layer=layer, mask=mask)
     cells = neighbors.region_cells(model, query.image, layer=layer, mask=mask)
     near = neighbors.search(
-        _searcher(found, layer), vector, k=_REGION_CANDIDATES, metric="cosine", exclude=query.exclude
+        _searcher(found, layer), vector, k=_REGION_CANDIDATES, metric="cosine", exclude=query.itself
     )
     rows = near.indices.tolist()
     seconds = compute.run(embedding.seconds_per_picture, model) * len(rows)

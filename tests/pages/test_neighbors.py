@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from streamlit.testing.v1 import AppTest
 
-from cnnviz_core import collections
+from cnnviz_core import collections, images, photos, store
 
 Open = Callable[..., AppTest]
 PAGE = "explore/neighbors"
@@ -33,6 +33,22 @@ def test_neighbours_by_the_layer_and_by_the_pixels(open_explore: Open) -> None:
     assert "Nearest by global" in markdown(app)
     assert "Nearest by the pixels themselves" in markdown(app)
     assert "of 12 are the same in both" in captions(app)
+
+
+def test_the_picture_itself_is_no_neighbour_of_its_own(open_explore: Open) -> None:
+    app = open_explore(PAGE)
+    assert "The collection has it, too (everyday/chelsea.png), which is left out of its neighbours." in captions(app)
+    assert "have the query’s label, everyday" in captions(app)
+    (spec,) = [chart.proto.spec for chart in app.get("plotly_chart") if chart.proto.id.endswith("distances")]
+    assert spec.count(".png") + spec.count(".jpg") >= 12
+    assert "chelsea" not in spec
+    app.session_state["trail"] = [row_of("coffee")]
+    app.run()
+    assert "The collection has it, too" not in captions(app)
+    mirrored = images.from_pixels(photos.open_photo("chelsea").pixels[:, ::-1].copy(), name="mirrored")
+    app = open_explore(PAGE, image=f"mirrored ({store.save_picture(mirrored)})")
+    assert "Query: mirrored" in captions(app)
+    assert "The collection has it, too" not in captions(app)
 
 
 def test_a_clicked_neighbour_is_the_next_query_and_the_way_leads_back(open_explore: Open) -> None:
