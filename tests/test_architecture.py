@@ -84,6 +84,25 @@ CHARTS = {
 }
 
 
+# What a person sets, in widgets that keep it under a key; on another page the key keeps it, too.
+WIDGETS = {
+    "checkbox",
+    "choose",
+    "multiselect",
+    "number",
+    "number_input",
+    "segmented_control",
+    "select_slider",
+    "selectbox",
+    "several",
+    "slider",
+    "text_input",
+    "toggle",
+}
+# Keys that mean the same wherever they are asked for.
+COMMON_KEYS = {"channel", "colours"}
+
+
 def place(path: Path) -> str:
     """The name in ``LEVELS`` of a file in the package."""
     first, *deeper = path.relative_to(PACKAGE).parts
@@ -176,6 +195,18 @@ def test_only_ui_imports_streamlit(path: Path) -> None:
 def test_charts_are_drawn_in_one_place_with_their_row(path: Path) -> None:
     drawn = names_in(path) & CHARTS
     assert drawn == ({"plotly_chart"} if path == PACKAGE / "ui" / "charts.py" else set()), "take ui/charts.py"
+
+
+def test_a_setting_of_one_page_is_not_another_pages() -> None:
+    homes: dict[str, set[str]] = {}
+    for path in [*(PACKAGE / "ui").rglob("*.py"), *PAGES]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] in WIDGETS:
+                key = next((word.value for word in node.keywords if word.arg == "key"), None)
+                if isinstance(key, ast.Constant):
+                    homes.setdefault(str(key.value), set()).add(relative(path))
+    shared = {key: sorted(paths) for key, paths in homes.items() if len(paths) > 1}
+    assert shared.keys() == COMMON_KEYS, shared
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=relative)

@@ -168,3 +168,20 @@ def test_other_versions_are_said() -> None:
 def test_a_file_that_leads_nowhere_is_refused(content: bytes, why: str) -> None:
     with pytest.raises(BadLink, match=why):
         manifest.read(content)
+
+
+def test_the_networks_own_answer_is_repeated_and_has_no_time_that_nobody_took(lite0: LoadedModel) -> None:
+    image = photos.open_photo("coffee")
+    run = lite0.provenance("predict", 0.0, image=image, k=3)
+    lines = manifest.python_lines(run, image=image, photo_id="coffee", selection="result.probabilities")
+    assert execute(lines)["shown"] == lite0.predict(image, 3).probabilities
+    assert "seconds" not in json.loads(manifest.manifest(run, image=image))
+
+
+def test_a_screen_without_an_account_comes_back_too() -> None:
+    link = Link("embeddings", {"three": ["true"]})
+    written = manifest.of_screen(link, settings={"collection": "=1 “photos”", "seed": 3})
+    origin = manifest.read(written.encode())
+    assert origin.link == link
+    assert not origin.changed
+    assert json.loads(written)["settings"] == {"collection": "=1 “photos”", "seed": 3}

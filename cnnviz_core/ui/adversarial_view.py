@@ -221,14 +221,14 @@ def _steps(method: str) -> int:
     first, most = adversarial.METHODS[method].steps, adversarial.METHODS[method].most_steps
     if most == 1:
         return 1
-    pickers.start_again("steps", method, first)
+    pickers.start_again("attack_steps", method, first)
     return int(
         st.slider(
             "Steps",
             0,
             200,
             first,
-            key="steps",
+            key="attack_steps",
             bind="query-params",
             help="Forwards and backwards through the network. More steps find more. With none the picture stays as it "
             "is.",
@@ -242,7 +242,14 @@ def _seed(uses: Sequence[str]) -> int:
         return 0
     return int(
         st.number_input(
-            "Seed", 0, 9999, 0, key="seed", bind="query-params", width=110, help="Of the random start; the same again."
+            "Seed",
+            0,
+            9999,
+            0,
+            key="attack_seed",
+            bind="query-params",
+            width=110,
+            help="Of the random start; the same again.",
         )
     )
 

@@ -103,7 +103,7 @@ def classes(chosen: Selection, layer: str, *, signed: bool) -> list[MapPicture]:
     wanted = pickers.several(
         "Classes",
         range(model.num_classes),
-        key="classes",
+        key="cam_classes",
         default=list(compute.run(LoadedModel.predict, model, chosen.image, k=_NUM_CLASSES).indices),
         name=lambda index: f"{index} {model.class_names[index]}",
         of=f"{chosen.image.digest} {model.spec.weights_hash}",

@@ -106,7 +106,7 @@ def row(
     files: list[File] = [
         ("Chart (SVG)", f"{stem}.svg", "For a slide or a paper, sharp at any size.", svg),
         ("Values (CSV)", f"{stem}.csv", "The numbers that the chart shows, in full, for a spreadsheet.", values),
-        take_away.manifest_file(title, account),
+        take_away.manifest_file(title, account, has_python=run is not None),
     ]
     caption = ", ".join(filter(None, [network, picture]))
     take_away.draw(files, key=key, title=title, picture=svg, settings=settings, caption=caption, is_small=is_small)

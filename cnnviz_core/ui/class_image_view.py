@@ -53,13 +53,19 @@ def question(chosen: Selection) -> Asked:
     with frame.row():
         classes = pickers.several_classes(chosen, most=_MOST_CLASSES)
         steps = st.slider(
-            "Steps", 0, 512, 128, 8, key="steps", bind="query-params", help="More steps, clearer pictures."
+            "Steps", 0, 512, 128, 8, key="class_image_steps", bind="query-params", help="More steps, clearer pictures."
         )
         size = pickers.choose(
-            "Size, pixels", _SIZES, key="size", default=160, help="Side of the pictures, and of what the network sees."
+            "Size, pixels",
+            _SIZES,
+            key="class_image_size",
+            default=160,
+            help="Side of the pictures, and of what the network sees.",
         )
         with st.popover("How they are made", icon=":material/tune:"):
-            seed = st.number_input("Seed", 0, 9999, 0, key="seed", bind="query-params", help="Of noise and views.")
+            seed = st.number_input(
+                "Seed", 0, 9999, 0, key="class_image_seed", bind="query-params", help="Of noise and views."
+            )
             st.caption("Of the textbook’s way:")
             defaults = class_image.METHODS["simple"].defaults
             simple = {

@@ -32,7 +32,7 @@ _DRAWN_LATER = (
     *("order_of_channels", "channel", "below_patches"),
 )
 _LARGEST_CELL_PX = 256
-_LARGEST_GRID_PIXELS = 64e6
+_LARGEST_GRID_PIXELS = 64 * 10**6
 
 
 @dataclass(frozen=True, eq=False)
@@ -481,14 +481,14 @@ def _wall_atlas(found_by: str, rows: tuple[int, ...], px: int, _found: Indexed) 
         return render.thumbnail_atlas(pool.map(lambda row: _small(_found, row, px), rows), px=px)
 
 
-def large_grid(found: Indexed, cells: NDArray[np.int32]) -> bytes:
-    """All pictures in their cells as one JPEG, the larger the fewer they are."""
+def large_grid(found: Indexed, cells: NDArray[np.int32], *, most_pixels: int = _LARGEST_GRID_PIXELS) -> Pixels:
+    """All pictures in their cells, (H, W, 3), the larger the fewer they are."""
     height, width = (int(side) + 1 for side in cells.max(axis=0))
-    px = max(16, min(_LARGEST_CELL_PX, int((_LARGEST_GRID_PIXELS / (height * width)) ** 0.5) // 8 * 8))
+    px = max(16, min(_LARGEST_CELL_PX, int((most_pixels / (height * width)) ** 0.5) // 8 * 8))
     canvas = np.full((height * px, width * px, 3), 128, np.uint8)
     with ThreadPoolExecutor() as pool:
         pictures = pool.map(lambda row: render.thumbnail(_small(found, row, px), px), range(len(cells)))
         for (row, column), picture in zip(cells, pictures, strict=True):
             if row >= 0:
                 canvas[row * px : (row + 1) * px, column * px : (column + 1) * px] = picture
-    return render.jpeg(canvas, quality=90)
+    return canvas

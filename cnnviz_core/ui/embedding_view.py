@@ -173,7 +173,7 @@ def _seed() -> int:
             0,
             9999,
             0,
-            key="seed",
+            key="layout_seed",
             bind="query-params",
             help="Of the random draws. What changes with the seed is not in the data.",
         )

@@ -139,12 +139,19 @@ def _direction(chosen: Selection, layer: str) -> list[float]:
 def _how(chosen: Selection, settings: dict[str, Any]) -> Asked:
     with frame.row():
         steps = st.slider(
-            "Steps", 0, 512, 96, 8, key="steps", bind="query-params", help="More steps give clearer pictures."
+            "Steps",
+            0,
+            512,
+            96,
+            8,
+            key="visualization_steps",
+            bind="query-params",
+            help="More steps give clearer pictures.",
         )
         size = pickers.choose(
             "Size, pixels",
             _SIZES,
-            key="size",
+            key="visualization_size",
             default=128,
             help="Side of the pictures. The network sees them at this size if it takes it; small ones show less of a "
             "large pattern, and take less time.",
@@ -160,7 +167,13 @@ def _how(chosen: Selection, settings: dict[str, Any]) -> Asked:
         )
         with st.popover("How they are made", icon=":material/tune:"):
             seed = st.number_input(
-                "Seed", 0, 9999, 0, key="seed", bind="query-params", help="Of the noise and the views; one for all."
+                "Seed",
+                0,
+                9999,
+                0,
+                key="visualization_seed",
+                bind="query-params",
+                help="Of the noise and the views; one for all.",
             )
             start = pickers.choose(
                 "Start from",

@@ -202,8 +202,8 @@ def _one(query: Query, supports: Sequence[Support], options: Options) -> None:
     curve = None if query.truth is None else masks.iou_curve(found.score_map, query.truth)
     threshold = _threshold(found_by, found, curve, query)
     mask = _mask(found_by, threshold, found, image, options)
-    _facts(found, curve, threshold, mask, query, supports, options)
     _downloads(query, supports, found, threshold, mask)
+    _facts(found, curve, threshold, mask, query, supports, options)
     for sentence in found.notices:
         st.caption(frame.plain(sentence))
 
@@ -257,14 +257,14 @@ def _threshold(found_by: str, found: FewShot, curve: IouCurve | None, query: Que
     )
     if abs(threshold - found.threshold) < _ROUNDING:
         threshold = found.threshold
-    screen.remember("threshold", "" if threshold == found.threshold else f"{threshold:.6g}")
+    screen.remember("few_shot_threshold", "" if threshold == found.threshold else f"{threshold:.6g}")
     return threshold
 
 
 def _linked_threshold() -> float | None:
     """What the link says; None for the honest one, and for what is no number."""
     try:
-        threshold = float(st.query_params.get("threshold", "nan"))
+        threshold = float(st.query_params.get("few_shot_threshold", "nan"))
     except ValueError:
         return None
     return threshold if np.isfinite(threshold) else None

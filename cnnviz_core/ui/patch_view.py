@@ -260,7 +260,7 @@ def _downloads(found: Indexed, one: TopPatches, raw: NDArray[np.uint8]) -> None:
     files: list[take_away.File] = [
         ("Patches (PNG)", f"{stem}.png", "The patches as they stand in their pictures.", picture),
         ("Values (CSV)", f"{stem}.csv", "Where each patch is, and how strongly the channel answers there.", table),
-        take_away.manifest_file(title, lambda: manifest.of_screen(link, settings=settings)),
+        take_away.manifest_file(title, lambda: manifest.of_screen(link, settings=settings), has_python=False),
     ]
     take_away.draw(files, key="patches", title=title, picture=picture, settings=settings)
 

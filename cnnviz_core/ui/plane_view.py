@@ -13,13 +13,23 @@ import plotly.graph_objects as go
 import streamlit as st
 from numpy.typing import NDArray
 
-from cnnviz_core import render
+from cnnviz_core import manifest, render
 from cnnviz_core.collections import embedding
 from cnnviz_core.images import InputImage
 from cnnviz_core.methods import embeddings
 from cnnviz_core.models import LoadedModel
 from cnnviz_core.results import FloatArray, Projection
-from cnnviz_core.ui import charts, collection_view, compute, frame, linked_rows, pickers
+from cnnviz_core.ui import (
+    charts,
+    collection_view,
+    compute,
+    frame,
+    linked_rows,
+    pickers,
+    screen,
+    setting_words,
+    take_away,
+)
 from cnnviz_core.ui.collection_view import Indexed
 from cnnviz_core.ui.components import picture_map
 from cnnviz_core.ui.embedding_view import Wanted
@@ -29,6 +39,7 @@ _MAP_PX = 620
 _MOST_SELECTED = 240
 _TILE_PX = 84
 _GRID_ASPECT = 1.6
+_REPORT_PIXELS = 2**21
 _MOST_ANSWERS = 12
 _MODES: Mapping[picture_map.Mode, str] = {
     "auto": "thumbnails where there is room",
@@ -395,14 +406,35 @@ def _grid(_chosen: Selection, found: Indexed, wanted: Wanted, projection: Projec
     )
     moved = embeddings.grid_cost(projection, cells) ** 0.5
     st.caption(f"For its cell a picture moves by {moved:.0%} of the map’s side (root mean square).")
-    with st.popover("Download", icon=":material/download:", key="grid_downloads"):
-        st.download_button(
+    _take_grid_away(found, _made(found, wanted, projection, view), cells)
+
+
+def _take_grid_away(found: Indexed, made: Mapping[str, object], cells: NDArray[np.int32]) -> None:
+    title, settings, link = f"Grid of {found.collection.title}", setting_words.of(made), screen.here()
+    files: list[take_away.File] = [
+        (
             "The grid as one picture",
-            lambda: collection_view.large_grid(found, cells),
             "grid.jpg",
-            on_click="ignore",
-            help="All pictures in their cells, as large as fits into 64 megapixels.",
-        )
+            "All pictures in their cells, as large as fits into 64 megapixels.",
+            lambda: render.jpeg(collection_view.large_grid(found, cells), quality=90),
+        ),
+        (
+            "Values (CSV)",
+            f"{take_away.stem(title)}.csv",
+            "The cell of each picture.",
+            lambda: render.table_csv(
+                {
+                    "picture": [row.path for row in found.rows],
+                    "label": found.labels,
+                    "row": cells[:, 0].tolist(),
+                    "column": cells[:, 1].tolist(),
+                }
+            ),
+        ),
+        take_away.manifest_file(title, lambda: manifest.of_screen(link, settings=settings), has_python=False),
+    ]
+    small = partial(collection_view.large_grid, found, cells, most_pixels=_REPORT_PIXELS)
+    take_away.draw(files, key="grid", title=title, picture=lambda: render.png(small()), settings=settings)
 
 
 _GRIDS = {"assignment": "least movement", "greedy": "in reading order"}

@@ -80,18 +80,19 @@ def stem(title: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.-]+", "-", title)
 
 
-def manifest_file(title: str, account: Callable[[], str]) -> File:
+def manifest_file(title: str, account: Callable[[], str], *, has_python: bool = True) -> File:
     """The file that brings the screen back.
 
     Args:
         title: What is to be seen.
         account: Makes it; as :mod:`cnnviz_core.manifest` writes it.
+        has_python: Whether it can be repeated in Python.
     """
+    repeats = "versions, and lines of Python to repeat it" if has_python else "and versions"
     return (
         "Manifest (JSON)",
         f"{stem(title)}.json",
-        "Network, settings, versions, and lines of Python to repeat it. Dropped into the sidebar, it brings this "
-        "screen back.",
+        f"Network, settings, {repeats}. Dropped into the sidebar, it brings this screen back.",
         lambda: account().encode(),
     )
 

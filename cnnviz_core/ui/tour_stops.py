@@ -193,8 +193,8 @@ def _look_for(chosen: Selection, found: Synthesis) -> Slide:
         link={
             "layer": [found.layer],
             "channels": [str(channel) for channel in channels],
-            "steps": [str(_SYNTHESIS["steps"])],
-            "size": [str(_SYNTHESIS["size_px"])],
+            "visualization_steps": [str(_SYNTHESIS["steps"])],
+            "visualization_size": [str(_SYNTHESIS["size_px"])],
         },
     )
 

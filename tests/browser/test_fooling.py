@@ -26,7 +26,7 @@ def test_the_downloaded_picture_fools(app, lite0: LoadedModel, tmp_path: Path) -
 
 
 def test_a_long_attack_is_shown_while_it_goes_on_and_cancelled(app) -> None:
-    page = app.open("/adversarial?steps=200")
+    page = app.open("/adversarial?attack_steps=200")
     page.get_by_role("button", name="Run: PGD").click(timeout=60_000)
     expect(page.locator(".st-key-adversarial_so_far img").first).to_be_visible(timeout=60_000)
     expect(page.get_by_text(re.compile("^So far: "))).to_be_visible()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import re
 from pathlib import Path
 
@@ -107,3 +108,31 @@ def test_a_report_is_exported_as_one_file_and_leads_back(app: Site, browser: Bro
     app.idle()
     expect(page.locator(".st-key-channel input")).to_have_value("7")
     expect(page.locator(".st-key-image input")).to_have_value("A cup of espresso")
+
+
+def test_the_manifest_of_a_chart_brings_its_screen_back(app: Site, tmp_path: Path) -> None:
+    page = app.open("/adversarial?attack_steps=7&target=15+robin&image=A+cup+of+espresso")
+    row = page.locator(".st-key-way_take_away")
+    expect(row).to_be_visible(timeout=LONG)
+    app.idle()
+    row.get_by_role("button", name="Take away").click()
+    taken = {}
+    for name in ("Values (CSV)", "Manifest (JSON)"):
+        with page.expect_download() as waiting:
+            page.get_by_role("button", name=name).click()
+        taken[name] = tmp_path / waiting.value.suggested_filename
+        waiting.value.save_as(taken[name])
+    header, *rows = csv.reader(taken["Values (CSV)"].read_text().splitlines())
+    assert header[0] == "step"
+    assert header[1].endswith(", probability")
+    assert rows
+    page.keyboard.press("Escape")
+
+    app.open("/filters")
+    page.get_by_role("button", name="Open a manifest or link").click()
+    page.get_by_test_id("stFileUploaderDropzoneInput").last.set_input_files(taken["Manifest (JSON)"])
+    expect(page).to_have_url(re.compile("adversarial.*attack_steps=7"), timeout=LONG)
+    app.idle()
+    expect(page.locator(".st-key-attack_steps input")).to_have_value("7")
+    expect(page.locator(".st-key-image input")).to_have_value("A cup of espresso")
+    expect(page.locator(".st-key-way_take_away")).to_be_visible()

@@ -54,8 +54,15 @@ def test_settings_change_the_result(open_page: Open) -> None:
     assert "Length of the change (L2): 2.00" in captions(app)
 
 
+def test_each_method_begins_with_its_own_number_of_steps(open_page: Open) -> None:
+    app = open_page(PAGE, attack_steps="3")
+    assert "PGD · 3 steps" in captions(app)
+    app.selectbox(key="attack").set_value("fooling").run()
+    assert app.slider(key="attack_steps").value == 100
+
+
 def test_no_steps_leave_the_picture_as_it_is(open_page: Open) -> None:
-    app = open_page(PAGE, steps="0")
+    app = open_page(PAGE, attack_steps="0")
     assert "No step was taken, so nothing has changed: Egyptian cat 38.1 %" in said(app)
 
 

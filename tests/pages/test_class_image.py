@@ -15,7 +15,7 @@ def captions(app: AppTest) -> str:
 
 
 def test_both_ways_are_there_before_the_first_click(open_page: Open) -> None:
-    app = open_page("create/class_image", classes="130 flamingo", size="64", steps="32")
+    app = open_page("create/class_image", classes="130 flamingo", class_image_size="64", class_image_steps="32")
     assert app.multiselect(key="classes").value == [130]
     deadline = time.monotonic() + 90
     while captions(app).count("1 pictures · 24 steps") < 2:
@@ -24,11 +24,13 @@ def test_both_ways_are_there_before_the_first_click(open_page: Open) -> None:
         app.run()
         assert not app.exception
     assert "1 × 32 steps at 64 pixels: about" in captions(app)
-    app.slider(key="steps").set_value(8).run()
+    app.slider(key="class_image_steps").set_value(8).run()
     assert not app.exception
 
 
 def test_a_class_that_is_not_there_is_said_and_the_others_are_shown(open_page: Open) -> None:
-    app = open_page("create/class_image", classes=["99999", "130 flamingo"], size="64", steps="0")
+    app = open_page(
+        "create/class_image", classes=["99999", "130 flamingo"], class_image_size="64", class_image_steps="0"
+    )
     assert app.multiselect(key="classes").value == [130]
     assert "The link asks for classes “99999”, which is not on offer here; the others are shown" in app.warning[0].value

@@ -43,14 +43,22 @@ def test_quick_pictures_are_there_before_the_first_click_and_the_cost_of_the_ask
 
 def test_a_link_asks_for_objective_layer_and_start(open_page: Open) -> None:
     app = open_page(
-        PAGE, layer="conv_stem", objective="whole layer", steps="8", size="64", start="the picture", fourier="false"
+        PAGE,
+        layer="conv_stem",
+        objective="whole layer",
+        visualization_steps="8",
+        visualization_size="64",
+        start="the picture",
+        fourier="false",
     )
     wait_for(app, "conv\\_stem · 1 pictures · 8 steps · from the picture")
     assert not app.toggle(key="fourier").value
 
 
 def test_a_unit_outside_the_map_is_said(open_page: Open) -> None:
-    app = open_page(PAGE, objective="one unit", middle="false", unit_row="900", steps="8", size="64")
+    app = open_page(
+        PAGE, objective="one unit", middle="false", unit_row="900", visualization_steps="8", visualization_size="64"
+    )
     deadline = time.monotonic() + 60
     while not any("no unit at row 900" in error.value for error in app.error):
         assert time.monotonic() < deadline
@@ -63,7 +71,7 @@ def test_real_patches_stand_beside_the_picture_of_a_layer_that_is_indexed(
     open_explore: Open, lite0: LoadedModel
 ) -> None:
     layer = embedding.standard_layers(lite0)[-2]
-    app = open_explore(PAGE, layer=layer, channels="3", steps="8", size="64")
+    app = open_explore(PAGE, layer=layer, channels="3", visualization_steps="8", visualization_size="64")
     wait_for(app, "Strongest real patches. The highest of ")
     assert re.search(
         r"is [\d.]+; the made picture reaches [-\d.]+ at its strongest place, [-\d.]+ times that", captions(app)
@@ -71,7 +79,9 @@ def test_real_patches_stand_beside_the_picture_of_a_layer_that_is_indexed(
 
 
 def test_a_class_is_chosen_by_name_and_has_no_layer(open_page: Open) -> None:
-    app = open_page(PAGE, objective="class score", classes="1 goldfish", steps="8", size="64")
+    app = open_page(
+        PAGE, objective="class score", classes="1 goldfish", visualization_steps="8", visualization_size="64"
+    )
     wait_for(app, "1 pictures · 8 steps · from noise, seed 0")
     assert "That is the score of the class, before the softmax." in captions(app)
     assert "Goldfish" in [heading.value for heading in app.subheader]

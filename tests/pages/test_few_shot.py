@@ -68,7 +68,7 @@ def test_the_link_names_the_support_to_paint_on(open_page: Open) -> None:
 
 
 def test_links_that_lead_nowhere(open_page: Open) -> None:
-    app = open_page(PAGE, supports="../../etc~true", threshold="here")
+    app = open_page(PAGE, supports="../../etc~true", few_shot_threshold="here")
     assert "the example is shown" in words(app)
     assert metrics(app)["IoU, honest"] == "0.856"
     app = open_page(PAGE, supports="0123456789abcdef~,coffee~true")

@@ -59,6 +59,15 @@ def test_a_linked_checkpoint_that_is_gone_shows_the_default(open_page: Callable[
     assert not store.checkpoints()
 
 
+def test_the_steps_of_one_page_are_not_those_of_another(open_page: Callable[..., AppTest]) -> None:
+    app = open_page("create/adversarial")
+    app.slider(key="attack_steps").set_value(0).run()
+    app.run()
+    app.switch_page("pages/create/class_image.py").run()
+    assert not app.exception
+    assert app.slider(key="class_image_steps").value == 128
+
+
 @pytest.mark.parametrize("is_chosen", [False, True])
 def test_a_layer_follows_to_another_page_only_where_it_was_chosen(
     open_page: Callable[..., AppTest], *, is_chosen: bool

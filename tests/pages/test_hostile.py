@@ -20,8 +20,10 @@ LAYER = "a b<i>*_`[x](y)$:é"
 LINKS = ("../../etc/passwd", "9" * 400, "<script>alert(1)</script>", "nan", "-1", "~".join("1" * 500), "\x00\u202e")
 PARAMS = (
     *("model", "weights", "image", "target", "layer", "channel", "call", "method", "methods", "patch", "stride"),
-    *("baseline", "brightness", "clip", "colours", "from", "to", "pin", "supports", "threshold", "size_px", "steps"),
-    *("seed", "collection", "pooling", "k", "order", "kernel", "depth", "size", "filter", "search"),
+    *("baseline", "brightness", "clip", "colours", "from", "to", "pin", "supports", "threshold", "attack_steps"),
+    *("attack_seed", "layout_seed", "class_image_steps", "class_image_size", "class_image_seed"),
+    *("visualization_steps", "visualization_size", "visualization_seed", "few_shot_threshold", "cam_classes"),
+    *("collection", "pooling", "k", "order", "kernel", "depth", "filter", "search"),
 )
 # One of each way in which pages read the address; all of them in the slow test.
 SOME = ("look/feature_maps", "explain/cam", "compare/similarity", "compare/few_shot")
@@ -84,7 +86,7 @@ def test_links_of_nonsense_show_every_page(page: str, open_page: Callable[..., A
 
 
 def test_a_number_without_end_is_left_out_of_the_link(open_page: Callable[..., AppTest]) -> None:
-    app = open_page(seed="9" * 400, steps="1e999", image="A cup of espresso")
-    assert any("no usable number for seed, steps" in w.value for w in app.warning)
+    app = open_page(attack_seed="9" * 400, attack_steps="1e999", image="A cup of espresso")
+    assert any(r"no usable number for attack\_seed, attack\_steps" in w.value for w in app.warning)
     assert dict(app.query_params) == {"image": "A cup of espresso"}
-    assert open_page("create/adversarial", seed="9" * 400).number_input(key="seed").value == 0
+    assert open_page("create/adversarial", attack_seed="9" * 400).number_input(key="attack_seed").value == 0
