@@ -26,21 +26,36 @@ def until(app: AppTest, words: str, seconds: float = 120) -> None:
         assert not app.exception, app.exception
 
 
-def test_the_first_screen_shows_a_known_change_then_changed_answers_and_the_report(open_page: Open) -> None:
+def test_the_first_screen_shows_a_known_change_then_changed_answers_and_the_report(
+    open_page: Open, check_charts: Callable[[AppTest], set[str]]
+) -> None:
     app = open_page(PAGE, collection=FEW)
     assert "One was trained on from the other" in " ".join(i.value for i in app.info)
     until(app, "Least alike: channels")
+    assert check_charts(app) == {"depth", "channel_correlations"}
     assert "pictures. CKA is unbiased" in captions(app)
     assert "13 of 19 layers are unchanged to the last bit" in captions(app)
     assert "CKA and correlations come from" in captions(app)
     app.segmented_control(key="part").set_value("Changed answers").run()
     assert "Those whose evidence moved farthest come first (logits)" in captions(app)
     assert "pictures are answered differently" in " ".join(m.value for m in app.markdown)
+    assert check_charts(app) == {"changed_bars_Base", "changed_bars_Tuned"}
     app.segmented_control(key="part").set_value("Report").run()
     assert not app.exception
     words = " ".join(m.value for m in app.markdown)
     assert ":material/check_circle: Layers on real pictures" in words
     assert "not yet: run it under “What channels look for”" in words
+
+
+def test_the_study_fills_in_and_its_charts_are_taken_away(
+    open_page: Open, check_charts: Callable[[AppTest], set[str]]
+) -> None:
+    few = {"study_layers": "blocks.6.0", "study_channels": "4", "study_steps": "16", "study_size": "64"}
+    app = open_page(PAGE, part="What channels look for", **few)
+    app.button(key="study_run").click().run()
+    until(app, "Each point is a channel")
+    charts = {"study_boxes", "study_failures", "study_grey_base", "study_grey_tuned", "study_gram", "study_measures"}
+    assert check_charts(app) == charts
 
 
 def test_an_untrained_partner_is_named_as_unrelated_and_itself_as_the_same(open_page: Open) -> None:

@@ -37,13 +37,16 @@ def test_a_quick_dream_is_there_before_the_first_click_and_the_cost_of_the_asked
     wait_for(again, "Left of the edge: frame 3 of 32 at the same size;")
 
 
-def test_the_run_gives_the_dream_that_was_asked_for(open_page: Open) -> None:
+def test_the_run_gives_the_dream_that_was_asked_for(
+    open_page: Open, check_charts: Callable[[AppTest], set[str]]
+) -> None:
     app = open_page(
         PAGE, dream_size="320", dream_steps="1", octaves="2", dream_layers="blocks.2", dream_channel="3", jitter="0"
     )
     app.button(key="dream_run").click().run()
     wait_for(app, "2 steps up to 320 × 213 px")
     assert "DeepDream, blocks.2, channel 3" in captions(app)
+    assert check_charts(app) == {"dream_answer", "dream_curve"}
 
 
 def test_a_guide_takes_the_place_of_a_channel(open_page: Open) -> None:

@@ -30,7 +30,9 @@ def wait_for(app: AppTest, words: str) -> None:
         assert not app.exception
 
 
-def test_quick_pictures_are_there_before_the_first_click_and_the_cost_of_the_asked_ones(open_page: Open) -> None:
+def test_quick_pictures_are_there_before_the_first_click_and_the_cost_of_the_asked_ones(
+    open_page: Open, check_charts: Callable[[AppTest], set[str]]
+) -> None:
     app = open_page(PAGE)
     assert "4 × 96 steps at 128 pixels: about" in captions(app)
     wait_for(app, "4 pictures · 24 steps · from noise, seed 0")
@@ -39,6 +41,7 @@ def test_quick_pictures_are_there_before_the_first_click_and_the_cost_of_the_ask
     app.session_state["made"] = 2
     app.run()
     assert "Channel 2" in [heading.value for heading in app.subheader]
+    assert check_charts(app) == {"grey_scores", "climb"}
 
 
 def test_a_link_asks_for_objective_layer_and_start(open_page: Open) -> None:

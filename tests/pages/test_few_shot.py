@@ -22,12 +22,15 @@ def words(app: AppTest) -> str:
     return " ".join(one.value for kind in (app.caption, app.info, app.error, app.warning) for one in kind)
 
 
-def test_the_bundled_example_is_worked_out_at_once(open_page: Open) -> None:
+def test_the_bundled_example_is_worked_out_at_once(
+    open_page: Open, check_charts: Callable[[AppTest], set[str]]
+) -> None:
     app = open_page(PAGE)
     assert metrics(app) == {"IoU, honest": "0.856", "IoU, oracle": "0.859", "IoU among the supports": "0.827"}
     table = app.dataframe[0].value
     assert table["layers"].tolist() == ["bn2", "blocks.5.0.bn1", "blocks.3.0.bn1", "blocks.5.0.bn1 + bn2"]
     assert f"{table['IoU'][3]:.3f}" == "0.856"
+    assert check_charts(app) == {"iou_curve"}
     app.toggle(key="less_background").set_value(False).run()
     assert metrics(app)["IoU, honest"] < "0.8"
     app.selectbox(key="few_shot_score").set_value("prototype").run()

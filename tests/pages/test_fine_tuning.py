@@ -61,8 +61,11 @@ def trained(open_page: Open) -> AppTest:
     return app
 
 
-def test_what_is_there_before_and_after_a_training(trained: AppTest) -> None:
+def test_what_is_there_before_and_after_a_training(
+    check_charts: Callable[[AppTest], set[str]], trained: AppTest
+) -> None:
     app = trained
+    assert check_charts(app) == {"parts", "final_loss", "final_accuracy", "confusion"}
     words = " ".join(caption.value for caption in app.caption)
     assert "2 classes. 10 training pictures change the weights, 2 validation" in words
     assert "Epoch 0 is the start" in words

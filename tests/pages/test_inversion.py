@@ -24,7 +24,9 @@ def wait_for(app: AppTest, words: str) -> None:
         assert not app.exception
 
 
-def test_rough_pictures_are_there_before_the_first_click_and_the_run_gives_what_was_asked(open_page: Open) -> None:
+def test_rough_pictures_are_there_before_the_first_click_and_the_run_gives_what_was_asked(
+    open_page: Open, check_charts: Callable[[AppTest], set[str]]
+) -> None:
     app = open_page(PAGE, inversion_layers="blocks.1.0.bn1", inversion_steps="64")
     wait_for(app, "Feature inversion · 48 steps for each layer")
     assert "1 layer, 64 steps each at 224 pixels: about" in captions(app)
@@ -32,6 +34,7 @@ def test_rough_pictures_are_there_before_the_first_click_and_the_run_gives_what_
     app.selectbox(key="inversion_size").set_value(64).run()
     app.button(key="inversion_run").click().run()
     wait_for(app, "Feature inversion · 64 steps for each layer")
+    assert check_charts(app) == {"inversion_curves"}
 
 
 def test_a_network_without_classes_has_no_answers(open_page: Open) -> None:

@@ -103,18 +103,20 @@ def test_agreement_is_there_without_a_click(open_page: Open) -> None:
     assert "Spearman’s rank correlation" in captions(app)
 
 
-def test_deletion_and_insertion_give_a_verdict(open_page: Open) -> None:
+def test_deletion_and_insertion_give_a_verdict(open_page: Open, check_charts: Callable[[AppTest], set[str]]) -> None:
     app = open_page("explain/cam", map="Grad-CAM", check="deletion and insertion")
     app.button(key="deletion_run").click().run()
     run_until(app, lambda app: "Insertion: area" in captions(app))
     assert "by chance" in captions(app)
+    assert check_charts(app) == {"deleted_curve", "inserted_curve"}
 
 
-def test_random_weights_give_a_verdict(open_page: Open) -> None:
+def test_random_weights_give_a_verdict(open_page: Open, check_charts: Callable[[AppTest], set[str]]) -> None:
     app = open_page("explain/cam", map="Grad-CAM", check="random weights")
     app.button(key="randomization_run").click().run()
     run_until(app, lambda app: "A map that explains the network has to change" in captions(app))
     run_until(app, lambda app: "Rank correlation with the first map" in words(app))
+    assert check_charts(app) == {"randomization"}
 
 
 def test_cheating_asks_for_a_rectangle_and_takes_it(open_page: Open, rectangle_key: str) -> None:
