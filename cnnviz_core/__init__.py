@@ -58,6 +58,7 @@ Package map, from the outside in::
     roles            who may do what on a server that several people use
     journal          what happens on a server, one line per event; bugs with their ids
     pace             how long work of several kinds still takes
+    numerals         numbers as people read them
     startup          process-wide switches, set once: allocator, threads
     torchvision_shim lets torchvision be imported beside a CPU build of torch
     cli              the command ``cnnviz``

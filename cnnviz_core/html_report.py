@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from cnnviz_core.errors import BadSetting
+from cnnviz_core.numerals import true_minus
 
 _KINDS = {b"\x89PNG\r\n\x1a\n": "image/png", b"\xff\xd8\xff": "image/jpeg", b"<svg": "image/svg+xml"}
 _SCHEMES = ("http", "https", "mailto")
@@ -249,7 +250,7 @@ def _paragraph(block: Paragraph) -> str:
 def _cell(value: object) -> str:
     if value is None or (isinstance(value, float) and value != value):
         return ""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return true_minus(f"{value:.4g}") if isinstance(value, float) else str(value)
 
 
 def _text(text: str) -> str:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from cnnviz_core.errors import BadSetting, NotApplicable
 from cnnviz_core.models import LoadedModel
+from cnnviz_core.numerals import format_fixed
 from cnnviz_core.results import Kinship, Run, WeightChange
 
 # The weights of a copy whose last stage is redrawn with seed 0.
@@ -232,14 +233,15 @@ def kinship(base: LoadedModel, changes: Sequence[WeightChange]) -> Kinship:
     if near < _RELATED_SHARE:
         words = (
             "Two unrelated trainings: the weights point in unrelated directions (median cosine "
-            f"{np.median(cosines):.2f} over {len(cosines)} layers). Channels of the same number have nothing to do "
-            "with each other, so channel-wise numbers and pictures compare what only happens to share a place. CKA "
-            "compares layers as wholes and still counts."
+            f"{format_fixed(float(np.median(cosines)), 2)} over {len(cosines)} layers). Channels of the same number "
+            "have nothing to do with each other, so channel-wise numbers and pictures compare what only happens to "
+            "share a place. CKA compares layers as wholes and still counts."
         )
         return Kinship("unrelated", words, near)
     words = (
         f"One was trained on from the other, or both from one ancestor: median cosine of the weights "
-        f"{np.median(cosines):.2f}. {len(frozen)} of {len(body)} layers below the head are unchanged."
+        f"{format_fixed(float(np.median(cosines)), 2)}. {len(frozen)} of {len(body)} layers below the head are "
+        "unchanged."
     )
     if drifted:
         words += (

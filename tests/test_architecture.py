@@ -21,6 +21,7 @@ LEVELS = (
         "errors",
         "journal",
         "machine",
+        "numerals",
         "pace",
         "parametrization",
         "robustness",
@@ -181,8 +182,8 @@ def test_no_method_imports_another_method(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", sorted((PACKAGE / "render").rglob("*.py")), ids=relative)
-def test_render_sees_only_results_images_and_errors(path: Path) -> None:
-    assert core_imports(path) <= {"render", "results", "images", "errors"}
+def test_render_sees_only_results_images_numerals_and_errors(path: Path) -> None:
+    assert core_imports(path) <= {"render", "results", "images", "numerals", "errors"}
     assert not imports_of(path, "torch")
 
 

@@ -41,6 +41,7 @@ from cnnviz_core.errors import BadSetting, NotApplicable, checked_seed
 from cnnviz_core.images import InputImage, Pixels
 from cnnviz_core.maps import FloatArray, MapLike
 from cnnviz_core.models import LoadedModel
+from cnnviz_core.numerals import format_fixed
 from cnnviz_core.results import (
     Agreement,
     ContextEdit,
@@ -306,7 +307,7 @@ def _curves_verdict(curves: Curves) -> str:
     return (
         f"{verdict} Area deleting {curves.deletion_area:.2f} (at random {curves.random_deletion_areas.mean():.2f}), "
         f"inserting {curves.insertion_area:.2f} (at random {curves.random_insertion_areas.mean():.2f}); their "
-        f"difference is {deviations:+.1f} standard deviations from the random ones."
+        f"difference is {format_fixed(deviations, 1, signed=True)} standard deviations from the random ones."
     )
 
 
@@ -457,8 +458,8 @@ def _randomization_verdict(result: Randomization) -> str:
     upper_half = result.rank_correlations[: (len(result.steps) + 1) // 2]
     similarity = float(np.median(upper_half))
     numbers = (
-        f"Rank correlation with the first map: {similarity:.2f} in the median while the upper half of the network was "
-        f"shuffled, {result.rank_correlations[-1]:.2f} at the end."
+        f"Rank correlation with the first map: {format_fixed(similarity, 2)} in the median while the upper half of the "
+        f"network was shuffled, {format_fixed(result.rank_correlations[-1], 2)} at the end."
     )
     if similarity >= _UNMOVED:
         return (

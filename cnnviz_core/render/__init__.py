@@ -14,7 +14,6 @@ Pages import this package and call ``render.mosaic(...)``.
     encoding    pixels -> PNG or JPEG, frames -> animations, numbers -> .npy
     svg, space  plotly figures -> SVG, for reports; points in space as they are first seen
     table       plotly figures -> columns of their numbers -> CSV
-    numerals    numbers as people read them
 
 When it misleads: two pictures can be compared by eye only if their scales are the same. With one scale per map, a map
 of noise looks as busy as the strongest one; with one scale per layer, quiet maps look dead. Percentile clipping shows
@@ -24,6 +23,7 @@ more of the middle and hides how far the extremes go. Smooth enlargement invents
 # plotly looks for pandas among what is imported, and fails while another thread is in the midst of importing it.
 import pandas  # noqa: F401
 
+from cnnviz_core.numerals import format_fixed, format_value
 from cnnviz_core.render.charts import (
     box_figure,
     categories_figure,
@@ -58,7 +58,6 @@ from cnnviz_core.render.colour import (
 )
 from cnnviz_core.render.encoding import animated_webp, gif, jpeg, npy, png
 from cnnviz_core.render.figure import figure_png
-from cnnviz_core.render.numerals import format_value
 from cnnviz_core.render.overlays import framed, overlay, paste_onto, resize_map
 from cnnviz_core.render.svg import svg
 from cnnviz_core.render.table import figure_columns, table_csv
@@ -99,6 +98,7 @@ __all__ = [
     "figure_columns",
     "figure_png",
     "find_colour_map",
+    "format_fixed",
     "format_value",
     "framed",
     "frequency_figure",

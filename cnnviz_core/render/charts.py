@@ -16,8 +16,8 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 
 from cnnviz_core.images import Pixels
+from cnnviz_core.numerals import format_fixed, format_value
 from cnnviz_core.render.colour import MISSING, find_colour_map
-from cnnviz_core.render.numerals import format_value
 from cnnviz_core.results import FloatArray
 
 _BLUE = "#0072B2"
@@ -194,7 +194,8 @@ def box_figure(groups: Mapping[str, FloatArray], *, unit: str) -> go.Figure:
             pointpos=0,
             marker={"color": _BLUE, "size": 4, "opacity": 0.6},
             line={"color": _BLUE, "width": 1.5},
-            hovertemplate="%{x}: %{y:.4g}<extra></extra>",
+            yhoverformat=".4g",  # unlike "%{y:.4g}", it gives negative numbers a true minus sign
+            hovertemplate="%{x}: %{y}<extra></extra>",
         )
         for name, values in groups.items()
     ]
@@ -232,7 +233,9 @@ def cloud_figure(
                 "symbol": SERIES_MARKERS[at % len(SERIES_MARKERS)],
             },
             customdata=[_literal(text) for text in names[name]],
-            hovertemplate="%{customdata}: %{x:.4g}, %{y:.4g}<extra></extra>",
+            xhoverformat=".4g",
+            yhoverformat=".4g",
+            hovertemplate="%{customdata}: %{x}, %{y}<extra></extra>",
         )
         for at, (name, (x, y)) in enumerate(groups.items())
     ]
@@ -418,7 +421,7 @@ def matrix_figure(names: Sequence[str], values: FloatArray, *, unit: str) -> go.
         zmax=1,
         colorscale=[(at / (MISSING - 1), f"rgb({r},{g},{b})") for at, (r, g, b) in enumerate(lut.tolist())],
         colorbar={"title": _literal(unit), "thickness": 14},
-        text=[[f"{value:.2f}" for value in row] for row in values.tolist()],
+        text=[[format_fixed(value, 2) for value in row] for row in values.tolist()],
         texttemplate="%{text}",
         hovertemplate="%{y} and %{x}: %{text}<extra></extra>",
     )
@@ -448,7 +451,8 @@ def places_figure(
         z=values,
         colorscale=[(at / (MISSING - 1), f"rgb({r},{g},{b})") for at, (r, g, b) in enumerate(lut.tolist())],
         colorbar={"title": _literal(unit), "thickness": 14},
-        hovertemplate="centre %{x:.0f} px across, %{y:.0f} px down: %{z:.3g}<extra></extra>",
+        zhoverformat=".3g",
+        hovertemplate="centre %{x:.0f} px across, %{y:.0f} px down: %{z}<extra></extra>",
     )
     figure = figure_of(heat, height=320)
     figure.update_yaxes(autorange="reversed", scaleanchor="x", constrain="domain", showgrid=False, title="px down")
@@ -609,7 +613,9 @@ def frequency_figure(magnitude: FloatArray, *, unit: str = "gain", colour_map: s
         zmin=0,
         colorscale=[(at / (MISSING - 1), f"rgb({r},{g},{b})") for at, (r, g, b) in enumerate(lut.tolist())],
         colorbar={"title": _literal(unit), "thickness": 14},
-        hovertemplate="%{x:.2f} across, %{y:.2f} down: %{z:.3g}<extra></extra>",
+        xhoverformat=".2f",
+        yhoverformat=".2f",
+        hovertemplate="%{x} across, %{y} down: %{z:.3g}<extra></extra>",
     )
     figure = figure_of(heat, height=360)
     figure.update_xaxes(title="cycles per pixel across", tickvals=ticks, tickangle=0, constrain="domain")

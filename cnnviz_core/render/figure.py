@@ -12,9 +12,9 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from cnnviz_core.images import Pixels
+from cnnviz_core.numerals import format_value
 from cnnviz_core.render.colour import MISSING, Scale, find_colour_map
 from cnnviz_core.render.encoding import png
-from cnnviz_core.render.numerals import format_value
 
 # Lengths in pixels of the file, which is meant to be shown at half its size.
 _PICTURE_PX = 1120

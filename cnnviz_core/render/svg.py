@@ -18,6 +18,7 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 
 from cnnviz_core.errors import BadSetting
+from cnnviz_core.numerals import true_minus
 from cnnviz_core.render.space import flattened
 
 Floats = NDArray[np.float64]
@@ -164,7 +165,7 @@ def _spans(traces: Sequence[Any], axis: str, groups: Sequence[str]) -> Floats:
 def _given_ticks(axis: Any) -> list[tuple[float, str]]:
     if axis.tickvals is None:
         return []
-    texts = axis.ticktext if axis.ticktext is not None else [f"{value:g}" for value in axis.tickvals]
+    texts = axis.ticktext if axis.ticktext is not None else [true_minus(f"{value:g}") for value in axis.tickvals]
     return [(float(value), html.unescape(str(text))) for value, text in zip(axis.tickvals, texts, strict=True)]
 
 
@@ -202,7 +203,7 @@ def _round_steps(low: float, high: float, num: int = 6) -> list[float]:
 
 
 def _tick_text(value: float) -> str:
-    return f"{value:.4g}"
+    return true_minus(f"{value:.4g}")
 
 
 def _title(axis: Any) -> str:

@@ -135,7 +135,7 @@ def _evidence(chosen: Selection, pair: Pair, sides: list[Selection]) -> None:
     st.caption(
         "Grad-CAM at the last layer with maps, each divided by its largest value, since the scores of two networks "
         "have no common unit. Difference: red is where the tuned network has more of its evidence, blue where the base "
-        f"has. Rank correlation of the two maps: {found.agreement:.2f}."
+        f"has. Rank correlation of the two maps: {render.format_fixed(found.agreement, 2)}."
     )
     if found.base_map.target_label != found.tuned_map.target_label:
         st.caption("The networks have no class of the same name here, so each explains its own first answer.")
@@ -186,7 +186,11 @@ def _feature_maps(sides: list[Selection]) -> None:
                 unit="activation",
                 max_px=_MAP_PX,
             )
-    told = f"{alike[channel]:.2f}" if np.isfinite(alike[channel]) else "not defined: one of them is the same everywhere"
+    told = (
+        render.format_fixed(alike[channel], 2)
+        if np.isfinite(alike[channel])
+        else "not defined: one of them is the same everywhere"
+    )
     st.caption(f"Channel {channel} of {frame.plain(layer)}. Correlation of the two maps over the places: {told}.")
 
 
@@ -240,7 +244,7 @@ def _nearest(chosen: Selection, pair: Pair) -> None:
                 key=f"both_near_{name}",
                 selected=None,
                 what=f"Nearest pictures by the {name.lower()} network",
-                labels=[f"{distance:.3f}" for distance in near.distances],
+                labels=[render.format_fixed(distance, 3) for distance in near.distances],
             )
     paths = [{indexed.rows[row].path for row in near.indices} for indexed, near in found]
     st.caption(f"Cosine distance of what the classifiers read. {len(paths[0] & paths[1])} of {_NUM_NEAREST} in both.")

@@ -83,7 +83,10 @@ def _wall(answers: list[ChangedAnswer], screening: Screening, found: AnswerChang
         key="changed_wall",
         selected=pictures.index(st.session_state["changed_picture"]),
         labels=[f"{_short(answer.base)} → {_short(answer.tuned)}" for answer in answers],
-        hints=[f"{path}: {a.base} → {a.tuned}, {a.moved:+.2f}" for path, a in zip(paths, answers, strict=True)],
+        hints=[
+            f"{path}: {a.base} → {a.tuned}, {render.format_fixed(a.moved, 2, signed=True)}"
+            for path, a in zip(paths, answers, strict=True)
+        ],
         tile_px=_TILE_PX,
         smooth=True,
         aria="Pictures whose answer changed",
@@ -134,7 +137,10 @@ def _one(answers: list[ChangedAnswer], screening: Screening, pair: Pair, found: 
         st.caption(
             f"{frame.plain(screening.paths[answer.picture])}" + (f" · shows {frame.plain(label)}" if label else "")
         )
-        st.caption(f"{answer.kind}: {comparison.KINDS[answer.kind]}. Moved by {answer.moved:+.2f} ({found.unit}).")
+        st.caption(
+            f"{answer.kind}: {comparison.KINDS[answer.kind]}. Moved by "
+            f"{render.format_fixed(answer.moved, 2, signed=True)} ({found.unit})."
+        )
     both = ((pair.base, screening.base_scores, "Base"), (pair.tuned, screening.tuned_scores, "Tuned"))
     for column, (model, scores, name) in zip(sides, both, strict=True):
         with column:

@@ -128,7 +128,8 @@ def _picture(chosen: Selection, pair: Pair) -> Iterator[Block]:
         ]
     )
     yield Paragraph(
-        f"Grad-CAM, each map divided by its largest value. Rank correlation of the two: {evidence.agreement:.2f}.",
+        f"Grad-CAM, each map divided by its largest value. Rank correlation of the two: "
+        f"{render.format_fixed(evidence.agreement, 2)}.",
         "quiet",
     )
 
@@ -175,7 +176,11 @@ def _changed(pair: Pair, screening: Screening) -> Iterator[Block]:
         small = changed_view.thumbnails(str(screening.run.settings["collection"]), paths)
         yield Pictures(
             [
-                Picture(render.jpeg(pixels, quality=85), f"{a.kind}: {a.base} → {a.tuned} ({a.moved:+.2f})", 150)
+                Picture(
+                    render.jpeg(pixels, quality=85),
+                    f"{a.kind}: {a.base} → {a.tuned} ({render.format_fixed(a.moved, 2, signed=True)})",
+                    150,
+                )
                 for pixels, a in zip(small, shown, strict=True)
             ]
         )

@@ -302,5 +302,5 @@ def _channels(found: Screening) -> None:
         code=f"next(one for one in result.layers if one.layer == {name!r}).correlations",
     )
     order = np.argsort(np.where(np.isfinite(values), values, np.inf))[:_MOST_NAMED]
-    named = ", ".join(f"{c} ({values[c]:.2f})" for c in order.tolist() if np.isfinite(values[c]))
+    named = ", ".join(f"{c} ({render.format_fixed(values[c], 2)})" for c in order.tolist() if np.isfinite(values[c]))
     st.caption(f"Least alike: channels {named}. Missing are channels that answer alike everywhere in one network.")

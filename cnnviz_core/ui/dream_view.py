@@ -336,7 +336,9 @@ def _what(found: Dream) -> str:
     """What has grown."""
     weights = found.run.settings.get("weights")
     if isinstance(weights, list | tuple):
-        return " + ".join(f"{weight:g} × {layer}" for weight, layer in zip(weights, found.layers, strict=True))
+        return " + ".join(
+            f"{render.format_value(weight)} × {layer}" for weight, layer in zip(weights, found.layers, strict=True)
+        )
     return found.layers[0] + ("" if found.channel is None else f", channel {found.channel}")
 
 

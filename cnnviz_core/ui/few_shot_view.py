@@ -368,7 +368,7 @@ def _downloads(query: Query, supports: Sequence[Support], found: FewShot, thresh
                 _outlined(image, mask),
                 title=f"Found in {image.name}",
                 caption=f"{query.chosen.model.spec.title}, {' + '.join(found.layers)}, from {len(supports)} pictures, "
-                f"threshold {threshold:.4g}",
+                f"threshold {render.format_value(threshold)}",
             ),
             exact=lambda: render.png(mask.astype(np.uint8) * 255),
             values=found.scores,

@@ -252,7 +252,7 @@ def findings(model: LoadedModel, kernels: Kernels) -> None:
             f"{_named(map(str, dead), len(dead))}."
         )
     if pairs:
-        texts = (f"{p.first} and {p.second} ({p.cosine:+.2f})" for p in pairs)
+        texts = (f"{p.first} and {p.second} ({render.format_fixed(p.cosine, 2, signed=True)})" for p in pairs)
         st.caption(
             f"**{len(pairs)} pairs nearly the same or opposite**, cosine beyond ±0.95: {_named(texts, len(pairs))}."
         )

@@ -203,7 +203,7 @@ def _show(found: Indexed, near: Neighbors, query: Query, *, key: str) -> None:
         key=f"{key}_wall",
         selected=None,
         what="Nearest pictures",
-        labels=[f"{distance:.3f}" for distance in near.distances],
+        labels=[render.format_fixed(distance, 3) for distance in near.distances],
         tile_px=_TILE_PX,
         on_select=lambda place: _go_to(rows[place]),
     )
@@ -312,7 +312,7 @@ def _matches(found: Indexed, rows: Sequence[int], matches: Sequence[RegionMatch]
     show.mosaic_wall(
         mosaic,
         key="regions_wall",
-        labels=[f"{1 - match.similarity:.3f}" for match in matches],
+        labels=[render.format_fixed(1 - match.similarity, 3) for match in matches],
         hints=[found.name(rows[match.image]) for match in matches],
         tile_px=_REGION_TILE_PX,
         smooth=True,
@@ -406,7 +406,7 @@ def _show_pairs(found: Indexed, pairs: neighbors.Pairs, words: str) -> None:
 
 def _pair_name(found: Indexed, pair: NDArray[np.int64], distance: float) -> str:
     labels = dict.fromkeys(found.rows[row].label for row in pair if found.rows[row].label)
-    return f"{distance:.3f} {' / '.join(labels)}"
+    return f"{render.format_fixed(distance, 3)} {' / '.join(labels)}"
 
 
 def _outliers(found: Indexed, wanted: Wanted) -> None:
@@ -420,7 +420,8 @@ def _outliers(found: Indexed, wanted: Wanted) -> None:
     rows = lonely.order[:_PAIRS].tolist()
     collection_view.wall(
         found, rows, key="outliers_wall", selected=None, what="Outliers", tile_px=_TILE_PX,
-        labels=[f"{lonely.scores[row]:.3f}" for row in rows], on_select=lambda place: _go_to(rows[place]),
+        labels=[render.format_fixed(lonely.scores[row], 3) for row in rows],
+        on_select=lambda place: _go_to(rows[place]),
     )  # fmt: skip
     st.caption("Farthest from their 5 nearest pictures, on average: odd ones, broken ones, or the only ones of a kind.")
 

@@ -275,7 +275,7 @@ def _best(image: InputImage, origin: Features, found: Features, pinned: Origin) 
     back = "mutual" if best.is_mutual[0] else "not mutual: the way back leads elsewhere"
     st.caption(
         f"Best match in {frame.plain(image.name)}: row {row}, column {column}, "
-        f"cosine {best.similarities[0]:.3f}, {back}."
+        f"cosine {render.format_fixed(best.similarities[0], 3)}, {back}."
     )
 
 

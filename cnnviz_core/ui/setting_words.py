@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from cnnviz_core.images import InputImage
+from cnnviz_core.numerals import true_minus
 from cnnviz_core.results import PictureName
 
 _MOST_WORDS = 80
@@ -81,7 +82,7 @@ def _value(value: object) -> str:
     if isinstance(value, list | tuple):
         are_pairs = all(isinstance(one, tuple) and len(one) == 2 and isinstance(one[0], str) for one in value)
         return _value(dict(value)) if are_pairs else ", ".join(map(_value, value))
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return true_minus(f"{value:g}") if isinstance(value, float) else str(value)
 
 
 def _cut(words: str) -> str:

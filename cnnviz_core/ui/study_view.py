@@ -216,7 +216,7 @@ def pair_picture(one: LayerStudy, at: int) -> Pixels:
 
 def pair_label(one: LayerStudy, at: int) -> str:
     """What a pair is."""
-    return f"{one.layer} channel {one.channels[at]}: {one.similarities[at]:.3f}"
+    return f"{one.layer} channel {one.channels[at]}: {render.format_fixed(one.similarities[at], 3)}"
 
 
 # ---- on the page -----------------------------------------------------------------------------------------------------
@@ -244,7 +244,9 @@ def _similarities(found: Study) -> None:
     st.caption(
         "Each point is a channel: the cosine of its two pictures’ embeddings, which are what the base network’s "
         f"classifier reads ({frame.plain(found.embedding_layer)})."
-        + "".join(f" Median of {frame.plain(name)}: {value:.3f}." for name, value in medians.items())
+        + "".join(
+            f" Median of {frame.plain(name)}: {render.format_fixed(value, 3)}." for name, value in medians.items()
+        )
     )
 
 
@@ -314,7 +316,9 @@ def _measures(found: Study) -> None:
             chart, key="study_measures", title=f"Cosine and Gram distance at {at}", run=found.run, is_small=True
         )
     told = ", ".join(
-        f"{frame.plain(name)} {value:.2f}" if np.isfinite(value) else f"{frame.plain(name)} not defined"
+        f"{frame.plain(name)} {render.format_fixed(value, 2)}"
+        if np.isfinite(value)
+        else f"{frame.plain(name)} not defined"
         for name, value in correlations.items()
     )
     st.caption(
@@ -348,7 +352,7 @@ def _wall(items: Sequence[tuple[LayerStudy, int]], *, key: str, what: str) -> No
     show.mosaic_wall(
         render.rgb_mosaic(tiles, tile_px=tiles.shape[2]),
         key=key,
-        labels=[f"{one.channels[at]}: {one.similarities[at]:.3f}" for one, at in items],
+        labels=[f"{one.channels[at]}: {render.format_fixed(one.similarities[at], 3)}" for one, at in items],
         hints=[pair_label(one, at) for one, at in items],
         tile_px=2 * _TILE_PX,
         smooth=True,

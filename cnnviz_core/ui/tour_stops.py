@@ -287,7 +287,7 @@ def _point(chosen: Selection) -> Slide:
     return Slide(
         "Point at a place on the left: the network finds it again on the right.",
         "No word is needed: yellow places are alike to it, 1 being the same. What is marked now it finds with "
-        f"{best:.2f}. A best place is always found, even where nothing fits.",
+        f"{render.format_fixed(best, 2)}. A best place is always found, even where nothing fits.",
         below=view,
         link={
             "compare_with": [pictures[1].name],

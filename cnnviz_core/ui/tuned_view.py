@@ -50,9 +50,9 @@ def _numbers(result: FineTuned) -> None:
     accuracy.metric(
         "Test accuracy",
         f"{result.accuracy:.1%}",
-        f"{100 * difference:+.1f} points",
-        delta_color="normal" if difference else "off",
-        delta_arrow="auto" if difference else "off",
+        f"{render.format_fixed(100 * difference, 1, signed=True)} points",
+        delta_color="off" if not difference else "green" if difference > 0 else "red",
+        delta_arrow="off" if not difference else "up" if difference > 0 else "down",
         help=f"Of {len(result.test):,} pictures; one picture is {1 / len(result.test):.1%}. Below: the difference to "
         "the linear probe.",
     )

@@ -31,3 +31,30 @@ def format_value(value: float) -> str:
         return f"{sign}{digits}e{exponent}"
     text = f"{size:,.{max(0, 2 - exponent)}f}"
     return sign + (text.rstrip("0").rstrip(".") if "." in text else text)
+
+
+def format_fixed(value: float, decimals: int, *, signed: bool = False) -> str:
+    """The number with so many decimals, for numbers that stand side by side: 0.50. Zero has no sign, a negative
+    number a true minus sign.
+
+    Args:
+        value: Any number.
+        decimals: How many.
+        signed: Whether a positive one has its sign, too, as a change should.
+
+    Returns:
+        The text; "missing" for not-a-number.
+    """
+    if math.isnan(value):
+        return "missing"
+    if math.isinf(value):
+        return format_value(value)
+    text = f"{abs(value):,.{decimals}f}"
+    if not any(digit in text for digit in "123456789"):
+        return text
+    return f"\u2212{text}" if value < 0 else f"+{text}" if signed else text
+
+
+def true_minus(text: str) -> str:
+    """A number's text with a true minus sign where it begins with a hyphen."""
+    return f"\u2212{text[1:]}" if text.startswith("-") else text
