@@ -56,7 +56,9 @@ def test_a_training_is_seen_learning_cancelled_and_its_best_is_in_the_list(app) 
     app.idle()
     page.get_by_role("button", name="Use this network").click()
     network = page.get_by_role("combobox", name="Network")
-    expect(network).to_have_value(re.compile("^checkpoint/mobilenetv3_small_050"), timeout=TIMEOUT_MS)
+    expect(network).to_have_value(
+        re.compile("^mobilenetv3_small_050 .* · checkpoint/mobilenetv3_small_050"), timeout=TIMEOUT_MS
+    )
 
 
 def test_the_study_fills_in_and_ends_in_its_figures(app) -> None:
