@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import streamlit as st
+from streamlit.errors import StreamlitAPIException
 
 from cnnviz_core import links, manifest
 from cnnviz_core.errors import BadLink
@@ -98,9 +99,15 @@ def drop_endless_numbers() -> None:
     endless = [name for name in st.query_params if any(map(_is_endless, st.query_params.get_all(name)))]
     if not endless:
         return
-    for name in endless:
-        del st.query_params[name]
-    st.session_state["notice_there"] = f"The link gives no usable number for {', '.join(endless)}; left out."
+    notice = f"The link gives no usable number for {', '.join(endless)}; left out."
+    left = {name: values for name, values in here().params.items() if name not in endless}
+    try:
+        for name in endless:
+            del st.query_params[name]
+    except StreamlitAPIException:  # on the way back to such an address, when widgets have their names in it already
+        st.session_state["wanted_screen"] = frame.page().path, left, notice
+    else:
+        st.session_state["notice_there"] = notice
     st.rerun()
 
 

@@ -59,6 +59,11 @@ def test_a_deep_link_restores_the_screen(app) -> None:
 def test_another_layer_starts_with_its_own_first_channel(app) -> None:
     page = app.open("/feature_maps?channel=1e400")  # an infinite number in the link is said, not obeyed
     expect(page.get_by_text("no usable number for channel")).to_be_visible()
+    expect(page).not_to_have_url(re.compile("1e400"))
+    app.idle()
+    page.go_back()  # to that address, when the widget has its name in it already
+    expect(page.get_by_text("no usable number for channel")).to_be_visible(timeout=20_000)
+    expect(page).not_to_have_url(re.compile("1e400"), timeout=20_000)
     app.open("/feature_maps?channel=5")
     expect(page.locator(".st-key-channel input")).to_have_value("5")
     page.get_by_text("7 × 7", exact=True).click()
