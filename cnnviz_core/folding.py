@@ -13,17 +13,19 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from typing import TypeGuard
+from typing import TypeVar, cast
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from cnnviz_core import probe
+from cnnviz_core import convolution, probe
+from cnnviz_core.convolution import Convolution, Follower
+
+Copy = TypeVar("Copy")
 
 # More than rounding changes, less than any mistake would.
 _ROUNDING = 1e-3
@@ -40,24 +42,26 @@ class FastCopy:
         net: The copy; the network itself where there is none to be had.
         shape: (C, H, W) of its input.
         entrance: The convolution through which alone a picture enters; empty where that is not so.
+        halves: The copy to be cut after the entrance, which puts out what it did.
     """
 
     net: nn.Module
     shape: tuple[int, ...]
     entrance: str
+    halves: nn.Module
 
     def enter(self, x: Tensor) -> Tensor:
         """The first step, an affine map: pictures (n, C, H, W) to what the entrance puts out, or the pictures."""
         if not self.entrance:
             return x
-        return probe.record(self.net, x, [self.entrance], stop_after={self.entrance: 1}).outputs[self.entrance][0]
+        return probe.record(self.halves, x, [self.entrance], stop_after={self.entrance: 1}).outputs[self.entrance][0]
 
     def go_on(self, entered: Tensor) -> Tensor:
         """The second step, to what the network returns."""
         result: Tensor
         if self.entrance:
             any_picture = torch.zeros((1, *self.shape))
-            result = probe.resume(self.net, any_picture, self.entrance, lambda _: entered.clone())
+            result = probe.resume(self.halves, any_picture, self.entrance, lambda _: entered.clone())
         else:
             result = self.net(entered)
         return result
@@ -75,106 +79,15 @@ def fast_copy(net: nn.Module, x: Tensor) -> FastCopy:
         x: An input of the kind that it takes, (N, C, H, W); only shape and device matter.
     """
     if x.device.type != "cpu":
-        return FastCopy(net, x.shape[1:], "")
+        return FastCopy(net, x.shape[1:], "", net)
     state = (x.shape[1:], *((id(t), t._version) for t in (*net.parameters(), *net.buffers())))
     with _lock:
-        known, copy = _copies.get(net, (None, FastCopy(net, x.shape[1:], "")))
+        known, copy = _copies.get(net, (None, FastCopy(net, x.shape[1:], "", net)))
     if known != state:
         copy = _make(net, x)
         with _lock:
             _copies[net] = state, copy
     return copy
-
-
-# Activations that a convolution can apply: oneDNN's name and numbers.
-_ACTIVATIONS: Mapping[type[nn.Module], tuple[str, list[float]]] = {
-    nn.ReLU: ("relu", []),
-    nn.ReLU6: ("hardtanh", [0.0, 6.0]),
-    nn.SiLU: ("swish", []),
-    nn.Hardswish: ("hardswish", []),
-}
-
-_forward_copies: WeakKeyDictionary[nn.Module, nn.Module] = WeakKeyDictionary()
-
-
-def forward_copy(net: nn.Module, x: Tensor) -> nn.Module:
-    """A copy that gives the same scores in less time still, for forwards without gradients.
-
-    Args:
-        net: As for :func:`fast_copy`, which is what comes back where activations cannot be applied on the way.
-        x: Likewise.
-    """
-    plain = fast_copy(net, x).net
-    if x.device.type != "cpu" or not hasattr(torch.ops.mkldnn, "_convolution_pointwise"):
-        return plain
-    with _lock:
-        found = _forward_copies.get(plain)
-    if found is None:
-        found = _with_activations(plain, _noise(x)) or probe.private_copy(plain)
-        with _lock:
-            _forward_copies[plain] = found
-    return found
-
-
-@torch.no_grad()
-def _with_activations(net: nn.Module, two: Tensor) -> nn.Module | None:
-    """A copy whose convolutions apply the activations that follow them; None where its scores are others."""
-    copy = probe.private_copy(net)
-    modules = dict(copy.named_modules())
-    for kind, activation in _ACTIVATIONS.items():
-        for convolution, follower in probe.direct_pairs(net, two, nn.Conv2d, kind):
-            conv = modules[convolution]
-            if _is_plain(conv) and type(modules[follower]) is kind:
-                probe.put(copy, convolution, _Activated(conv, activation))
-                probe.put(copy, follower, nn.Identity())
-    try:
-        return copy if _same(copy(two), net(two)) else None
-    except (RuntimeError, AttributeError):  # an odd convolution; or a network that reads its modules' attributes
-        return None
-
-
-def _is_plain(conv: nn.Module) -> TypeGuard[nn.Conv2d]:
-    """Whether :class:`_Activated` can take its place."""
-    if not isinstance(conv, nn.Conv2d) or "weight" not in conv._parameters or conv.padding_mode != "zeros":
-        return False
-    if type(conv) is nn.Conv2d:
-        return not isinstance(conv.padding, str)
-    return type(conv).__name__ == "Conv2dSame" and conv.dilation == (1, 1)  # timm's
-
-
-class _Activated(nn.Module):
-    """A convolution and an activation in one.
-
-    Where a convolution pads its input itself so that sizes stay, with one row and column more at the far side if need
-    be, as TensorFlow does, a kernel with a first row and column of zeros does the same without a padded copy.
-    """
-
-    def __init__(self, conv: nn.Conv2d, activation: tuple[str, list[float]]) -> None:
-        super().__init__()
-        self.weight, self.bias = conv.weight, conv.bias
-        self._stride, self._dilation, self._padding = list(conv.stride), list(conv.dilation), conv.padding
-        self._groups, self._activation = conv.groups, activation
-        self._pads_itself = type(conv) is not nn.Conv2d
-        if self._pads_itself:
-            self.wider = _frozen(F.pad(conv.weight, (1, 0, 1, 0)))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C, h, w) of inputs (N, C', H, W)."""
-        weight, padding = self.weight, list(self._padding)
-        if self._pads_itself:
-            missing = [
-                max((-(-side // stride) - 1) * stride + kernel - side, 0)
-                for side, stride, kernel in zip(x.shape[2:], self._stride, weight.shape[2:], strict=True)
-            ]
-            if all(rows % 2 for rows in missing):
-                weight = self.wider
-            elif any(rows % 2 for rows in missing):
-                x, missing = F.pad(x, (0, missing[1] % 2, 0, missing[0] % 2)), [rows - rows % 2 for rows in missing]
-            padding = [(rows + 1) // 2 for rows in missing]
-        result: Tensor = torch.ops.mkldnn._convolution_pointwise(
-            x, weight, self.bias, padding, self._stride, self._dilation, self._groups, *self._activation, ""
-        )
-        return result
 
 
 @dataclass(frozen=True)
@@ -230,9 +143,7 @@ def up_to(
         known = _beginnings.setdefault(net, OrderedDict())
         found = known.get(key)
     if found is None:
-        found = _beginning(net, layer, x, num_calls)
-        if dtype is not torch.float32:
-            found = replace(found, net=deepcopy(found.net).to(dtype))
+        found = _beginning(net, layer, x, num_calls, dtype)
     with _lock:
         known[key] = found
         known.move_to_end(key)
@@ -242,14 +153,21 @@ def up_to(
 
 
 @torch.no_grad()
-def _beginning(net: nn.Module, layer: str, x: Tensor, num_calls: int) -> Beginning:
+def _beginning(net: nn.Module, layer: str, x: Tensor, num_calls: int, dtype: torch.dtype) -> Beginning:
     two = _noise(x)
     expected = Beginning(net, layer, num_calls)(two)
-    for copy in _candidates(net, layer, two, num_calls):
-        found = Beginning(copy, layer, num_calls)
-        if _same(found(two), expected):
-            return found
-    return Beginning(probe.private_copy(net), layer, num_calls)
+
+    def is_right(copy: nn.Module) -> bool:
+        return _same(Beginning(copy, layer, num_calls)(two), expected)
+
+    copy = next(filter(is_right, _candidates(net, layer, two, num_calls)), None) or probe.private_copy(net)
+    activated = _activated(copy, two, layer=layer, stop_after=(layer, num_calls) if layer else None)
+    quick = Beginning(_quickened(copy, activated), layer, num_calls)
+    is_quick = x.device.type == "cpu" and _holds(lambda it: is_right(it.net) and _goes_back(it, two), quick)
+    if dtype is not torch.float32:
+        copy = deepcopy(copy).to(dtype)
+        quick = replace(quick, net=_quickened(copy, activated))
+    return quick if is_quick else Beginning(copy, layer, num_calls)
 
 
 def _candidates(net: nn.Module, layer: str, x: Tensor, num_calls: int) -> Iterator[nn.Module]:
@@ -270,11 +188,20 @@ def kept_bytes(net: nn.Module) -> int:
     """Memory that a network's copies take beside the network."""
     with _lock:
         found = [_copies[net][1].net] if net in _copies else []
-        found += [_forward_copies[copy] for copy in found if copy in _forward_copies]
         found += [beginning.net for beginning in _beginnings.get(net, {}).values()]
     mine = {id(tensor) for tensor in (*net.parameters(), *net.buffers())}
     tensors = {id(tensor): tensor for copy in found for tensor in (*copy.parameters(), *copy.buffers())}
-    return sum(tensor.numel() * tensor.element_size() for key, tensor in tensors.items() if key not in mine)
+    kernels = {
+        id(kernel): kernel
+        for copy in found
+        for module in copy.modules()
+        if isinstance(module, Convolution)
+        for kernel in module.kernels
+    }
+    rearranged = sum(kernel.kept_bytes for kernel in kernels.values())
+    return rearranged + sum(
+        tensor.numel() * tensor.element_size() for key, tensor in tensors.items() if key not in mine
+    )
 
 
 @torch.no_grad()
@@ -285,13 +212,80 @@ def _make(net: nn.Module, x: Tensor) -> FastCopy:
     candidates = (_folded(net, pairs), _folded(net, []))
     # Never the network itself: what is kept for it must not keep it alive.
     folded = next((copy for copy in candidates if _same(copy(two), expected)), probe.private_copy(net))
+
+    def is_entered(copy: FastCopy) -> bool:
+        return _is_affine(copy, *two.split(1)) and _is_only_way(copy, two) and _same(_through(copy, two), expected)
+
     first = next((name for name, module in net.named_modules() if isinstance(module, nn.Conv2d)), "")
-    copy = FastCopy(folded, x.shape[1:], first)
+    copy = FastCopy(folded, x.shape[1:], first, folded)
+    if not _holds(is_entered, copy):  # the first to be registered need not be the first to be called
+        copy = replace(copy, entrance="")
+    activated = _activated(folded, two)
+    net = _quickened(folded, activated)
+    quick = replace(copy, net=net, halves=_cut_open(net, folded, copy.entrance, activated.get(copy.entrance)))
+
+    def is_right(copy: FastCopy) -> bool:
+        is_same = _same(copy.net(two), expected) and _same(_through(copy, two), expected)
+        return is_same and _goes_back(copy.net, two)
+
+    return quick if _holds(is_right, quick) else copy
+
+
+def _holds(check: Callable[[Copy], bool], copy: Copy) -> bool:
+    """Whether a copy passes; one that fails because its network reads of a module what another has not does not."""
     try:
-        fits = _is_affine(copy, *two.split(1)) and _is_only_way(copy, two) and _same(_through(copy, two), expected)
-    except (RuntimeError, LookupError):  # the first to be registered need not be the first to be called
-        fits = False
-    return copy if fits else replace(copy, entrance="")
+        return check(copy)
+    except (RuntimeError, LookupError, AttributeError):
+        return False
+
+
+def _goes_back(read: Callable[[Tensor], Tensor], x: Tensor) -> bool:
+    """Whether there is a gradient; a network that writes into what an activation put out may have none any more."""
+    with torch.inference_mode(mode=False), torch.enable_grad():
+        one = x[:1].clone().requires_grad_()
+        return bool(torch.autograd.grad(read(one).sum(), one)[0].isfinite().all())
+
+
+def _activated(
+    net: nn.Module, x: Tensor, *, layer: str = "", stop_after: tuple[str, int] | None = None
+) -> Mapping[str, str]:
+    """Each convolution with the activation that follows it, unless the layer's output lies between the two."""
+    modules = dict(net.named_modules())
+
+    def is_inside(name: str) -> bool:
+        return bool(layer) and f"{name}.".startswith(f"{layer}.")
+
+    return {
+        conv: then
+        for kind, activation in convolution.ACTIVATIONS.items()
+        for conv, then in probe.direct_pairs(
+            net, x, nn.Conv2d, kind, reused=activation.back is not None, stop_after=stop_after
+        )
+        if type(modules[then]) is kind and convolution.fits(modules[conv]) and is_inside(conv) == is_inside(then)
+    }
+
+
+def _quickened(net: nn.Module, activated: Mapping[str, str]) -> nn.Module:
+    """A copy whose convolutions take less time, and those named apply their activations."""
+    copy = probe.private_copy(net)
+    modules = dict(copy.named_modules())
+    for name, module in modules.items():
+        if convolution.fits(module):
+            probe.put(copy, name, Convolution(module, modules.get(activated.get(name, "none"))))
+    for then in set(activated.values()):
+        has_other_uses = convolution.ACTIVATIONS[type(modules[then])].back is not None
+        probe.put(copy, then, Follower(modules[then]) if has_other_uses else nn.Identity())
+    return copy
+
+
+def _cut_open(quick: nn.Module, net: nn.Module, conv: str, then: str | None) -> nn.Module:
+    """A copy in which a convolution does not apply the activation that follows it in the network."""
+    if then is None:
+        return quick
+    copy = probe.private_copy(quick)
+    probe.put(copy, conv, cast(Convolution, copy.get_submodule(conv)).without_activation())
+    probe.put(copy, then, probe.private_copy(net.get_submodule(then)))
+    return copy
 
 
 def _same(found: Tensor, expected: Tensor) -> bool:
@@ -314,7 +308,7 @@ def _is_only_way(copy: FastCopy, x: Tensor) -> bool:
     """Whether no gradient reaches the picture when what the entrance put out is taken as given."""
     entered = copy.enter(x)
     with torch.enable_grad():
-        result = probe.resume(copy.net, x[:1].clone().requires_grad_(), copy.entrance, lambda _: entered.clone())
+        result = probe.resume(copy.halves, x[:1].clone().requires_grad_(), copy.entrance, lambda _: entered.clone())
     return not result.requires_grad
 
 
@@ -322,17 +316,17 @@ def _folded(net: nn.Module, pairs: list[tuple[str, str]]) -> nn.Module:
     """A private copy with norms moved into the convolutions before them, and channels last."""
     copy = probe.private_copy(net)
     modules = dict(copy.named_modules())
-    for convolution, norm in pairs:
-        _fold(copy, modules, convolution, norm)
+    for conv, norm in pairs:
+        _fold(copy, modules, conv, norm)
     for module in modules.values():
         if isinstance(module, nn.Conv2d) and "weight" in module._parameters:
             module.weight = _frozen(module.weight)
     return copy
 
 
-def _fold(copy: nn.Module, modules: Mapping[str, nn.Module], convolution: str, norm: str) -> None:
+def _fold(copy: nn.Module, modules: Mapping[str, nn.Module], before: str, norm: str) -> None:
     """Moves a norm's numbers into the convolution before it, where both are of a plain kind."""
-    conv, bn = modules[convolution], modules[norm]
+    conv, bn = modules[before], modules[norm]
     rest = _without_norm(bn)
     if rest is None or not isinstance(bn, nn.BatchNorm2d) or not isinstance(conv, nn.Conv2d):
         return

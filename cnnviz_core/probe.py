@@ -153,6 +153,7 @@ def direct_pairs(
     first: type[nn.Module],
     then: type[nn.Module],
     *,
+    reused: bool = False,
     stop_after: tuple[str, int] | None = None,
 ) -> list[tuple[str, str]]:
     """Names of modules (a, b) where a's output itself is b's input, each called once in a forward.
@@ -164,31 +165,40 @@ def direct_pairs(
         x: Input, (N, C, H, W).
         first: Type of a.
         then: Type of b.
+        reused: Whether b may be called elsewhere, too.
         stop_after: A layer and how often it is called; the forward ends with the last of these calls.
     """
-    outputs: list[tuple[Tensor, str]] = []
+    outputs: list[tuple[Tensor, int, str]] = []
     pairs: list[tuple[str, str]] = []
     num_calls: Counter[str] = Counter()
 
-    def note(name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: Sequence[Any], output: Tensor) -> None:
+    def after(name: str) -> Callable[..., None]:
+        def hook(_module: nn.Module, _args: Sequence[Any], output: Tensor) -> None:
             num_calls[name] += 1
-            if isinstance(module, first):
-                outputs.append((output, name))
-            else:
-                pairs.extend((before, name) for kept, before in outputs if args and args[0] is kept)
+            outputs.append((output, output._version, name))
 
         return hook
 
-    with _borrowed_copy(net) as mine, ExitStack() as hooks:
+    def before(name: str) -> Callable[..., None]:
+        def hook(_module: nn.Module, args: Sequence[Any]) -> None:
+            num_calls[name] += 1
+            for kept, version, earlier in outputs:
+                if args and args[0] is kept and kept._version == version:  # nothing was added to it in place
+                    pairs.append((earlier, name))
+
+        return hook
+
+    with torch.inference_mode(mode=False), _borrowed_copy(net) as mine, ExitStack() as hooks:
         for name, module in mine.named_modules():
-            if isinstance(module, (first, then)):
-                hooks.callback(module.register_forward_hook(note(name)).remove)
+            if isinstance(module, first):
+                hooks.callback(module.register_forward_hook(after(name)).remove)
+            elif isinstance(module, then):
+                hooks.callback(module.register_forward_pre_hook(before(name)).remove)
         if stop_after is not None:
             hooks.callback(mine.get_submodule(stop_after[0]).register_forward_hook(_stopping(stop_after[1])).remove)
-        with suppress(_Stopped):
+        with suppress(_Stopped), torch.no_grad():
             mine(x)
-    return [pair for pair in pairs if all(num_calls[name] == 1 for name in pair)]
+    return [(a, b) for a, b in pairs if num_calls[a] == 1 and (reused or num_calls[b] == 1)]
 
 
 _RELUS = {F.relu, F.relu_, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_}

@@ -32,7 +32,7 @@ LEVELS = (
     },
     {"settings", "results", "maps", "startup", "catalogue", "checkpoints", "html_report", "links"},
     {"cka", "cli", "images"},
-    {"photos", "preprocessing", "store", "render"},
+    {"convolution", "photos", "preprocessing", "store", "render"},
     {"probe", "manifest", "masks", "stereo", "result_files"},
     {"folding", "incremental", "layers", "job_records", "reports"},
     {"anatomy", "dilation", "jobs", "objectives", "tail"},

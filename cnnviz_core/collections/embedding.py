@@ -339,15 +339,12 @@ def quick_net(model: LoadedModel, layers: Sequence[str]) -> nn.Module:
     two = torch.randn((2, model.preprocessing.num_channels, *model.preprocessing.input_px), generator=_generator())
     if model.device.type != "cpu" or not model.is_static:
         return model.net
-    for copy in (folding.forward_copy(model.net, two), folding.fast_copy(model.net, two).net):
-        key = tuple(layers)
-        with _lock:
-            known = _quick.setdefault(copy, {})
-        if key not in known:
-            known[key] = _puts_out_the_same(copy, model, two, layers)
-        if known[key]:
-            return copy
-    return model.net
+    copy, key = folding.fast_copy(model.net, two).net, tuple(layers)
+    with _lock:
+        known = _quick.setdefault(copy, {})
+    if key not in known:
+        known[key] = _puts_out_the_same(copy, model, two, layers)
+    return copy if known[key] else model.net
 
 
 def _generator() -> torch.Generator:

@@ -1,0 +1,275 @@
+"""A convolution with fixed weights on a CPU, in less time: forward, and back to what it read.
+
+PyTorch's own takes the weights in one order and rearranges them at every call, forward and back, into the one that
+oneDNN computes in. Here that is done once for each way. The activation that follows is applied as the convolution
+writes. Going back through a step of one is a convolution, too, with the kernel turned round, and through the larger
+steps of a network's first one it is several side by side, one for each place within a step.
+
+The operators are private ones of PyTorch; where they are missing, :data:`IS_THERE` is false and nothing here is used.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeGuard
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import _get_current_function_mode
+
+_REORDER = "mkldnn_reorder_conv2d_weight"
+IS_THERE = hasattr(torch.ops.mkldnn, "_convolution_pointwise") and hasattr(torch._C._nn, _REORDER)
+
+# Of a tensor to which its activation has been applied: the version it had then, before anything was added in place.
+_MARK = "_cnnviz_is_activated"
+
+# Going back through steps larger than one: side by side up to so many channels; beyond, oneDNN's own way is faster.
+_FEW_CHANNELS = 16
+
+
+@dataclass(frozen=True)
+class _Activation:
+    """An activation that a convolution can apply.
+
+    Attributes:
+        name: What oneDNN calls it.
+        numbers: Its parameters there.
+        back: From the gradient and what the activation put out to the gradient before it; None where that is not
+            enough to tell. Those that have it change nothing when they are applied twice.
+    """
+
+    name: str
+    numbers: tuple[float, ...] = ()
+    back: Callable[[Tensor, Tensor], Tensor] | None = None
+
+
+_NONE = _Activation("none", (), lambda gradient, _: gradient)
+ACTIVATIONS: Mapping[type[nn.Module], _Activation] = {
+    nn.ReLU: _Activation("relu", (), lambda gradient, y: torch.ops.aten.threshold_backward(gradient, y, 0)),
+    nn.ReLU6: _Activation(
+        "hardtanh", (0.0, 6.0), lambda gradient, y: torch.ops.aten.hardtanh_backward(gradient, y, 0.0, 6.0)
+    ),
+    nn.SiLU: _Activation("swish"),
+    nn.Hardswish: _Activation("hardswish"),
+}
+
+
+def fits(conv: nn.Module) -> TypeGuard[nn.Conv2d]:
+    """Whether a :class:`Convolution` can take a module's place."""
+    if not IS_THERE or not isinstance(conv, nn.Conv2d) or "weight" not in conv._parameters:
+        return False
+    if conv.padding_mode != "zeros" or not _can_compute_in(conv.weight.dtype):
+        return False
+    if type(conv) is nn.Conv2d:
+        return not isinstance(conv.padding, str)
+    return type(conv).__name__ == "Conv2dSame" and conv.dilation == (1, 1)  # timm's
+
+
+def _can_compute_in(dtype: torch.dtype) -> bool:
+    return dtype is torch.float32 or (dtype is torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+class Convolution(nn.Module):
+    """Gives what a convolution gives, or what that and an activation give.
+
+    Where the convolution pads its input itself so that sizes stay, with one row and column more at the far side if need
+    be, as TensorFlow does, a kernel with a first row and column of zeros does the same without a padded copy.
+
+    Args:
+        conv: One that :func:`fits`; its weights are read here and shared.
+        then: An activation of a type in :data:`ACTIVATIONS`, or None.
+    """
+
+    def __init__(self, conv: nn.Conv2d, then: nn.Module | None = None) -> None:
+        super().__init__()
+        self.weight, self.bias = conv.weight, conv.bias  # to be counted, and for whoever looks
+        self._then = then
+        self._padding = [int(rows) for rows in conv.padding]
+        self._kernel = _Kernel.of(conv, conv.weight)
+        self._wider = _Kernel.of(conv, F.pad(conv.weight, (1, 0, 1, 0))) if type(conv) is not nn.Conv2d else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, h, w) of inputs (N, C', H, W)."""
+        x, kernel, padding = self._fitted(x)
+        is_graph = torch.is_grad_enabled() and x.requires_grad
+        activation = ACTIVATIONS[type(self._then)] if self._then is not None else _NONE
+        # A mode changes what activations do.
+        if (is_graph and activation.back is None) or _get_current_function_mode() is not None:
+            activation = _NONE
+        if is_graph:
+            result: Tensor = _ThereAndBack.apply(x, kernel, padding, activation)  # type: ignore[no-untyped-call]
+        else:
+            result = kernel.ahead(x, padding, activation)
+        if self._then is not None:
+            result = self._then(result) if activation is _NONE else result
+            if not result.is_inference():
+                setattr(result, _MARK, result._version)
+        return result
+
+    def _fitted(self, x: Tensor) -> tuple[Tensor, _Kernel, list[int]]:
+        """Input, kernel and padding that give what the convolution gives."""
+        if self._wider is None:
+            return x, self._kernel, self._padding
+        missing = [
+            max((-(-side // stride) - 1) * stride + length - side, 0)
+            for side, stride, length in zip(x.shape[2:], self._kernel.stride, self.weight.shape[2:], strict=True)
+        ]
+        kernel = self._kernel
+        if all(rows % 2 for rows in missing):
+            kernel = self._wider
+        elif any(rows % 2 for rows in missing):
+            x, missing = F.pad(x, (0, missing[1] % 2, 0, missing[0] % 2)), [rows - rows % 2 for rows in missing]
+        return x, kernel, [(rows + 1) // 2 for rows in missing]
+
+    def without_activation(self) -> Convolution:
+        """The same convolution alone."""
+        alone = copy.deepcopy(self, {id(self.weight): self.weight, id(self.bias): self.bias})
+        alone._then = None
+        return alone
+
+    @property
+    def kernels(self) -> tuple[_Kernel, ...]:
+        """What it computes with, which copies of it share."""
+        return tuple(kernel for kernel in (self._kernel, self._wider) if kernel is not None)
+
+
+class Follower(nn.Module):
+    """An activation of several places, which lets pass what a convolution has applied it to."""
+
+    def __init__(self, activation: nn.Module) -> None:
+        super().__init__()
+        self._activation = activation
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Of the shape of its input."""
+        if not x.is_inference() and getattr(x, _MARK, None) == x._version:
+            return x
+        result: Tensor = self._activation(x)
+        return result
+
+
+class _ThereAndBack(torch.autograd.Function):
+    """A kernel's two ways as one step of a graph."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, kernel: _Kernel, padding: list[int], activation: _Activation) -> Tensor:
+        y = kernel.ahead(x, padding, activation)
+        ctx.settings = kernel, padding, activation
+        ctx.save_for_backward(x, None if activation is _NONE else y)
+        return y
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        kernel, padding, activation = ctx.settings
+        x, y = ctx.saved_tensors
+        return kernel.back(activation.back(gradient, y), x, padding), None, None, None
+
+
+class _Kernel:
+    """Weights in the orders of both ways, each made when it is first needed. Shared by all copies of a module."""
+
+    def __init__(
+        self, weight: Tensor, bias: Tensor | None, stride: Sequence[int], dilation: Sequence[int], groups: int
+    ) -> None:
+        self.weight = weight.detach().contiguous(memory_format=torch.channels_last)
+        self.bias = None if bias is None else bias.detach()
+        self.stride, self.dilation, self.groups = list(stride), list(dilation), groups
+        self._ahead: Tensor | None = None
+        self._back: Tensor | None = None
+
+    @classmethod
+    def of(cls, conv: nn.Conv2d, weight: Tensor) -> _Kernel:
+        """That of a convolution, with a weight in place of its own."""
+        return cls(weight, conv.bias, conv.stride, conv.dilation, conv.groups)
+
+    def __deepcopy__(self, _memo: object) -> _Kernel:
+        return self
+
+    @property
+    def kept_bytes(self) -> int:
+        """Memory of the rearranged weights."""
+        kept = [tensor for tensor in (self._ahead, self._back) if tensor is not None]
+        return sum(tensor.numel() * tensor.element_size() for tensor in kept)
+
+    def ahead(self, x: Tensor, padding: list[int], activation: _Activation) -> Tensor:
+        """(N, C, h, w) of inputs (N, C', H, W)."""
+        if self._ahead is None:
+            self._ahead = _rearranged(self.weight, padding, self.stride, self.dilation, self.groups, x)
+        result: Tensor = torch.ops.mkldnn._convolution_pointwise(
+            x, self._ahead, self.bias, padding, self.stride, self.dilation, self.groups,
+            activation.name, list(activation.numbers), "",
+        )  # fmt: skip
+        return result
+
+    def back(self, gradient: Tensor, x: Tensor, padding: list[int]) -> Tensor:
+        """The gradient on the inputs x, (N, C', H, W), from that on the outputs, (N, C, h, w)."""
+        turned = [step * (side - 1) - pad for step, side, pad in zip(self.dilation, self._sides, padding, strict=True)]
+        if self.stride == [1, 1] and (self.groups == 1 or self._is_depthwise) and min(turned) >= 0:
+            return self._turned(gradient, turned)
+        if self._is_of_few:
+            return self._side_by_side(gradient, (x.shape[2], x.shape[3]), padding)
+        result: Tensor = torch.ops.aten.convolution_backward(
+            gradient, x, self.weight, None, self.stride, padding, self.dilation, False, [0, 0], self.groups,  # noqa: FBT003
+            [True, False, False],
+        )[0]  # fmt: skip
+        return result
+
+    @property
+    def _sides(self) -> tuple[int, int]:
+        return self.weight.shape[2], self.weight.shape[3]
+
+    @property
+    def _is_depthwise(self) -> bool:
+        return self.weight.shape[0] == self.groups and self.weight.shape[1] == 1
+
+    @property
+    def _is_of_few(self) -> bool:
+        step = self.stride[0]
+        is_even = self.stride == [step, step] and self.dilation == [1, 1] and self.groups == 1
+        return is_even and self.weight.shape[1] * step * step <= _FEW_CHANNELS
+
+    def _turned(self, gradient: Tensor, padding: list[int]) -> Tensor:
+        """Back through steps of one, by a convolution with the kernel turned round."""
+        if self._back is None:
+            turned = self.weight.flip(2, 3)
+            turned = turned if self._is_depthwise else turned.transpose(0, 1)
+            self._back = _rearranged(turned, padding, [1, 1], self.dilation, self.groups, gradient)
+        result: Tensor = torch.ops.mkldnn._convolution_pointwise(
+            gradient, self._back, None, padding, [1, 1], self.dilation, self.groups, "none", [], ""
+        )
+        return result
+
+    def _side_by_side(self, gradient: Tensor, size: tuple[int, int], padding: list[int]) -> Tensor:
+        """Back through larger steps: input y lies at place a of step q, y + padding = step * q + a.
+
+        What reaches it is the sum over j of w[a + step * j] g[q - j], for each a a convolution of its own; their
+        outputs are then woven together.
+        """
+        step = self.stride[0]
+        reach = [-(-side // step) for side in self._sides]
+        around = [length - 1 for length in reach]
+        if self._back is None:
+            rows, columns = (step * length - side for length, side in zip(reach, self._sides, strict=True))
+            whole = F.pad(self.weight, (0, columns, 0, rows))
+            parts = whole.unflatten(3, (reach[1], step)).unflatten(2, (reach[0], step)).flip(2, 4)
+            parts = parts.permute(1, 3, 5, 0, 2, 4).flatten(0, 2)  # (C', a, b, C, j, i) with C', a, b as one
+            self._back = _rearranged(parts, around, [1, 1], [1, 1], 1, gradient)
+        found = torch.ops.mkldnn._convolution_pointwise(
+            gradient, self._back, None, around, [1, 1], [1, 1], 1, "none", [], ""
+        )
+        woven = F.pixel_shuffle(found, step)[..., padding[0] : padding[0] + size[0], padding[1] : padding[1] + size[1]]
+        rows, columns = (side - there for side, there in zip(size, woven.shape[2:], strict=True))
+        return F.pad(woven, (0, columns, 0, rows)) if rows or columns else woven
+
+
+def _rearranged(
+    weight: Tensor, padding: list[int], stride: list[int], dilation: list[int], groups: int, x: Tensor
+) -> Tensor:
+    """Weights as oneDNN wants them for inputs like x; it takes other inputs, too."""
+    plain = weight.contiguous().to_mkldnn()
+    packed: Tensor = getattr(torch._C._nn, _REORDER)(plain, padding, stride, dilation, groups, list(x.shape))
+    return packed
