@@ -5,8 +5,8 @@ weights; and with the channels of a place side by side in memory the convolution
 Where a picture enters through one convolution alone, that one is affine: the mean of many gradients need go back
 through it only once, and it is the dearest of all going back. Layers inside no longer put out what they did, so such a
 copy is for scores and their gradients, not for looking into; :func:`up_to` makes one for a single layer, whose output
-stays. Rounding differs: a ReLU whose input is zero up to rounding may open where it was shut. :func:`forward_copy` goes
-further for those who ask for no gradients: activations are applied as convolutions write, not in passes of their own.
+stays. Rounding differs: a ReLU whose input is zero up to rounding may open where it was shut. Convolutions keep their
+weights in the order that the processor wants and apply the activation that follows (:mod:`cnnviz_core.convolution`).
 """
 
 from __future__ import annotations
