@@ -255,13 +255,12 @@ def _activated(
     def is_inside(name: str) -> bool:
         return bool(layer) and f"{name}.".startswith(f"{layer}.")
 
+    kinds = tuple(convolution.ACTIVATIONS)
+    clamps = tuple(kind for kind, activation in convolution.ACTIVATIONS.items() if activation.back is not None)
     return {
         conv: then
-        for kind, activation in convolution.ACTIVATIONS.items()
-        for conv, then in probe.direct_pairs(
-            net, x, nn.Conv2d, kind, reused=activation.back is not None, stop_after=stop_after
-        )
-        if type(modules[then]) is kind and convolution.fits(modules[conv]) and is_inside(conv) == is_inside(then)
+        for conv, then in probe.direct_pairs(net, x[:1], nn.Conv2d, kinds, reused=clamps, stop_after=stop_after)
+        if type(modules[then]) in kinds and convolution.fits(modules[conv]) and is_inside(conv) == is_inside(then)
     }
 
 

@@ -151,9 +151,9 @@ def direct_pairs(
     net: nn.Module,
     x: Tensor,
     first: type[nn.Module],
-    then: type[nn.Module],
+    then: type[nn.Module] | tuple[type[nn.Module], ...],
     *,
-    reused: bool = False,
+    reused: tuple[type[nn.Module], ...] = (),
     stop_after: tuple[str, int] | None = None,
 ) -> list[tuple[str, str]]:
     """Names of modules (a, b) where a's output itself is b's input, each called once in a forward.
@@ -164,13 +164,14 @@ def direct_pairs(
         net: As in :func:`record`.
         x: Input, (N, C, H, W).
         first: Type of a.
-        then: Type of b.
-        reused: Whether b may be called elsewhere, too.
+        then: Type of b, or types.
+        reused: Types of which b may be called elsewhere, too.
         stop_after: A layer and how often it is called; the forward ends with the last of these calls.
     """
     outputs: list[tuple[Tensor, int, str]] = []
     pairs: list[tuple[str, str]] = []
     num_calls: Counter[str] = Counter()
+    may_be_reused = {name for name, module in net.named_modules() if isinstance(module, reused)}
 
     def after(name: str) -> Callable[..., None]:
         def hook(_module: nn.Module, _args: Sequence[Any], output: Tensor) -> None:
@@ -198,7 +199,7 @@ def direct_pairs(
             hooks.callback(mine.get_submodule(stop_after[0]).register_forward_hook(_stopping(stop_after[1])).remove)
         with suppress(_Stopped), torch.no_grad():
             mine(x)
-    return [(a, b) for a, b in pairs if num_calls[a] == 1 and (reused or num_calls[b] == 1)]
+    return [(a, b) for a, b in pairs if num_calls[a] == 1 and (num_calls[b] == 1 or b in may_be_reused)]
 
 
 _RELUS = {F.relu, F.relu_, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_}
