@@ -430,6 +430,18 @@ def default_layer(model: LoadedModel) -> str:
     return names[round(_DEPTH * (len(names) - 1))]
 
 
+def default_precision(model: LoadedModel) -> str:
+    """The precision in which a dream at one layer takes the least time here, a key of :data:`PRECISIONS`.
+
+    That is bfloat16 where the processor multiplies whole matrices of it at once, unless the network convolves its
+    channels one by one, which is no multiplication of matrices.
+    """
+    convolutions = [module for module in model.net.modules() if isinstance(module, torch.nn.Conv2d)]
+    has_depthwise = any(1 < conv.groups == conv.in_channels for conv in convolutions)
+    is_quick = model.device.type == "cpu" and torch.cpu._is_amx_tile_supported()
+    return "bfloat16" if is_quick and not has_depthwise else "float32"
+
+
 def at_size(image: InputImage, size_px: int | None) -> Pixels:
     """The photo as a dream of that size begins with it, (H, W, 3).
 
@@ -450,15 +462,18 @@ def at_size(image: InputImage, size_px: int | None) -> Pixels:
     return np.asarray(image.pil().resize((width, height), Image.Resampling.LANCZOS))
 
 
-def seconds_per_pixel(model: LoadedModel, *, layer: str | Sequence[str] | None = None) -> float:
+def seconds_per_pixel(
+    model: LoadedModel, *, layer: str | Sequence[str] | None = None, precision: str = "float32"
+) -> float:
     """How long one step takes for each pixel, measured at a small size; arguments and errors as :func:`dream`."""
-    settings = _settings(model, layer, None, None, "activation", None, None, 1, 1.4, 1, 1.0, 0, 512, "float32", 0)
+    settings = _settings(model, layer, None, None, "activation", None, None, 1, 1.4, 1, 1.0, 0, 512, precision, 0)
+    dtype = PRECISIONS[settings.precision]
     goals = _goals(model, settings, None)
     x = torch.full((1, model.preprocessing.num_channels, _TRIAL_PX, _TRIAL_PX), 128.0, device=model.device)
     seconds = []
     for _ in range(3):  # the first warms up
         start = time.perf_counter()
-        picture_gradients.find(model, x, goals, [1.0] * len(goals), tile_px=_TRIAL_PX)
+        picture_gradients.find(model, x, goals, [1.0] * len(goals), tile_px=_TRIAL_PX, dtype=dtype)
         seconds.append(time.perf_counter() - start)
     return min(seconds) / _TRIAL_PX**2
 

@@ -78,7 +78,8 @@ class Asked:
 
     def seconds(self, chosen: Selection) -> float:
         """How long it will take."""
-        pace = compute.run(deep_dream.seconds_per_pixel, chosen.model, layer=self.settings["layer"])
+        how = {"layer": self.settings["layer"], "precision": self.precision}
+        pace = compute.run(deep_dream.seconds_per_pixel, chosen.model, **how)
         sizes = {name: self.settings[name] for name in ("size_px", "octaves", "octave_scale", "steps")}
         return pace * deep_dream.num_pixels(chosen.image, **sizes)
 
@@ -206,12 +207,16 @@ def _how(
                 help="Largest random shift before a step, undone after it. Without it the grid of the layer’s cells "
                 "shows.",
             )
+            is_quicker = deep_dream.default_precision(chosen.model) == "bfloat16"
+            pickers.start_again("half_precision", chosen.model.spec.model_id, is_quicker)
             is_quick = st.toggle(
                 "Half precision",
+                is_quicker,
                 key="half_precision",
                 bind="query-params",
-                help="Computes in bfloat16: about half the time on processors that know it, slower on others, and a "
-                "slightly different dream. For one layer.",
+                help="Computes in bfloat16, and dreams slightly differently; for one layer. On where this computer "
+                "takes about half the time for this network: where its processor has matrix units for such numbers "
+                "and the network does not convolve channel by channel.",
             )
             seed = st.number_input(
                 "Seed", 0, 9999, 0, key="dream_seed", bind="query-params", help="Of the random shifts."
