@@ -11,6 +11,7 @@ The operators are private ones of PyTorch; where they are missing, :data:`IS_THE
 from __future__ import annotations
 
 import copy
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeGuard
@@ -22,6 +23,9 @@ from torch.overrides import _get_current_function_mode
 
 _REORDER = "mkldnn_reorder_conv2d_weight"
 IS_THERE = hasattr(torch.ops.mkldnn, "_convolution_pointwise") and hasattr(torch._C._nn, _REORDER)
+
+# Sizes of what is read for which a kernel keeps its weights in order, each way: tiles of a picture have two.
+_MAX_SIZES = 2
 
 # Of a tensor to which its activation has been applied: the version it had then, before anything was added in place.
 _MARK = "_cnnviz_is_activated"
@@ -48,9 +52,9 @@ class _Activation:
 
 _NONE = _Activation("none", (), lambda gradient, _: gradient)
 ACTIVATIONS: Mapping[type[nn.Module], _Activation] = {
-    nn.ReLU: _Activation("relu", (), lambda gradient, y: torch.ops.aten.threshold_backward(gradient, y, 0)),
+    nn.ReLU: _Activation("relu", (), lambda gradient, y: torch.ops.aten.threshold_backward.default(gradient, y, 0)),
     nn.ReLU6: _Activation(
-        "hardtanh", (0.0, 6.0), lambda gradient, y: torch.ops.aten.hardtanh_backward(gradient, y, 0.0, 6.0)
+        "hardtanh", (0.0, 6.0), lambda gradient, y: torch.ops.aten.hardtanh_backward.default(gradient, y, 0.0, 6.0)
     ),
     nn.SiLU: _Activation("swish"),
     nn.Hardswish: _Activation("hardswish"),
@@ -170,7 +174,7 @@ class _ThereAndBack(torch.autograd.Function):
 
 
 class _Kernel:
-    """Weights in the orders of both ways, each made when it is first needed. Shared by all copies of a module."""
+    """Weights for both ways. Shared by all copies of a module."""
 
     def __init__(
         self, weight: Tensor, bias: Tensor | None, stride: Sequence[int], dilation: Sequence[int], groups: int
@@ -178,8 +182,18 @@ class _Kernel:
         self.weight = weight.detach().contiguous(memory_format=torch.channels_last)
         self.bias = None if bias is None else bias.detach()
         self.stride, self.dilation, self.groups = list(stride), list(dilation), groups
-        self._ahead: Tensor | None = None
-        self._back: Tensor | None = None
+        self._sides = weight.shape[2], weight.shape[3]
+        self._is_depthwise = weight.shape[0] == groups and weight.shape[1] == 1
+        step = self.stride[0]
+        self._is_of_few = (
+            self.stride == [step, step]
+            and self.dilation == [1, 1]
+            and groups == 1
+            and weight.shape[1] * step * step <= _FEW_CHANNELS
+        )
+        self._ahead = _Ordered(lambda: self.weight, self.stride, self.dilation, groups)
+        self._turned = _Ordered(self._turn, [1, 1], self.dilation, groups)
+        self._side_by_side = _Ordered(self._part, [1, 1], [1, 1], 1)
 
     @classmethod
     def of(cls, conv: nn.Conv2d, weight: Tensor) -> _Kernel:
@@ -192,84 +206,111 @@ class _Kernel:
     @property
     def kept_bytes(self) -> int:
         """Memory of the rearranged weights."""
-        kept = [tensor for tensor in (self._ahead, self._back) if tensor is not None]
-        return sum(tensor.numel() * tensor.element_size() for tensor in kept)
+        return sum(ordered.kept_bytes for ordered in (self._ahead, self._turned, self._side_by_side))
 
     def ahead(self, x: Tensor, padding: list[int], activation: _Activation) -> Tensor:
         """(N, C, h, w) of inputs (N, C', H, W)."""
-        if self._ahead is None:
-            self._ahead = _rearranged(self.weight, padding, self.stride, self.dilation, self.groups, x)
-        result: Tensor = torch.ops.mkldnn._convolution_pointwise(
-            x, self._ahead, self.bias, padding, self.stride, self.dilation, self.groups,
-            activation.name, list(activation.numbers), "",
-        )  # fmt: skip
-        return result
+        return self._ahead(x, padding, self.bias, activation)
 
     def back(self, gradient: Tensor, x: Tensor, padding: list[int]) -> Tensor:
         """The gradient on the inputs x, (N, C', H, W), from that on the outputs, (N, C, h, w)."""
-        turned = [step * (side - 1) - pad for step, side, pad in zip(self.dilation, self._sides, padding, strict=True)]
-        if self.stride == [1, 1] and (self.groups == 1 or self._is_depthwise) and min(turned) >= 0:
-            return self._turned(gradient, turned)
+        around = [step * (side - 1) - pad for step, side, pad in zip(self.dilation, self._sides, padding, strict=True)]
+        if min(around) >= 0 and (self._is_depthwise or (self.groups == 1 and self.stride == [1, 1])):
+            if self.stride != [1, 1]:
+                gradient = self._spread(gradient, x, padding)
+            return self._turned(gradient, around)
         if self._is_of_few:
-            return self._side_by_side(gradient, (x.shape[2], x.shape[3]), padding)
+            return self._woven(gradient, x, padding)
         result: Tensor = torch.ops.aten.convolution_backward(
             gradient, x, self.weight, None, self.stride, padding, self.dilation, False, [0, 0], self.groups,  # noqa: FBT003
             [True, False, False],
         )[0]  # fmt: skip
         return result
 
-    @property
-    def _sides(self) -> tuple[int, int]:
-        return self.weight.shape[2], self.weight.shape[3]
+    def _turn(self) -> Tensor:
+        """Weights with which a convolution goes back through steps of one."""
+        turned = self.weight.flip(2, 3)
+        return turned if self._is_depthwise else turned.transpose(0, 1)
 
-    @property
-    def _is_depthwise(self) -> bool:
-        return self.weight.shape[0] == self.groups and self.weight.shape[1] == 1
-
-    @property
-    def _is_of_few(self) -> bool:
-        step = self.stride[0]
-        is_even = self.stride == [step, step] and self.dilation == [1, 1] and self.groups == 1
-        return is_even and self.weight.shape[1] * step * step <= _FEW_CHANNELS
-
-    def _turned(self, gradient: Tensor, padding: list[int]) -> Tensor:
-        """Back through steps of one, by a convolution with the kernel turned round."""
-        if self._back is None:
-            turned = self.weight.flip(2, 3)
-            turned = turned if self._is_depthwise else turned.transpose(0, 1)
-            self._back = _rearranged(turned, padding, [1, 1], self.dilation, self.groups, gradient)
-        result: Tensor = torch.ops.mkldnn._convolution_pointwise(
-            gradient, self._back, None, padding, [1, 1], self.dilation, self.groups, "none", [], ""
+    def _spread(self, gradient: Tensor, x: Tensor, padding: list[int]) -> Tensor:
+        """The gradient on what steps of one would have put out: zeros between."""
+        rows, columns = (
+            side + 2 * pad - step * (length - 1)
+            for side, pad, step, length in zip(x.shape[2:], padding, self.dilation, self._sides, strict=True)
         )
-        return result
+        spread = torch.empty(
+            (*gradient.shape[:2], rows, columns), dtype=gradient.dtype, memory_format=torch.channels_last
+        )
+        spread.zero_()[..., :: self.stride[0], :: self.stride[1]] = gradient
+        return spread
 
-    def _side_by_side(self, gradient: Tensor, size: tuple[int, int], padding: list[int]) -> Tensor:
-        """Back through larger steps: input y lies at place a of step q, y + padding = step * q + a.
+    def _part(self) -> Tensor:
+        """Weights for going back through larger steps, (C' * step * step, C, h, w).
 
-        What reaches it is the sum over j of w[a + step * j] g[q - j], for each a a convolution of its own; their
-        outputs are then woven together.
+        Input y lies at place a of step q: y + padding = step * q + a. What reaches it is the sum over j of
+        w[a + step * j] g[q - j], for each a a convolution of its own.
         """
         step = self.stride[0]
-        reach = [-(-side // step) for side in self._sides]
-        around = [length - 1 for length in reach]
-        if self._back is None:
-            rows, columns = (step * length - side for length, side in zip(reach, self._sides, strict=True))
-            whole = F.pad(self.weight, (0, columns, 0, rows))
-            parts = whole.unflatten(3, (reach[1], step)).unflatten(2, (reach[0], step)).flip(2, 4)
-            parts = parts.permute(1, 3, 5, 0, 2, 4).flatten(0, 2)  # (C', a, b, C, j, i) with C', a, b as one
-            self._back = _rearranged(parts, around, [1, 1], [1, 1], 1, gradient)
-        found = torch.ops.mkldnn._convolution_pointwise(
-            gradient, self._back, None, around, [1, 1], [1, 1], 1, "none", [], ""
-        )
-        woven = F.pixel_shuffle(found, step)[..., padding[0] : padding[0] + size[0], padding[1] : padding[1] + size[1]]
-        rows, columns = (side - there for side, there in zip(size, woven.shape[2:], strict=True))
+        rows, columns = (-(-side // step) * step for side in self._sides)
+        whole = F.pad(self.weight, (0, columns - self._sides[1], 0, rows - self._sides[0]))
+        parts: Tensor = whole.unflatten(3, (-1, step)).unflatten(2, (-1, step)).flip(2, 4)
+        return parts.permute(1, 3, 5, 0, 2, 4).flatten(0, 2)  # (C', a, b, C, j, i) with C', a, b as one
+
+    def _woven(self, gradient: Tensor, x: Tensor, padding: list[int]) -> Tensor:
+        """Back through larger steps: the places within a step side by side, then woven together."""
+        step = self.stride[0]
+        found = self._side_by_side(gradient, [-(-side // step) - 1 for side in self._sides])
+        (top, left), (height, width) = padding, x.shape[2:]
+        woven = F.pixel_shuffle(found, step)[..., top : top + height, left : left + width]
+        rows, columns = height - woven.shape[2], width - woven.shape[3]
         return F.pad(woven, (0, columns, 0, rows)) if rows or columns else woven
 
 
-def _rearranged(
-    weight: Tensor, padding: list[int], stride: list[int], dilation: list[int], groups: int, x: Tensor
-) -> Tensor:
-    """Weights as oneDNN wants them for inputs like x; it takes other inputs, too."""
-    plain = weight.contiguous().to_mkldnn()
-    packed: Tensor = getattr(torch._C._nn, _REORDER)(plain, padding, stride, dilation, groups, list(x.shape))
-    return packed
+class _Ordered:
+    """Going forward with weights in the order that the processor wants.
+
+    The best order depends on the size of what is read, and another one can be three times as slow; so there is one for
+    each of the last sizes.
+    """
+
+    def __init__(self, weight: Callable[[], Tensor], stride: list[int], dilation: list[int], groups: int) -> None:
+        self._weight, self._stride, self._dilation, self._groups = weight, stride, dilation, groups
+        self._kept: dict[torch.Size, Tensor] = {}
+        self._lock = threading.Lock()
+
+    def __call__(
+        self, x: Tensor, padding: list[int], bias: Tensor | None = None, activation: _Activation = _NONE
+    ) -> Tensor:
+        """(N, C, h, w) of inputs (N, C', H, W)."""
+        weight = self._kept.get(x.shape)
+        if weight is None:
+            weight = self._arrange(x, padding)
+        result: Tensor = torch.ops.mkldnn._convolution_pointwise.default(
+            x,
+            weight,
+            bias,
+            padding,
+            self._stride,
+            self._dilation,
+            self._groups,
+            activation.name,
+            activation.numbers,
+            "",
+        )
+        return result
+
+    @property
+    def kept_bytes(self) -> int:
+        """Memory of the rearranged weights."""
+        with self._lock:
+            return sum(tensor.numel() * tensor.element_size() for tensor in self._kept.values())
+
+    def _arrange(self, x: Tensor, padding: list[int]) -> Tensor:
+        arrange = getattr(torch._C._nn, _REORDER)
+        plain = self._weight().contiguous().to_mkldnn()
+        weight: Tensor = arrange(plain, padding, self._stride, self._dilation, self._groups, list(x.shape))
+        with self._lock:
+            self._kept[x.shape] = weight
+            for size in list(self._kept)[:-_MAX_SIZES]:
+                del self._kept[size]
+        return weight
