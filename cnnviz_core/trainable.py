@@ -14,7 +14,8 @@ from cnnviz_core import probe
 from cnnviz_core.errors import BadSetting, NotApplicable, UnknownLayer, did_you_mean
 from cnnviz_core.models import LoadedModel
 
-NUM_BLOCKS = 4
+# With few pictures it is better not to bend more of what the network knows.
+NUM_BLOCKS = 1
 _SMALL_HEAD = 0.01
 
 
@@ -83,6 +84,12 @@ def from_stage(model: LoadedModel, cells: tuple[int, int]) -> tuple[str, ...]:
     most = cells[0] * cells[1]
     late = [name for name in blocks(model) if math.prod(model.layers[name].cells or (1, 1)) <= most]
     return (*late, head(model))
+
+
+def num_layers(model: LoadedModel, trained: Sequence[str]) -> int:
+    """How many convolutions and linear layers are trained besides the head."""
+    modules = {one for name in trained for one in model.net.get_submodule(name).modules()}
+    return sum(isinstance(one, nn.Conv2d | nn.Linear) for one in modules - {_classifier(model)[1]})
 
 
 def everything(model: LoadedModel) -> tuple[str, ...]:

@@ -23,13 +23,15 @@ class Optimiser:
         title: For menus.
         about: What it does.
         learning_rate: Where the head alone is trained, or everything with norms that go by the batch.
-        deeper_learning_rate: Where other layers with trained weights are.
+        layer_learning_rate: Where one more layer is, with trained weights.
+        deeper_learning_rate: Where several are: what each of them changes adds up.
         make: Builds it.
     """
 
     title: str
     about: str
     learning_rate: float
+    layer_learning_rate: float
     deeper_learning_rate: float
     make: Callable[[list[nn.Parameter], float, float], torch.optim.Optimizer]
 
@@ -39,6 +41,7 @@ OPTIMISERS: Mapping[str, Optimiser] = {
         "AdamW",
         "Steps of even size for every weight, with the weights pulled towards 0 apart from that.",
         1e-3,
+        3e-4,
         1e-5,
         lambda weights, rate, decay: torch.optim.AdamW(weights, lr=rate, weight_decay=decay),
     ),
@@ -46,6 +49,7 @@ OPTIMISERS: Mapping[str, Optimiser] = {
         "Adam",
         "As AdamW, with the pull as a part of the gradient.",
         1e-3,
+        3e-4,
         1e-5,
         lambda weights, rate, decay: torch.optim.Adam(weights, lr=rate, weight_decay=decay),
     ),
@@ -53,6 +57,7 @@ OPTIMISERS: Mapping[str, Optimiser] = {
         "SGD",
         "Along the gradient with momentum 0.9: slower, and the learning rate matters more.",
         1e-2,
+        2e-3,
         2e-3,
         lambda weights, rate, decay: torch.optim.SGD(weights, lr=rate, momentum=0.9, weight_decay=decay),
     ),

@@ -21,11 +21,14 @@ on others; and nothing is drawn but the split, the order and the variations of t
 
 When it misleads: an accuracy from 50 test pictures is uncertain by some 5 to 10 points; look at the counts. Pictures
 of one scene in two parts make any network look good. A network that was never trained learns little from few
-pictures. Where the probe is nearly always right, training deeper has nothing to gain that could be measured. And the
-classes are all it knows: a picture of anything else gets one of them.
+pictures. Where the probe is nearly always right, training deeper gains little: with the last layer below the head, as
+by default, 7 or 13 pictures of each of 24 classes gave lite0 0.25 points more (standard error 0.11, twelve draws)
+and a loss lower by a fifth to a third; with four blocks it was no better than the probe. And the classes are
+all it knows: a picture of anything else gets one of them.
 
 Source: Yosinski et al., How transferable are features in deep neural networks? (2014); Kumar et al., Fine-tuning can
-distort pretrained features (2022), for the start from the probe; Kingma and Ba (2015) and Loshchilov and Hutter (2019)
+distort pretrained features (2022), for the start from the probe; Lee et al., Surgical fine-tuning improves adaptation
+to distribution shifts (2023), for training few layers; Kingma and Ba (2015) and Loshchilov and Hutter (2019)
 for Adam and AdamW; Ioffe and Szegedy (2015) for the norms.
 """
 
@@ -44,7 +47,7 @@ from cnnviz_core.collections.splitting import Split
 from cnnviz_core.models import LoadedModel
 from cnnviz_core.results import FineTuned, Step, Stored
 from cnnviz_core.store import StorageFailed
-from cnnviz_core.trainable import NUM_BLOCKS, blocks, everything, from_stage, head, last_blocks
+from cnnviz_core.trainable import NUM_BLOCKS, blocks, everything, from_stage, last_blocks
 from cnnviz_core.training_settings import NORMS, OPTIMISERS, SCHEDULES, Settings
 
 __all__ = [
@@ -86,13 +89,13 @@ def default_learning_rate(
     norms: str = "auto",
     batch_size: int = 32,
 ) -> float:
-    """What suits most networks: higher where the head alone is trained, or where norms keep all layers in range."""
+    """What suits most networks: lower for more layers, unless norms of the batch keep all of them in range."""
     training_settings.check_key("optimiser", optimiser, OPTIMISERS)
     kind = OPTIMISERS[optimiser]
-    is_safe = set(trainable) <= {head(model)} or training_settings.norms_go_by_batch(
-        model, trainable, norms, batch_size
-    )
-    return kind.learning_rate if is_safe else kind.deeper_learning_rate
+    num_layers = layers.num_layers(model, trainable)
+    if not num_layers or training_settings.norms_go_by_batch(model, trainable, norms, batch_size):
+        return kind.learning_rate
+    return kind.layer_learning_rate if num_layers == 1 else kind.deeper_learning_rate
 
 
 @dataclass(frozen=True)

@@ -590,12 +590,27 @@ def test_features_go_to_the_disk_or_are_made_anew(
 
 def test_which_blocks_come_last(zoo_64: Zoo, lite0: LoadedModel, small_model: Net) -> None:
     resnet = zoo_64("timm/resnet18")
-    assert fine_tuning.last_blocks(resnet) == ("layer3.0", "layer3.1", "layer4.0", "layer4.1", "fc")
+    assert fine_tuning.last_blocks(resnet) == ("layer4.1", "fc")
+    assert fine_tuning.last_blocks(resnet, 4) == ("layer3.0", "layer3.1", "layer4.0", "layer4.1", "fc")
     assert fine_tuning.last_blocks(resnet, 0) == ("fc",)
     assert fine_tuning.from_stage(resnet, (4, 4)) == ("layer3.0", "layer3.1", "layer4.0", "layer4.1", "fc")
     assert set(fine_tuning.everything(resnet)) == {"conv1", "bn1", "layer1", "layer2", "layer3", "layer4", "fc"}
     assert fine_tuning.last_blocks(lite0, 3) == ("blocks.5.3", "blocks.6.0", "conv_head", "classifier")
-    assert fine_tuning.last_blocks(small_model("plain")) == ("conv1", "conv2", "fc")
+    assert fine_tuning.last_blocks(small_model("plain"), 9) == ("conv1", "conv2", "fc")
+
+
+@pytest.mark.parametrize("optimiser", fine_tuning.OPTIMISERS)
+def test_the_more_layers_the_smaller_the_steps(optimiser: str, small_model: Net) -> None:
+    model, kind = small_model("residual"), fine_tuning.OPTIMISERS[optimiser]
+
+    def rate(*trainable: str, norms: str = "kept") -> float:
+        return fine_tuning.default_learning_rate(model, trainable, optimiser, norms=norms)
+
+    assert rate("fc") == kind.learning_rate
+    assert rate("conv2", "bn2", "fc") == kind.layer_learning_rate
+    assert rate("conv1", "conv2", "fc") == rate(*fine_tuning.everything(model)) == kind.deeper_learning_rate
+    assert kind.learning_rate > kind.layer_learning_rate >= kind.deeper_learning_rate
+    assert rate(*fine_tuning.everything(model), norms="batch") == kind.learning_rate
 
 
 def test_the_plan_counts_what_is_trained(small_model: Net) -> None:
