@@ -43,12 +43,14 @@ class FastCopy:
         shape: (C, H, W) of its input.
         entrance: The convolution through which alone a picture enters; empty where that is not so.
         halves: The copy to be cut after the entrance, which puts out what it did.
+        writes: Whether the network goes on to write into what the entrance put out.
     """
 
     net: nn.Module
     shape: tuple[int, ...]
     entrance: str
     halves: nn.Module
+    writes: bool = True
 
     def enter(self, x: Tensor) -> Tensor:
         """The first step, an affine map: pictures (n, C, H, W) to what the entrance puts out, or the pictures."""
@@ -61,7 +63,8 @@ class FastCopy:
         result: Tensor
         if self.entrance:
             any_picture = torch.zeros((1, *self.shape))
-            result = probe.resume(self.halves, any_picture, self.entrance, lambda _: entered.clone())
+            mine = entered.clone() if self.writes else entered
+            result = probe.resume(self.halves, any_picture, self.entrance, lambda _: mine)
         else:
             result = self.net(entered)
         return result
@@ -204,6 +207,7 @@ def kept_bytes(net: nn.Module) -> int:
     )
 
 
+@torch.inference_mode(mode=False)
 @torch.no_grad()
 def _make(net: nn.Module, x: Tensor) -> FastCopy:
     two = _noise(x)
@@ -221,14 +225,24 @@ def _make(net: nn.Module, x: Tensor) -> FastCopy:
     if not _holds(is_entered, copy):  # the first to be registered need not be the first to be called
         copy = replace(copy, entrance="")
     activated = _activated(folded, two)
-    net = _quickened(folded, activated)
-    quick = replace(copy, net=net, halves=_cut_open(net, folded, copy.entrance, activated.get(copy.entrance)))
 
     def is_right(copy: FastCopy) -> bool:
         is_same = _same(copy.net(two), expected) and _same(_through(copy, two), expected)
-        return is_same and _goes_back(copy.net, two)
+        return is_same and _goes_back(copy.go_on, copy.enter(two))
 
-    return quick if _holds(is_right, quick) else copy
+    quick = _quickened(folded, activated)
+    halves = _cut_open(quick, folded, copy.entrance, activated.get(copy.entrance))
+    quicker = replace(copy, net=quick, halves=halves)
+    copy = quicker if _holds(is_right, quicker) else copy
+    return replace(copy, writes=_writes(replace(copy, writes=False), two))
+
+
+def _writes(copy: FastCopy, x: Tensor) -> bool:
+    """Whether the second step writes into what it is given."""
+    entered = copy.enter(x)
+    version = entered._version
+    copy.go_on(entered)
+    return entered._version != version
 
 
 def _holds(check: Callable[[Copy], bool], copy: Copy) -> bool:
@@ -283,7 +297,9 @@ def _cut_open(quick: nn.Module, net: nn.Module, conv: str, then: str | None) -> 
         return quick
     copy = probe.private_copy(quick)
     probe.put(copy, conv, cast(Convolution, copy.get_submodule(conv)).without_activation())
-    probe.put(copy, then, probe.private_copy(net.get_submodule(then)))
+    activation = probe.private_copy(net.get_submodule(then))
+    activation.inplace = False  # type: ignore[assignment]
+    probe.put(copy, then, activation)
     return copy
 
 

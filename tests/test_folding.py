@@ -185,6 +185,7 @@ def test_the_copy_for_forwards_is_kept_and_made_again_for_new_weights(small_net:
     net = small_net("plain").requires_grad_(requires_grad=False)
     first = folding.fast_copy(net, pictures())
     assert folding.fast_copy(net, pictures(5)) is first
+    assert forwards(net, pictures()) == 2
     before = folding.kept_bytes(net)
     net.get_parameter("conv2.weight").mul_(2)
     assert folding.fast_copy(net, pictures()) is not first
@@ -466,3 +467,24 @@ def test_few_beginnings_are_kept_and_go_with_the_network(small_net: SmallNet) ->
     del net
     gc.collect()
     assert gone() is None
+
+
+def test_what_entered_is_copied_only_where_the_network_writes_into_it() -> None:
+    class Body(nn.Module):
+        def __init__(self, *, writes: bool) -> None:
+            super().__init__()
+            self.conv, self.relu, self.fc = nn.Conv2d(3, 4, 3), nn.ReLU(inplace=writes), nn.Linear(4, 2)
+            self.writes = writes
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.conv(x)
+            x = x.relu_() if self.writes else self.relu(x)
+            return self.fc(x.mean((2, 3)))
+
+    for writes in (False, True):
+        fast = folding.fast_copy(frozen(Body(writes=writes)), pictures())
+        assert (fast.entrance, fast.writes) == ("conv", writes)
+        entered = fast.enter(pictures())
+        before = entered.clone()
+        fast.go_on(entered)
+        assert torch.equal(entered, before)

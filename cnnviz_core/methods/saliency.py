@@ -307,8 +307,8 @@ def _mean_gradient(
 
     for pictures, weights in batches:
         entered = enter(pictures).detach().requires_grad_()
-        gradients = _to_input(q, go_on(entered)[:, column], entered)
-        total = total + torch.einsum("n,nchw->chw", weights.to(gradients), gradients)
+        scores = go_on(entered)[:, column]
+        total = total + _to_input(q, scores, entered, weights.to(scores)).sum(0)
         weight += float(weights.double().sum())
         done += len(pictures)
         q.report(done, num_pictures, so_far)
