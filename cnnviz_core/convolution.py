@@ -1,9 +1,10 @@
 """A convolution with fixed weights on a CPU, in less time: forward, and back to what it read.
 
 PyTorch's own takes the weights in one order and rearranges them at every call, forward and back, into the one that
-oneDNN computes in. Here that is done once for each way. The activation that follows is applied as the convolution
-writes. Going back through a step of one is a convolution, too, with the kernel turned round, and through the larger
-steps of a network's first one it is several side by side, one for each place within a step.
+oneDNN computes in. Here that one is kept, for each way and for the last sizes of what is read. The activation that
+follows is applied as the convolution writes. Going back through a step of one is a convolution, too, with the kernel
+turned round, and through the larger steps of a network's first one it is several side by side, one for each place
+within a step.
 
 The operators are private ones of PyTorch; where they are missing, :data:`IS_THERE` is false and nothing here is used.
 """
@@ -24,10 +25,11 @@ from torch.overrides import _get_current_function_mode
 _REORDER = "mkldnn_reorder_conv2d_weight"
 IS_THERE = hasattr(torch.ops.mkldnn, "_convolution_pointwise") and hasattr(torch._C._nn, _REORDER)
 
-# Sizes of what is read for which a kernel keeps its weights in order, each way: tiles of a picture have two.
+# Sizes of what is read for which a kernel keeps its weights in order, each way: as in a run and its last batch.
 _MAX_SIZES = 2
 
-# Of a tensor to which its activation has been applied: the version it had then, before anything was added in place.
+# Of a tensor to which an activation has been applied: of which type, and the tensor's version then, before anything was
+# added in place.
 _MARK = "_cnnviz_is_activated"
 
 # Going back through steps larger than one: side by side up to so many channels; beyond, oneDNN's own way is faster.
@@ -98,6 +100,7 @@ class Convolution(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, h, w) of inputs (N, C', H, W)."""
         x, kernel, padding = self._fitted(x)
+        kernel.check(x, padding)
         is_graph = torch.is_grad_enabled() and x.requires_grad
         activation = ACTIVATIONS[type(self._then)] if self._then is not None else _NONE
         # A mode changes what activations do.
@@ -110,7 +113,7 @@ class Convolution(nn.Module):
         if self._then is not None:
             result = self._then(result) if activation is _NONE else result
             if not result.is_inference():
-                setattr(result, _MARK, result._version)
+                setattr(result, _MARK, (type(self._then), result._version))
         return result
 
     def _fitted(self, x: Tensor) -> tuple[Tensor, _Kernel, list[int]]:
@@ -149,7 +152,7 @@ class Follower(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Of the shape of its input."""
-        if not x.is_inference() and getattr(x, _MARK, None) == x._version:
+        if not x.is_inference() and getattr(x, _MARK, None) == (type(self._activation), x._version):
             return x
         result: Tensor = self._activation(x)
         return result
@@ -191,9 +194,9 @@ class _Kernel:
             and groups == 1
             and weight.shape[1] * step * step <= _FEW_CHANNELS
         )
-        self._ahead = _Ordered(lambda: self.weight, self.stride, self.dilation, groups)
-        self._turned = _Ordered(self._turn, [1, 1], self.dilation, groups)
-        self._side_by_side = _Ordered(self._part, [1, 1], [1, 1], 1)
+        self._ahead = _Ordered(self.stride, self.dilation, groups)
+        self._turned = _Ordered([1, 1], self.dilation, groups)
+        self._side_by_side = _Ordered([1, 1], [1, 1], 1)
 
     @classmethod
     def of(cls, conv: nn.Conv2d, weight: Tensor) -> _Kernel:
@@ -208,9 +211,20 @@ class _Kernel:
         """Memory of the rearranged weights."""
         return sum(ordered.kept_bytes for ordered in (self._ahead, self._turned, self._side_by_side))
 
+    def check(self, x: Tensor, padding: list[int]) -> None:
+        """Passes where the kernel fits into the input; else PyTorch says in its words that it does not.
+
+        Raises:
+            RuntimeError: It does not.
+        """
+        for side, pad, step, length in zip(x.shape[2:], padding, self.dilation, self._sides, strict=True):
+            if side + 2 * pad < step * (length - 1) + 1:
+                F.conv2d(x, self.weight, self.bias, self.stride, padding, self.dilation, self.groups)
+
     def ahead(self, x: Tensor, padding: list[int], activation: _Activation) -> Tensor:
         """(N, C, h, w) of inputs (N, C', H, W)."""
-        return self._ahead(x, padding, self.bias, activation)
+        weight = self._ahead.find(x, padding, lambda: self.weight)
+        return self._ahead(x, self.weight if weight is None else weight, padding, self.bias, activation)
 
     def back(self, gradient: Tensor, x: Tensor, padding: list[int]) -> Tensor:
         """The gradient on the inputs x, (N, C', H, W), from that on the outputs, (N, C, h, w)."""
@@ -218,8 +232,10 @@ class _Kernel:
         if min(around) >= 0 and (self._is_depthwise or (self.groups == 1 and self.stride == [1, 1])):
             if self.stride != [1, 1]:
                 gradient = self._spread(gradient, x, padding)
-            return self._turned(gradient, around)
-        if self._is_of_few:
+            weight = self._turned.find(gradient, around, self._turn)
+            if weight is not None or self.stride != [1, 1]:
+                return self._turned(gradient, self._turn() if weight is None else weight, around)
+        elif self._is_of_few:
             return self._woven(gradient, x, padding)
         result: Tensor = torch.ops.aten.convolution_backward(
             gradient, x, self.weight, None, self.stride, padding, self.dilation, False, [0, 0], self.groups,  # noqa: FBT003
@@ -259,7 +275,9 @@ class _Kernel:
     def _woven(self, gradient: Tensor, x: Tensor, padding: list[int]) -> Tensor:
         """Back through larger steps: the places within a step side by side, then woven together."""
         step = self.stride[0]
-        found = self._side_by_side(gradient, [-(-side // step) - 1 for side in self._sides])
+        around = [-(-side // step) - 1 for side in self._sides]
+        weight = self._side_by_side.find(gradient, around, self._part)
+        found = self._side_by_side(gradient, self._part() if weight is None else weight, around)
         (top, left), (height, width) = padding, x.shape[2:]
         woven = F.pixel_shuffle(found, step)[..., top : top + height, left : left + width]
         rows, columns = height - woven.shape[2], width - woven.shape[3]
@@ -269,22 +287,26 @@ class _Kernel:
 class _Ordered:
     """Going forward with weights in the order that the processor wants.
 
-    The best order depends on the size of what is read, and another one can be three times as slow; so there is one for
-    each of the last sizes.
+    The best order depends on the size of what is read, and another one can be three times as slow. So there is one for
+    each of the last sizes that came twice in a row; to arrange weights for every one in a round of many would take
+    longer than to let the operator do it.
     """
 
-    def __init__(self, weight: Callable[[], Tensor], stride: list[int], dilation: list[int], groups: int) -> None:
-        self._weight, self._stride, self._dilation, self._groups = weight, stride, dilation, groups
+    def __init__(self, stride: list[int], dilation: list[int], groups: int) -> None:
+        self._stride, self._dilation, self._groups = stride, dilation, groups
         self._kept: dict[torch.Size, Tensor] = {}
+        self._last: torch.Size | None = None
         self._lock = threading.Lock()
 
     def __call__(
-        self, x: Tensor, padding: list[int], bias: Tensor | None = None, activation: _Activation = _NONE
+        self,
+        x: Tensor,
+        weight: Tensor,
+        padding: list[int],
+        bias: Tensor | None = None,
+        activation: _Activation = _NONE,
     ) -> Tensor:
-        """(N, C, h, w) of inputs (N, C', H, W)."""
-        weight = self._kept.get(x.shape)
-        if weight is None:
-            weight = self._arrange(x, padding)
+        """(N, C, h, w) of inputs (N, C', H, W), with weights from :meth:`find` or as they are."""
         result: Tensor = torch.ops.mkldnn._convolution_pointwise.default(
             x,
             weight,
@@ -299,18 +321,28 @@ class _Ordered:
         )
         return result
 
+    def find(self, x: Tensor, padding: list[int], weight: Callable[[], Tensor]) -> Tensor | None:
+        """The weights for inputs of the size of x; None where that size is seen for the first time."""
+        found = self._kept.get(x.shape)
+        if found is None:
+            with self._lock:
+                is_first, self._last = self._last != x.shape, x.shape
+            if not is_first:
+                found = self._arrange(x, padding, weight())
+        return found
+
     @property
     def kept_bytes(self) -> int:
         """Memory of the rearranged weights."""
         with self._lock:
             return sum(tensor.numel() * tensor.element_size() for tensor in self._kept.values())
 
-    def _arrange(self, x: Tensor, padding: list[int]) -> Tensor:
+    def _arrange(self, x: Tensor, padding: list[int], weight: Tensor) -> Tensor:
         arrange = getattr(torch._C._nn, _REORDER)
-        plain = self._weight().contiguous().to_mkldnn()
-        weight: Tensor = arrange(plain, padding, self._stride, self._dilation, self._groups, list(x.shape))
+        plain = weight.contiguous().to_mkldnn()
+        found: Tensor = arrange(plain, padding, self._stride, self._dilation, self._groups, list(x.shape))
         with self._lock:
-            self._kept[x.shape] = weight
+            self._kept[x.shape] = found
             for size in list(self._kept)[:-_MAX_SIZES]:
                 del self._kept[size]
-        return weight
+        return found

@@ -43,6 +43,7 @@ class FastCopy:
         shape: (C, H, W) of its input.
         entrance: The convolution through which alone a picture enters; empty where that is not so.
         halves: The copy to be cut after the entrance, which puts out what it did.
+        folded: The copy that only has its norms folded, in which more layers put out what they did.
         writes: Whether the network goes on to write into what the entrance put out.
     """
 
@@ -50,6 +51,7 @@ class FastCopy:
     shape: tuple[int, ...]
     entrance: str
     halves: nn.Module
+    folded: nn.Module
     writes: bool = True
 
     def enter(self, x: Tensor) -> Tensor:
@@ -82,10 +84,10 @@ def fast_copy(net: nn.Module, x: Tensor) -> FastCopy:
         x: An input of the kind that it takes, (N, C, H, W); only shape and device matter.
     """
     if x.device.type != "cpu":
-        return FastCopy(net, x.shape[1:], "", net)
+        return FastCopy(net, x.shape[1:], "", net, net)
     state = (x.shape[1:], *((id(t), t._version) for t in (*net.parameters(), *net.buffers())))
     with _lock:
-        known, copy = _copies.get(net, (None, FastCopy(net, x.shape[1:], "", net)))
+        known, copy = _copies.get(net, (None, FastCopy(net, x.shape[1:], "", net, net)))
     if known != state:
         copy = _make(net, x)
         with _lock:
@@ -164,13 +166,13 @@ def _beginning(net: nn.Module, layer: str, x: Tensor, num_calls: int, dtype: tor
         return _same(Beginning(copy, layer, num_calls)(two), expected)
 
     copy = next(filter(is_right, _candidates(net, layer, two, num_calls)), None) or probe.private_copy(net)
-    activated = _activated(copy, two, layer=layer, stop_after=(layer, num_calls) if layer else None)
-    quick = Beginning(_quickened(copy, activated), layer, num_calls)
-    is_quick = x.device.type == "cpu" and _holds(lambda it: is_right(it.net) and _goes_back(it, two), quick)
-    if dtype is not torch.float32:
-        copy = deepcopy(copy).to(dtype)
-        quick = replace(quick, net=_quickened(copy, activated))
-    return quick if is_quick else Beginning(copy, layer, num_calls)
+    plain = copy if dtype is torch.float32 else deepcopy(copy).to(dtype)
+    if x.device.type == "cpu":
+        activated = _activated(copy, two, layer=layer, stop_after=(layer, num_calls) if layer else None)
+        quick = Beginning(_quickened(copy, activated), layer, num_calls)
+        if _holds(lambda it: is_right(it.net) and _goes_back(it, two), quick):
+            return quick if plain is copy else replace(quick, net=_quickened(plain, activated))
+    return Beginning(plain, layer, num_calls)
 
 
 def _candidates(net: nn.Module, layer: str, x: Tensor, num_calls: int) -> Iterator[nn.Module]:
@@ -192,19 +194,19 @@ def kept_bytes(net: nn.Module) -> int:
     with _lock:
         found = [_copies[net][1].net] if net in _copies else []
         found += [beginning.net for beginning in _beginnings.get(net, {}).values()]
-    mine = {id(tensor) for tensor in (*net.parameters(), *net.buffers())}
-    tensors = {id(tensor): tensor for copy in found for tensor in (*copy.parameters(), *copy.buffers())}
     kernels = {
-        id(kernel): kernel
+        kernel
         for copy in found
         for module in copy.modules()
         if isinstance(module, Convolution)
         for kernel in module.kernels
     }
-    rearranged = sum(kernel.kept_bytes for kernel in kernels.values())
-    return rearranged + sum(
-        tensor.numel() * tensor.element_size() for key, tensor in tensors.items() if key not in mine
-    )
+    tensors = [tensor for copy in found for tensor in (*copy.parameters(), *copy.buffers())]
+    tensors += [kernel.weight for kernel in kernels]
+    places = {tensor.data_ptr(): tensor for tensor in tensors}
+    mine = {tensor.data_ptr() for tensor in (*net.parameters(), *net.buffers())}
+    weights = sum(tensor.numel() * tensor.element_size() for place, tensor in places.items() if place not in mine)
+    return weights + sum(kernel.kept_bytes for kernel in kernels)
 
 
 @torch.inference_mode(mode=False)
@@ -221,14 +223,14 @@ def _make(net: nn.Module, x: Tensor) -> FastCopy:
         return _is_affine(copy, *two.split(1)) and _is_only_way(copy, two) and _same(_through(copy, two), expected)
 
     first = next((name for name, module in net.named_modules() if isinstance(module, nn.Conv2d)), "")
-    copy = FastCopy(folded, x.shape[1:], first, folded)
+    copy = FastCopy(folded, x.shape[1:], first, folded, folded)
     if not _holds(is_entered, copy):  # the first to be registered need not be the first to be called
         copy = replace(copy, entrance="")
     activated = _activated(folded, two)
 
     def is_right(copy: FastCopy) -> bool:
         is_same = _same(copy.net(two), expected) and _same(_through(copy, two), expected)
-        return is_same and _goes_back(copy.go_on, copy.enter(two))
+        return is_same and _goes_back(copy.net, two) and _goes_back(copy.go_on, copy.enter(two))
 
     quick = _quickened(folded, activated)
     halves = _cut_open(quick, folded, copy.entrance, activated.get(copy.entrance))
@@ -246,10 +248,10 @@ def _writes(copy: FastCopy, x: Tensor) -> bool:
 
 
 def _holds(check: Callable[[Copy], bool], copy: Copy) -> bool:
-    """Whether a copy passes; one that fails because its network reads of a module what another has not does not."""
+    """Whether a copy passes; a network's own code may need of a module what its replacement has not."""
     try:
         return check(copy)
-    except (RuntimeError, LookupError, AttributeError):
+    except Exception:
         return False
 
 
@@ -274,7 +276,7 @@ def _activated(
     return {
         conv: then
         for conv, then in probe.direct_pairs(net, x[:1], nn.Conv2d, kinds, reused=clamps, stop_after=stop_after)
-        if type(modules[then]) in kinds and convolution.fits(modules[conv]) and is_inside(conv) == is_inside(then)
+        if type(modules[then]) in kinds and is_inside(conv) == is_inside(then)
     }
 
 
@@ -282,12 +284,12 @@ def _quickened(net: nn.Module, activated: Mapping[str, str]) -> nn.Module:
     """A copy whose convolutions take less time, and those named apply their activations."""
     copy = probe.private_copy(net)
     modules = dict(copy.named_modules())
-    for name, module in modules.items():
-        if convolution.fits(module):
-            probe.put(copy, name, Convolution(module, modules.get(activated.get(name, "none"))))
-    for then in set(activated.values()):
-        has_other_uses = convolution.ACTIVATIONS[type(modules[then])].back is not None
-        probe.put(copy, then, Follower(modules[then]) if has_other_uses else nn.Identity())
+    fitting = {name: module for name, module in modules.items() if convolution.fits(module)}
+    for name, module in fitting.items():
+        probe.put(copy, name, Convolution(module, modules.get(activated.get(name, "none"))))
+    for then in {activated[name] for name in fitting if name in activated}:
+        may_be_shared = convolution.ACTIVATIONS[type(modules[then])].back is not None
+        probe.put(copy, then, Follower(modules[then]) if may_be_shared else nn.Identity())
     return copy
 
 

@@ -174,9 +174,10 @@ def direct_pairs(
     may_be_reused = {name for name, module in net.named_modules() if isinstance(module, reused)}
 
     def after(name: str) -> Callable[..., None]:
-        def hook(_module: nn.Module, _args: Sequence[Any], output: Tensor) -> None:
+        def hook(_module: nn.Module, _args: Sequence[Any], output: Any) -> None:
             num_calls[name] += 1
-            outputs.append((output, output._version, name))
+            if isinstance(output, Tensor):
+                outputs.append((output, output._version, name))
 
         return hook
 

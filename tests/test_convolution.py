@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import gc
 import itertools
+import weakref
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -38,8 +40,9 @@ def check(conv: nn.Conv2d, then: nn.Module | None, size: tuple[int, int]) -> Non
     x = 3 * torch.randn(2, conv.in_channels, *size, generator=torch.Generator().manual_seed(0))
     mine = Convolution(conv, then)
     expected = both_ways(nn.Sequential(conv, *([then] if then else [])), x)
-    for found, right in zip(both_ways(mine, x), expected, strict=True):
-        torch.testing.assert_close(found, right, rtol=0, atol=2e-5 * float(right.abs().max()))
+    for _ in range(2):  # the first time the weights are taken as they are
+        for found, right in zip(both_ways(mine, x), expected, strict=True):
+            torch.testing.assert_close(found, right, rtol=0, atol=2e-5 * float(right.abs().max()))
     with torch.inference_mode():
         torch.testing.assert_close(mine(x), expected[0], rtol=0, atol=2e-5 * float(expected[0].abs().max()))
 
@@ -72,7 +75,7 @@ def test_padding_that_depends_on_the_size(groups: int, then: nn.Module | None) -
 def test_other_sizes_than_the_first() -> None:
     conv = nn.Conv2d(3, 4, 7, 2, 3).requires_grad_(requires_grad=False)
     mine = Convolution(conv)
-    for side in (16, 33, 8):
+    for side in (16, 16, 33, 8, 8, 16, 33, 33, 8):
         x = torch.randn(1, 3, side, side + 1)
         for found, right in zip(both_ways(mine, x), both_ways(conv, x), strict=True):
             torch.testing.assert_close(found, right, rtol=1e-5, atol=1e-5)
@@ -103,17 +106,41 @@ def test_a_shared_activation_passes_only_what_has_been_applied() -> None:
     assert relu(applied) is applied
     other = torch.tensor([-1.0])
     assert relu(other) == 0
+    assert Follower(nn.ReLU6())(9 * applied).max() <= 6
+    assert Follower(nn.ReLU6())(applied) is not applied  # to which another one has been applied
     applied.sub_(5)  # no longer what the activation put out
     assert (relu(applied) == applied.clamp(min=0)).all()
 
 
 def test_copies_share_what_was_rearranged() -> None:
     mine = Convolution(nn.Conv2d(3, 4, 3).requires_grad_(requires_grad=False), nn.ReLU())
-    both_ways(mine, torch.randn(1, 3, 8, 8))
     (kernel,) = mine.kernels
-    assert kernel.kept_bytes >= 2 * mine.weight.numel() * 4
+    for num_orders in (0, 2, 2):
+        both_ways(mine, torch.randn(1, 3, 8, 8))
+        assert kernel.kept_bytes >= num_orders * mine.weight.numel() * 4
+        assert bool(kernel.kept_bytes) == bool(num_orders)
     assert copy.deepcopy(mine).kernels == (kernel,) == mine.without_activation().kernels
     assert mine.without_activation()(torch.full((1, 3, 8, 8), -9.0)).min() < 0 <= mine(torch.randn(1, 3, 8, 8)).min()
+
+
+def test_few_orders_are_kept_and_go_with_their_module() -> None:
+    mine = Convolution(nn.Conv2d(3, 4, 3).requires_grad_(requires_grad=False))
+    sizes = []
+    for side in (8, 8, 9, 9, 10, 10, 11, 11):
+        mine(torch.randn(1, 3, side, side))
+        sizes.append(mine.kernels[0].kept_bytes)
+    assert sizes[1] < sizes[3] == sizes[-1]
+    kernel = weakref.ref(mine.kernels[0])
+    gc.disable()
+    del mine
+    gc.enable()
+    assert kernel() is None
+
+
+def test_too_small_an_input_is_said_in_the_usual_words() -> None:
+    mine = Convolution(nn.Conv2d(3, 4, 5).requires_grad_(requires_grad=False))
+    with pytest.raises(RuntimeError, match="Kernel size can't be greater than actual input size"):
+        mine(torch.randn(1, 3, 4, 9))
 
 
 class _Odd(nn.Conv2d):

@@ -115,7 +115,7 @@ def test_real_weights(lite0: LoadedModel) -> None:
 
 
 def forwards(net: nn.Module, x: Tensor, *, tolerance: float = 1e-5) -> int:
-    """How many activations the fast copy applies on the way, after its scores were compared."""
+    """How many activations the fast copy applies on the way, after its scores and gradients were compared."""
     copied = folding.fast_copy(net, x).net
     with torch.no_grad():
         expected = net(x)
@@ -181,7 +181,7 @@ def test_what_is_read_before_its_activation_stays() -> None:
     assert forwards(frozen(_ReadTwice()), pictures()) == 0
 
 
-def test_the_copy_for_forwards_is_kept_and_made_again_for_new_weights(small_net: SmallNet) -> None:
+def test_the_copy_is_kept_and_made_again_for_new_weights(small_net: SmallNet) -> None:
     net = small_net("plain").requires_grad_(requires_grad=False)
     first = folding.fast_copy(net, pictures())
     assert folding.fast_copy(net, pictures(5)) is first
@@ -488,3 +488,60 @@ def test_what_entered_is_copied_only_where_the_network_writes_into_it() -> None:
         before = entered.clone()
         fast.go_on(entered)
         assert torch.equal(entered, before)
+
+
+class _WritesLater(nn.Module):
+    """Writes into what its first activation put out, which that activation does not need for going back."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.relu, self.fc = nn.Conv2d(3, 4, 3), nn.ReLU6(), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.relu(self.conv(x))
+        x *= 0.5
+        return self.fc(x.mean((2, 3)))
+
+
+class _LooksAtItsParts(nn.Module):
+    """Runs only while its convolution is one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.relu, self.fc = nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert isinstance(self.conv, nn.Conv2d)
+        return self.fc(self.relu(self.conv(x)).mean((2, 3)))
+
+
+class _Pair(nn.Conv2d):
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        found = super().forward(x)
+        return found, -found
+
+
+class _PutsOutTwo(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.relu, self.fc = _Pair(3, 4, 3), nn.ReLU(), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        positive, negative = self.conv(x)
+        return self.fc((self.relu(positive) + negative).mean((2, 3)))
+
+
+@pytest.mark.parametrize("kind", [_WritesLater, _LooksAtItsParts, _PutsOutTwo])
+def test_networks_that_need_their_own_parts_keep_them(kind: type[nn.Module]) -> None:
+    assert forwards(frozen(kind()), pictures()) == 0
+
+
+def test_half_precision_where_the_processor_does_not_know_it(
+    zoo: Callable[[str], LoadedModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Activations that no convolution applies stay where they are."""
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
+    net, x = zoo("timm/efficientnet_b0").net, pictures(1, side=64)
+    exact, half = (folding.up_to(net, "blocks.2.0", x, dtype=dtype) for dtype in (torch.float32, torch.bfloat16))
+    found = [net(x.to(dtype)).float().flatten() for net, dtype in ((exact, torch.float32), (half, torch.bfloat16))]
+    assert F.cosine_similarity(*found, dim=0) > 0.99

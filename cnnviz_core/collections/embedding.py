@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 from cnnviz_core import folding, images, probe
 from cnnviz_core.collections.scan import digest_of
-from cnnviz_core.errors import BadImage, BadSetting
+from cnnviz_core.errors import BadImage, BadSetting, UnknownLayer
 from cnnviz_core.images import InputImage
 from cnnviz_core.layers import LayerInfo
 from cnnviz_core.models import LoadedModel
@@ -339,12 +339,15 @@ def quick_net(model: LoadedModel, layers: Sequence[str]) -> nn.Module:
     two = torch.randn((2, model.preprocessing.num_channels, *model.preprocessing.input_px), generator=_generator())
     if model.device.type != "cpu" or not model.is_static:
         return model.net
-    copy, key = folding.fast_copy(model.net, two).net, tuple(layers)
-    with _lock:
-        known = _quick.setdefault(copy, {})
-    if key not in known:
-        known[key] = _puts_out_the_same(copy, model, two, layers)
-    return copy if known[key] else model.net
+    fast, key = folding.fast_copy(model.net, two), tuple(layers)
+    for copy in (fast.net, fast.folded):
+        with _lock:
+            known = _quick.setdefault(copy, {})
+        if key not in known:
+            known[key] = _puts_out_the_same(copy, model, two, layers)
+        if known[key]:
+            return copy
+    return model.net
 
 
 def _generator() -> torch.Generator:
@@ -352,7 +355,10 @@ def _generator() -> torch.Generator:
 
 
 def _puts_out_the_same(copy: nn.Module, model: LoadedModel, x: Tensor, layers: Sequence[str]) -> bool:
-    mine, theirs = (probe.record(net, x, layers).outputs for net in (copy, model.net))
+    try:
+        mine, theirs = (probe.record(net, x, layers).outputs for net in (copy, model.net))
+    except UnknownLayer:  # a part of what was folded away
+        return False
     return all(
         torch.allclose(a, b, rtol=0, atol=_ROUNDING * float(b.abs().max()))
         for name in layers
