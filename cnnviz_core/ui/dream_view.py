@@ -207,13 +207,12 @@ def _how(
                 help="Largest random shift before a step, undone after it. Without it the grid of the layer’s cells "
                 "shows.",
             )
-            is_quicker = deep_dream.default_precision(chosen.model) == "bfloat16"
-            pickers.start_again("half_precision", chosen.model.spec.model_id, is_quicker)
+            quickest = deep_dream.default_precision(chosen.model)
+            pickers.start_again("half_precision", chosen.model.spec.model_id, quickest == "bfloat16")
+            st.session_state.setdefault("half_precision", st.query_params.get("precision", quickest) == "bfloat16")
             is_quick = st.toggle(
                 "Half precision",
-                is_quicker,
                 key="half_precision",
-                bind="query-params",
                 help="Computes in bfloat16, and dreams slightly differently; for one layer. On where this computer "
                 "takes about half the time for this network: where its processor has matrix units for such numbers "
                 "and the network does not convolve channel by channel.",
@@ -223,6 +222,7 @@ def _how(
             )
             weights = _weights(layers) if len(layers) > 1 else None
     precision = "bfloat16" if is_quick and len(layers) == 1 else "float32"
+    screen.remember("precision", precision)  # always: the default is another on other computers
     return Asked(
         layers,
         weights,

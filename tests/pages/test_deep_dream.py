@@ -60,3 +60,13 @@ def test_nothing_to_do_is_the_photo(open_page: Open) -> None:
     app = open_page(PAGE, dream_steps="0")
     wait_for(app, "0 steps up to 256 × 170 px")
     assert "about 0 s" in captions(app)
+
+
+def test_the_link_tells_the_precision_also_where_it_is_the_usual_one(open_page: Open) -> None:
+    app = open_page(PAGE, dream_steps="0")
+    assert app.query_params["precision"] == "float32"
+    app.toggle(key="half_precision").set_value(True).run()
+    assert app.query_params["precision"] == "bfloat16"
+    app = open_page(PAGE, dream_steps="0", precision="bfloat16")
+    assert app.toggle(key="half_precision").value
+    assert app.query_params["precision"] == "bfloat16"
