@@ -18,6 +18,19 @@ _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 _MOST_PARAMS = 100
 _MOST_VALUES = 200
 _MOST_CHARACTERS = 100_000
+# Settings that were called otherwise before: by page, the earlier name and the present one.
+_RENAMED: Mapping[str, Mapping[str, str]] = {
+    "adversarial": {"steps": "attack_steps", "seed": "attack_seed"},
+    "cam": {"classes": "cam_classes"},
+    "class_image": {"steps": "class_image_steps", "size": "class_image_size", "seed": "class_image_seed"},
+    "embeddings": {"seed": "layout_seed"},
+    "feature_visualization": {
+        "steps": "visualization_steps",
+        "size": "visualization_size",
+        "seed": "visualization_seed",
+    },
+    "few_shot": {"threshold": "few_shot_threshold"},
+}
 _OF_STREAMLIT = ("embed", "embed_options")  # how the page is framed, not what it shows
 
 
@@ -87,6 +100,13 @@ def parse(address: str) -> Link:
     if parts.scheme not in ("http", "https", "") or not (parts.netloc or parts.path.startswith("/")):
         raise BadLink("It is no address; copy the whole line from the browser, from http on.")
     return check(parts.path.rstrip("/").rpartition("/")[2], params)
+
+
+def with_present_names(link: Link) -> Link:
+    """The link with today's names of its settings, also where it was written when some had others."""
+    renamed = _RENAMED.get(link.page, {})
+    earlier = {new: link.params[old] for old, new in renamed.items() if old in link.params}
+    return Link(link.page, earlier | {name: link.params[name] for name in link.params if name not in renamed})
 
 
 def _is_text(value: object) -> bool:

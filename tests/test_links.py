@@ -50,3 +50,23 @@ def test_what_is_no_address_of_the_app_is_refused(address: str) -> None:
 def test_what_is_no_link_is_refused(page: object, params: object) -> None:
     with pytest.raises(BadLink):
         links.check(page, params)
+
+
+@pytest.mark.parametrize(
+    ("page", "written", "now"),
+    [
+        ("adversarial", {"steps": ["7"], "seed": ["2"]}, {"attack_steps": ["7"], "attack_seed": ["2"]}),
+        ("cam", {"classes": ["1 a", "2 b"], "layer": ["x"]}, {"cam_classes": ["1 a", "2 b"], "layer": ["x"]}),
+        ("class_image", {"size": ["64"], "classes": ["1 a"]}, {"class_image_size": ["64"], "classes": ["1 a"]}),
+        ("embeddings", {"seed": ["3"]}, {"layout_seed": ["3"]}),
+        ("feature_visualization", {"steps": ["8"]}, {"visualization_steps": ["8"]}),
+        ("few_shot", {"threshold": ["0.5"]}, {"few_shot_threshold": ["0.5"]}),
+        ("few_shot", {"threshold": ["0.5"], "few_shot_threshold": ["0.6"]}, {"few_shot_threshold": ["0.6"]}),
+        ("saliency", {"threshold": ["20"], "steps": ["8"]}, {"threshold": ["20"], "steps": ["8"]}),
+    ],
+)
+def test_settings_of_an_earlier_address_have_their_present_names(
+    page: str, written: dict[str, list[str]], now: dict[str, list[str]]
+) -> None:
+    assert links.with_present_names(Link(page, written)) == Link(page, now)
+    assert links.with_present_names(Link(page, now)) == Link(page, now)

@@ -27,8 +27,8 @@ _LARGEST_DECODED = 1500  # thumbnails of more pictures come out of the index
 _FEWEST = 3
 # Widgets of the pages that need an index.
 _DRAWN_LATER = (
-    *("layout", "standardize", "perplexity", "num_neighbors", "min_distance", "seed", "show_as", "colour_by"),
-    *("pictures_as", "place_own", "axis_x", "axis_y", "axis_z", "three", "cells_by", "seams", "list"),
+    *("layout", "standardize", "perplexity", "num_neighbors", "min_distance", "layout_seed", "show_as"),
+    *("colour_by", "pictures_as", "place_own", "axis_x", "axis_y", "axis_z", "three", "cells_by", "seams", "list"),
     *("order_of_channels", "channel", "below_patches"),
 )
 _LARGEST_CELL_PX = 256

@@ -104,7 +104,7 @@ def _reopen(found: Indexed) -> None:
         st.session_state["layer_of_vectors"], st.session_state["layout"] = one.layer, one.settings["method"]
         for name in ("seed", "perplexity", "num_neighbors", "min_distance", "standardize"):
             if one.settings.get(name) is not None:
-                st.session_state[name] = one.settings[name]
+                st.session_state["layout_seed" if name == "seed" else name] = one.settings[name]
 
     st.selectbox(
         "Open an earlier map",

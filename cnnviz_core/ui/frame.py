@@ -89,7 +89,7 @@ def _draw(pages: Sequence[PageLink]) -> None:
 
     if screen.follow():
         return
-    screen.drop_endless_numbers()
+    screen.mend_address()
     if not links[page].is_alone:
         header("cnnviz" if links[page] is pages[0] else links[page].title, links[page].question)
     # Always there, so that a notice does not move what follows.

@@ -94,18 +94,24 @@ def opener() -> None:
         st.text_input("Link", key=f"link_{turn}", on_change=take, args=(turn,), placeholder="https://…")
 
 
-def drop_endless_numbers() -> None:
-    """Takes numbers without end out of the address, at which Streamlit's number boxes fail, and begins again."""
-    endless = [name for name in st.query_params if any(map(_is_endless, st.query_params.get_all(name)))]
-    if not endless:
+def mend_address() -> None:
+    """Gives settings in the address their present names and leaves out numbers without end; then begins again.
+
+    Every screen passes here, whatever led to it: a link, a manifest, a report, a job. At numbers without end
+    Streamlit's number boxes fail.
+    """
+    given = here()
+    renamed = links.with_present_names(given).params
+    endless = [name for name, values in renamed.items() if any(map(_is_endless, values))]
+    mended = {name: values for name, values in renamed.items() if name not in endless}
+    if mended == given.params:
         return
-    notice = f"The link gives no usable number for {', '.join(endless)}; left out."
-    left = {name: values for name, values in here().params.items() if name not in endless}
+    left_out = f"The link gives no usable number for {', '.join(endless)}; left out." if endless else ""
+    notice = " ".join(filter(None, [st.session_state.pop("notice_there", ""), left_out]))
     try:
-        for name in endless:
-            del st.query_params[name]
+        st.query_params.from_dict(mended)  # all in one: each change is a step on the way back
     except StreamlitAPIException:  # on the way back to such an address, when widgets have their names in it already
-        st.session_state["wanted_screen"] = frame.page().path, left, notice
+        st.session_state["wanted_screen"] = frame.page().path, mended, notice
     else:
         st.session_state["notice_there"] = notice
     st.rerun()

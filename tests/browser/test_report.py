@@ -110,6 +110,20 @@ def test_a_report_is_exported_as_one_file_and_leads_back(app: Site, browser: Bro
     expect(page.locator(".st-key-image input")).to_have_value("A cup of espresso")
 
 
+def test_an_earlier_address_opens_with_its_values_also_on_the_way_back_to_it(app: Site) -> None:
+    page, earlier = app.open("/class_image?steps=0&seed=7&size=64"), re.compile(r"[?&](steps|seed|size)=")
+    shown = page.get_by_text("0 steps · from noise, seed 7").first
+    expect(shown).to_be_visible(timeout=LONG)
+    expect(page).not_to_have_url(earlier)
+    app.idle()
+    page.go_back()  # to that address, when the widgets have their names in it already
+    expect(page).not_to_have_url(earlier, timeout=LONG)
+    app.idle()
+    assert "class_image_seed=7" in page.url
+    expect(shown).to_be_visible()
+    app.check()
+
+
 def test_the_manifest_of_a_chart_brings_its_screen_back(app: Site, tmp_path: Path) -> None:
     page = app.open("/adversarial?attack_steps=7&target=15+robin&image=A+cup+of+espresso")
     row = page.locator(".st-key-way_take_away")

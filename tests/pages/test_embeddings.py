@@ -67,6 +67,19 @@ def test_an_earlier_map_opens_again(open_explore: Open) -> None:
     assert "PCA of blocks.3.0.bn1" in captions(app)
 
 
+def test_an_earlier_map_opens_with_its_seed(open_explore: Open) -> None:
+    app = open_explore(PAGE, layout="t-SNE", seed="3")  # as the address called it once
+    until(app, "Kullback-Leibler divergence")
+    assert app.number_input(key="layout_seed").value == 3
+    app.segmented_control(key="layout").set_value("pca").run()
+    assert "PCA of global" in captions(app)
+    earlier = app.selectbox(key="earlier_map")
+    (wanted,) = [name for name in earlier.options if name.startswith("t-SNE (perplexity 6, seed 3)")]
+    earlier.select(wanted).run()
+    assert "t-SNE (perplexity 6, seed 3) of global\\_pool" in captions(app)  # at once: it is not made anew
+    assert app.number_input(key="layout_seed").value == 3
+
+
 def test_what_is_selected_is_shown_with_its_labels(open_explore: Open) -> None:
     app = open_explore(PAGE)
     app.session_state["selected_rows"] = (0, 1, 2)  # what a lasso does; tests/browser draws one

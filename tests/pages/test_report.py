@@ -127,6 +127,23 @@ def test_a_figure_removed_in_another_window_is_said(open_page: Open) -> None:
     assert titles() == ["b"]
 
 
+def test_what_was_kept_when_settings_had_other_names_opens_with_their_values(open_page: Open) -> None:
+    account = {"link": {"page": "adversarial", "parameters": {"steps": ["3"], "seed": ["9" * 400]}}}
+    account["versions"] = {"torch": "1.0"}
+    app = open_page(PAGE)
+    app.file_uploader(key="manifest_0").upload("m.json", json.dumps(account).encode(), "application/json").run()
+    app.run()
+    assert app.slider(key="attack_steps").value == 3
+    assert "torch 1.0, here" in words(app)
+    assert r"no usable number for attack\_seed" in words(app)
+    app.text_input(key="link_1").set_value("https://x.org/class_image?steps=0&size=64&seed=7&classes=3+shark").run()
+    app.run()
+    assert app.slider(key="class_image_steps").value == 0
+    assert app.number_input(key="class_image_seed").value == 7
+    assert (app.query_params["class_image_size"], "size" in app.query_params) == ("64", False)
+    assert not app.exception
+
+
 def test_a_manifest_opens_its_screen_and_a_bad_one_is_said(open_page: Open) -> None:
     app = open_page(PAGE)
     account = {
