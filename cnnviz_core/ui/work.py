@@ -20,6 +20,7 @@ from cnnviz_core.ui.pickers import Selection
 Asked = TypeVar("Asked")
 
 _POLL_SECONDS = 0.5
+_QUICK = "quick_"  # begins the name of the quick version of what is made in a place
 _IN_MEMORY = 24  # finished results of a line; the others are read from disk
 
 
@@ -123,15 +124,10 @@ def asked_or_quick(
     if found is not None or is_quick:
         return found
     is_under_way = name in _under_way()
-    found = draw(quick, name=_quick(name), title=quick_title, at_once=None if is_under_way else True)
+    found = draw(quick, name=f"{_QUICK}{name}", title=quick_title, at_once=None if is_under_way else True)
     if found is not None:
         st.caption(f"Below: {below}." + ("" if is_under_way else " Run it for what you asked for."))
     return found
-
-
-def _quick(name: str) -> str:
-    """The place of the quick version of what is made in a place."""
-    return f"quick_{name}"
 
 
 def described(model: LoadedModel, image: InputImage | None, settings: Mapping[str, object]) -> dict[str, str]:
@@ -277,18 +273,19 @@ def _asked_again(key: str) -> bool:
 def _let_others_go(name: str, key: str, line: str, *, by_itself: bool) -> None:
     """Ends what began by itself in this session and is not looked at any more, now that other long work is wanted.
 
-    That is what another page began, what stood in this place with other settings, and its quick version.
+    That is what another page began, and what stood in this place: with other settings, or the one of the quick version
+    and what was asked for that is not wanted now.
     """
-    begun, here = _begun(), frame.page().path
+    begun, here, wanted = _begun(), frame.page().path, name.removeprefix(_QUICK)
     for place, (its_page, its_line, its_key) in list(begun.items()):
-        if its_key == key or (its_page == here and place not in (name, _quick(name))):
+        if its_key == key or (its_page == here and place != wanted):
             continue
         del begun[place]
         old = queue(its_line).find_live(its_key)
         if old is not None and old.by_itself and old.state is not State.PAUSED:
             queue(its_line).cancel(old, owner=person.me(), may_return=person.may_return, lets_go=True)
     if by_itself:
-        begun[name] = here, line, key
+        begun[wanted] = here, line, key
 
 
 def _begun() -> dict[str, tuple[str, str, str]]:

@@ -281,3 +281,23 @@ def test_what_is_quick_enough_itself_is_not_made_twice() -> None:
     assert run(app).markdown[-1].value == "found 4 steps"
     assert len(work.records().all()) == 1
     assert not app.caption
+
+
+def test_what_is_no_longer_quick_is_let_go_for_the_quick_version_of_what_is_asked_for_now() -> None:
+    app = AppTest.from_function(quick_page)
+    app.session_state["steps"], app.session_state["longest_quick"] = 4, 3
+    run(app)
+    earlier = work.queue().find("4")
+    until(lambda: earlier.step is not None)
+    app.number_input(key="steps").set_value(50)
+    run(app)
+    quick = work.queue().find("8")
+    until(lambda: earlier.state is State.CANCELLED and quick.step is not None)
+    app.number_input(key="steps").set_value(4)  # and back again
+    run(app)
+    until(lambda: quick.state is State.CANCELLED)
+    again = work.queue().find("4")
+    assert [job for _, job in work.live()] == [again]
+    app.session_state["may_end"].set()
+    until(lambda: again.state is State.DONE)
+    assert run(app).markdown[-1].value == "found 4 steps"
