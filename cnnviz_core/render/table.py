@@ -29,7 +29,8 @@ _FORMULA = re.compile(r"\s*[=+\-@\uff1d\uff0b\uff0d\uff20]|[\t\r\n]")
 def table_csv(columns: Mapping[str, Sequence[object]]) -> bytes:
     """Columns as a CSV file with their names above.
 
-    Numbers are written in full. A text that a spreadsheet would run as a formula gets an apostrophe before it.
+    Numbers are written in full. A text that a spreadsheet would run as a formula gets an apostrophe before it. The file
+    begins with the mark by which spreadsheets know UTF-8.
 
     Args:
         columns: By name, all of one length; None and not-a-number leave a cell empty.
@@ -38,7 +39,7 @@ def table_csv(columns: Mapping[str, Sequence[object]]) -> bytes:
     writer = csv.writer(file, quoting=csv.QUOTE_NONNUMERIC)
     writer.writerow([_cell(name) for name in columns])
     writer.writerows([_cell(value) for value in row] for row in zip(*columns.values(), strict=True))
-    return file.getvalue().encode()
+    return file.getvalue().encode("utf-8-sig")
 
 
 def _cell(value: object) -> object:

@@ -136,7 +136,7 @@ def test_the_manifest_of_a_chart_brings_its_screen_back(app: Site, tmp_path: Pat
             page.get_by_role("button", name=name).click()
         taken[name] = tmp_path / waiting.value.suggested_filename
         waiting.value.save_as(taken[name])
-    header, *rows = csv.reader(taken["Values (CSV)"].read_text().splitlines())
+    header, *rows = csv.reader(taken["Values (CSV)"].read_text("utf-8-sig").splitlines())
     assert header[0] == "step"
     assert header[1].endswith(", probability")
     assert rows

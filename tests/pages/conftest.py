@@ -68,7 +68,7 @@ def check_charts(monkeypatch: pytest.MonkeyPatch) -> Callable[[AppTest], set[str
             (_, _, _, svg), (_, csv_name, _, values), (_, _, _, account) = files
             assert svg().startswith(b"<svg")
             assert picture() == svg()
-            header, *rows = csv.reader(io.StringIO(values().decode()))
+            header, *rows = csv.reader(io.StringIO(values().decode("utf-8-sig")))
             assert csv_name.endswith(".csv")
             assert all(header)
             assert len(set(header)) == len(header)

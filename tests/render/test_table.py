@@ -18,7 +18,7 @@ THIRDS = np.array([1 / 3, 2 / 3, 1], np.float32)
 
 
 def read(content: bytes) -> list[list[str]]:
-    return list(csv.reader(io.StringIO(content.decode())))
+    return list(csv.reader(io.StringIO(content.decode("utf-8-sig"))))
 
 
 def table(figure: go.Figure) -> tuple[list[str], list[list[str]]]:
@@ -170,3 +170,8 @@ def test_columns_of_other_lengths_and_other_kinds_of_charts_are_refused() -> Non
     with pytest.raises(BadSetting, match="pie"):
         render.figure_columns(go.Figure(go.Pie(values=[1])))
     assert render.figure_columns(go.Figure()) == {}
+
+
+def test_a_spreadsheet_is_told_that_the_text_is_utf_8() -> None:
+    content = render.table_csv({"weight, µ": ["\N{MINUS SIGN}1"]})
+    assert content == b'\xef\xbb\xbf"weight, \xc2\xb5"\r\n"\xe2\x88\x921"\r\n'
