@@ -80,9 +80,9 @@ def of_screen(link: Link, *, settings: Mapping[str, object]) -> str:
 
     Args:
         link: As in :func:`manifest`.
-        settings: Numbers and words by name.
+        settings: By name, as for people, but with numbers as numbers.
     """
-    return _as_json(link, {"settings": dict(settings)})
+    return _as_json(link, {"settings": {name: _written(value) for name, value in settings.items()}})
 
 
 def _as_json(link: Link | None, account: Mapping[str, object]) -> str:
@@ -109,7 +109,7 @@ def python_lines(
     module, _, function = run.method.rpartition(".")  # no module: the network's own
     if inputs is None:
         inputs = {"image": opening(image, photo_id)} if image else {}
-    arguments = ", ".join([*(["other"] if run.other else []), *inputs, *_keywords(run.settings)])
+    arguments = [*(["other"] if run.other else []), *inputs, *_keywords(run.settings)]
     packages = [
         "images",
         "models",
@@ -123,7 +123,9 @@ def python_lines(
         f"model = {_loading(run)}",
         *(_other(run.other) if run.other else []),
         *(f"{name} = {made}" for name, made in inputs.items()),
-        f"result = {module}.{function}(model, {arguments})" if module else f"result = model.{function}({arguments})",
+        f"result = {module}.{function}({', '.join(['model', *arguments])})"
+        if module
+        else f"result = model.{function}({', '.join(arguments)})",
         *([selection] if selection else []),
     ]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,12 @@ def test_a_checkpoint_with_preprocessing_of_its_own(tmp_path: Path, monkeypatch:
         made = execute(lines)
         np.testing.assert_array_equal(made["result"].values, result.values)
         assert made["model"].preprocessing == model.preprocessing
+
+
+def test_a_call_that_takes_nothing_but_the_network() -> None:
+    run = Run("module/plain", "default", "0", "filters.compute", {}, 0.1)
+    assert manifest.python_lines(run)[-1] == "result = filters.compute(model)"
+    assert manifest.python_lines(replace(run, method="predict"))[-1] == "result = model.predict()"
 
 
 def test_a_module_of_ones_own(tiny_model: LoadedModel, small_net: Any) -> None:
@@ -180,8 +187,9 @@ def test_the_networks_own_answer_is_repeated_and_has_no_time_that_nobody_took(li
 
 def test_a_screen_without_an_account_comes_back_too() -> None:
     link = Link("embeddings", {"three": ["true"]})
-    written = manifest.of_screen(link, settings={"collection": "=1 “photos”", "seed": 3})
+    settings = {"collection": "=1 “photos”", "seed": 3, "query": PictureName("a.png", "0"), "least": -0.25, "no": None}
+    written = manifest.of_screen(link, settings=settings)
     origin = manifest.read(written.encode())
     assert origin.link == link
     assert not origin.changed
-    assert json.loads(written)["settings"] == {"collection": "=1 “photos”", "seed": 3}
+    assert json.loads(written)["settings"] == {**settings, "query": {"name": "a.png", "digest": "0"}}

@@ -82,11 +82,7 @@ def row(
     network = chosen.model.spec.title if chosen else ""
     image = chosen.image if chosen and (run is None or run.image_digest) else None
     picture = image.name if image else ""
-    more = setting_words.of(made or {})
-    if run:
-        settings = take_away.settings_of(run, network=network, picture=picture) | more
-    else:
-        settings = setting_words.of({"network": network or None, "picture": picture or None}) | more
+    more = dict(made or {})
 
     def svg() -> bytes:
         return render.svg(figure())
@@ -94,19 +90,31 @@ def row(
     def values() -> bytes:
         return render.table_csv(table() if table else render.figure_columns(figure()))
 
+    stem = take_away.stem(title)
+    files: list[File] = [
+        ("Chart (SVG)", f"{stem}.svg", "For a slide or a paper, sharp at any size.", svg),
+        ("Values (CSV)", f"{stem}.csv", "The numbers that the chart shows, in full, for a spreadsheet.", values),
+    ]
+    caption = ", ".join(filter(None, [network, picture]))
+    if run is None:
+        of_chosen = {name: words for name, words in (("network", network), ("picture", picture)) if words}
+        take_away.draw_of_screen(
+            files, key=key, title=title, picture=svg, made={**of_chosen, **more}, caption=caption, is_small=is_small
+        )
+        return
+
     def account() -> str:
-        if run is None:
-            return manifest.of_screen(link, settings=settings)
         photo_id, shown = chosen.image_id if chosen else "", {"chart": title, **more}
         return manifest.manifest(
             run, image=image, photo_id=photo_id, selection=code, shown=shown, inputs=inputs, link=link
         )
 
-    stem = take_away.stem(title)
-    files: list[File] = [
-        ("Chart (SVG)", f"{stem}.svg", "For a slide or a paper, sharp at any size.", svg),
-        ("Values (CSV)", f"{stem}.csv", "The numbers that the chart shows, in full, for a spreadsheet.", values),
-        take_away.manifest_file(title, account, has_python=run is not None),
-    ]
-    caption = ", ".join(filter(None, [network, picture]))
-    take_away.draw(files, key=key, title=title, picture=svg, settings=settings, caption=caption, is_small=is_small)
+    take_away.draw(
+        [*files, take_away.manifest_file(title, account)],
+        key=key,
+        title=title,
+        picture=svg,
+        settings=take_away.settings_of(run, network=network, picture=picture) | setting_words.of(more),
+        caption=caption,
+        is_small=is_small,
+    )

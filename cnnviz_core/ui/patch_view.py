@@ -8,7 +8,7 @@ import numpy as np
 import streamlit as st
 from numpy.typing import NDArray
 
-from cnnviz_core import manifest, render
+from cnnviz_core import render
 from cnnviz_core.collections.indexing import Index
 from cnnviz_core.errors import CnnvizError
 from cnnviz_core.images import InputImage
@@ -16,7 +16,7 @@ from cnnviz_core.layers import LayerInfo
 from cnnviz_core.methods import feature_maps, saliency, top_patches
 from cnnviz_core.models import LoadedModel
 from cnnviz_core.results import TopPatches
-from cnnviz_core.ui import closeup, compute, frame, pickers, screen, setting_words, show, take_away
+from cnnviz_core.ui import closeup, compute, frame, pickers, show, take_away
 from cnnviz_core.ui.collection_view import Indexed
 from cnnviz_core.ui.components import heat_view
 from cnnviz_core.ui.pickers import Selection
@@ -236,8 +236,12 @@ def _labels(found: Indexed, patches: TopPatches, number: int) -> None:
 def _downloads(found: Indexed, one: TopPatches, raw: NDArray[np.uint8]) -> None:
     number = int(one.channels[0])
     title = f"{one.layer} channel {number} patches"
-    made = {"network": found.model.spec.title, "collection": found.collection.title, "layer": one.layer}
-    settings, link = setting_words.of({**made, "channel": number}), screen.here()
+    made = {
+        "network": found.model.spec.title,
+        "collection": found.collection.title,
+        "layer": one.layer,
+        "channel": number,
+    }
 
     def table() -> bytes:
         places = np.flatnonzero(one.image[0] >= 0)
@@ -260,9 +264,8 @@ def _downloads(found: Indexed, one: TopPatches, raw: NDArray[np.uint8]) -> None:
     files: list[take_away.File] = [
         ("Patches (PNG)", f"{stem}.png", "The patches as they stand in their pictures.", picture),
         ("Values (CSV)", f"{stem}.csv", "Where each patch is, and how strongly the channel answers there.", table),
-        take_away.manifest_file(title, lambda: manifest.of_screen(link, settings=settings), has_python=False),
     ]
-    take_away.draw(files, key="patches", title=title, picture=picture, settings=settings)
+    take_away.draw_of_screen(files, key="patches", title=title, picture=picture, made=made)
 
 
 def _on_photo(chosen: Selection, found: Indexed, patches: TopPatches, number: int) -> None:

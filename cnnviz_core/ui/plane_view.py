@@ -13,7 +13,7 @@ import plotly.graph_objects as go
 import streamlit as st
 from numpy.typing import NDArray
 
-from cnnviz_core import manifest, render
+from cnnviz_core import render
 from cnnviz_core.collections import embedding
 from cnnviz_core.images import InputImage
 from cnnviz_core.methods import embeddings
@@ -26,8 +26,6 @@ from cnnviz_core.ui import (
     frame,
     linked_rows,
     pickers,
-    screen,
-    setting_words,
     take_away,
 )
 from cnnviz_core.ui.collection_view import Indexed
@@ -410,7 +408,7 @@ def _grid(_chosen: Selection, found: Indexed, wanted: Wanted, projection: Projec
 
 
 def _take_grid_away(found: Indexed, made: Mapping[str, object], cells: NDArray[np.int32]) -> None:
-    title, settings, link = f"Grid of {found.collection.title}", setting_words.of(made), screen.here()
+    title = f"Grid of {found.collection.title}"
     files: list[take_away.File] = [
         (
             "The grid as one picture",
@@ -431,10 +429,9 @@ def _take_grid_away(found: Indexed, made: Mapping[str, object], cells: NDArray[n
                 }
             ),
         ),
-        take_away.manifest_file(title, lambda: manifest.of_screen(link, settings=settings), has_python=False),
     ]
     small = partial(collection_view.large_grid, found, cells, most_pixels=_REPORT_PIXELS)
-    take_away.draw(files, key="grid", title=title, picture=lambda: render.png(small()), settings=settings)
+    take_away.draw_of_screen(files, key="grid", title=title, picture=lambda: render.png(small()), made=made)
 
 
 _GRIDS = {"assignment": "least movement", "greedy": "in reading order"}

@@ -8,7 +8,7 @@ from typing import Literal
 
 import streamlit as st
 
-from cnnviz_core import reports
+from cnnviz_core import manifest, reports
 from cnnviz_core.results import Run
 from cnnviz_core.ui import frame, person, screen, setting_words
 from cnnviz_core.ui.components import copy_link
@@ -56,6 +56,40 @@ def draw(
             )
             count = len(report.entries)
             st.toast(f"Added to your report: {count} figure{'s' * (count != 1)}.", icon=":material/note_add:")
+
+
+def draw_of_screen(
+    files: Sequence[File],
+    *,
+    key: str,
+    title: str,
+    picture: Callable[[], bytes],
+    made: Mapping[str, object],
+    caption: str = "",
+    is_small: bool = False,
+) -> None:
+    """The row below a figure for which no function gave an account of its own; its manifest brings the screen back.
+
+    Args:
+        files: As in :func:`draw`, like the others; without the manifest.
+        key: See there.
+        title: See there.
+        picture: See there.
+        made: Everything that led to it, by name, with numbers as numbers.
+        caption: See there.
+        is_small: See there.
+    """
+    link = screen.here()
+    account = manifest_file(title, lambda: manifest.of_screen(link, settings=made), has_python=False)
+    draw(
+        [*files, account],
+        key=key,
+        title=title,
+        picture=picture,
+        settings=setting_words.of(made),
+        caption=caption,
+        is_small=is_small,
+    )
 
 
 def _downloads(files: Sequence[File], key: str) -> None:
