@@ -309,7 +309,8 @@ class _Progress:
 def _cost(one: MapPicture, forwards: str, num_maps: int) -> str:
     """What a check takes, with the maps that it makes anew."""
     seconds = num_maps * one.run.seconds
-    return f"{forwards} The map is made anew {num_maps} times" + (f", about {seconds:.0f} s." if seconds > 2 else ".")
+    times = "once" if num_maps == 1 else f"{num_maps} times"
+    return f"{forwards} The map is made anew {times}" + (f", about {seconds:.0f} s." if seconds > 2 else ".")
 
 
 def _target(settings: Settings) -> int | None:
