@@ -36,7 +36,7 @@ def draw() -> None:
 
 def _head(me: str, report: Report) -> None:
     """The title, and what is done with the whole report."""
-    st.text_input("Title", report.title, key="report_title", max_chars=200, on_change=frame.guarded(_name), args=(me,))
+    _title_field(me, report.title)
     base = screen.base()
     row = frame.row()
     row.download_button(
@@ -76,19 +76,39 @@ def _entry(me: str, entry: Entry, *, is_first: bool, is_last: bool) -> None:
         with right:
             st.markdown(f"**{frame.plain(entry.title)}**")
             st.caption(frame.plain(entry.caption))
-            st.text_area(
-                "Comment",
-                entry.comment,
-                key=f"comment_{entry.entry_id}",
-                on_change=frame.guarded(_comment),
-                args=(me, entry.entry_id),
-                placeholder="What is to be seen here, and what follows from it?",
-                help="Kept as soon as you leave the field.",
-            )
+            _comment_field(me, entry)
             _buttons(me, entry, is_first=is_first, is_last=is_last)
             with st.expander("Settings"):
                 words = [f"{name} {value}" for name, value in entry.settings.items()]
                 st.caption(frame.plain(" · ".join(words)) or "None.")
+
+
+# Fields run again by themselves: a press on the export right after typing, while the whole page ran again, would be
+# lost, because the page gives its download buttons new files at every run.
+@st.fragment
+def _title_field(me: str, title: str) -> None:
+    st.text_input("Title", title, key="report_title", max_chars=200, on_change=frame.guarded(_name), args=(me,))
+    _tell_failure()
+
+
+@st.fragment
+def _comment_field(me: str, entry: Entry) -> None:
+    st.text_area(
+        "Comment",
+        entry.comment,
+        key=f"comment_{entry.entry_id}",
+        on_change=frame.guarded(_comment),
+        args=(me, entry.entry_id),
+        placeholder="What is to be seen here, and what follows from it?",
+        help="Kept as soon as you leave the field.",
+    )
+    _tell_failure()
+
+
+def _tell_failure() -> None:
+    """What a field's callback could not do, in the field's own run; the page's run has told it already."""
+    if failure := st.session_state.pop("failure", ""):
+        frame.problem(failure)
 
 
 def _picture(me: str, entry: Entry) -> None:

@@ -150,3 +150,18 @@ def test_the_manifest_of_a_chart_brings_its_screen_back(app: Site, tmp_path: Pat
     expect(page.locator(".st-key-attack_steps input")).to_have_value("7")
     expect(page.locator(".st-key-image input")).to_have_value("A cup of espresso")
     expect(page.locator(".st-key-way_take_away")).to_be_visible()
+
+
+def test_an_export_right_after_typing_is_not_lost(app: Site) -> None:
+    page = app.open("/feature_maps?channel=7")
+    page.locator(".st-key-enlarged_take_away").get_by_role("button", name="Add to report").click()
+    expect(page.get_by_text(re.compile("Added to your report"))).to_be_visible(timeout=LONG)
+    app.open("/report")
+    comment = page.get_by_role("textbox", name="Comment").first
+    for number in range(6):
+        comment.fill(f"Number {number}.")
+        page.keyboard.press("Control+Enter")
+        page.wait_for_timeout(20 * number)
+        with page.expect_download() as waiting:
+            page.get_by_role("button", name="Export as HTML").click()
+        assert f"Number {number}." in waiting.value.path().read_text()
