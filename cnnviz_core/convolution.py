@@ -25,8 +25,8 @@ from torch.overrides import _get_current_function_mode
 _REORDER = "mkldnn_reorder_conv2d_weight"
 IS_THERE = hasattr(torch.ops.mkldnn, "_convolution_pointwise") and hasattr(torch._C._nn, _REORDER)
 
-# Sizes of what is read for which a kernel keeps its weights in order, each way: as in a run and its last batch.
-_MAX_SIZES = 2
+# Sizes of what is read for which a kernel keeps its weights in order, each way: tiles of a picture have up to four.
+_MAX_SIZES = 4
 
 # Of a tensor to which an activation has been applied: of which type, and the tensor's version then, before anything was
 # added in place.
@@ -224,7 +224,7 @@ class _Kernel:
     def ahead(self, x: Tensor, padding: list[int], activation: _Activation) -> Tensor:
         """(N, C, h, w) of inputs (N, C', H, W)."""
         weight = self._ahead.find(x, padding, lambda: self.weight)
-        return self._ahead(x, self.weight if weight is None else weight, padding, self.bias, activation)
+        return self._ahead(x, weight, padding, self.bias, activation)
 
     def back(self, gradient: Tensor, x: Tensor, padding: list[int]) -> Tensor:
         """The gradient on the inputs x, (N, C', H, W), from that on the outputs, (N, C, h, w)."""
@@ -232,10 +232,8 @@ class _Kernel:
         if min(around) >= 0 and (self._is_depthwise or (self.groups == 1 and self.stride == [1, 1])):
             if self.stride != [1, 1]:
                 gradient = self._spread(gradient, x, padding)
-            weight = self._turned.find(gradient, around, self._turn)
-            if weight is not None or self.stride != [1, 1]:
-                return self._turned(gradient, self._turn() if weight is None else weight, around)
-        elif self._is_of_few:
+            return self._turned(gradient, self._turned.find(gradient, around, self._turn), around)
+        if self._is_of_few:
             return self._woven(gradient, x, padding)
         result: Tensor = torch.ops.aten.convolution_backward(
             gradient, x, self.weight, None, self.stride, padding, self.dilation, False, [0, 0], self.groups,  # noqa: FBT003
@@ -277,7 +275,7 @@ class _Kernel:
         step = self.stride[0]
         around = [-(-side // step) - 1 for side in self._sides]
         weight = self._side_by_side.find(gradient, around, self._part)
-        found = self._side_by_side(gradient, self._part() if weight is None else weight, around)
+        found = self._side_by_side(gradient, weight, around)
         (top, left), (height, width) = padding, x.shape[2:]
         woven = F.pixel_shuffle(found, step)[..., top : top + height, left : left + width]
         rows, columns = height - woven.shape[2], width - woven.shape[3]
@@ -287,15 +285,13 @@ class _Kernel:
 class _Ordered:
     """Going forward with weights in the order that the processor wants.
 
-    The best order depends on the size of what is read, and another one can be three times as slow. So there is one for
-    each of the last sizes that came twice in a row; to arrange weights for every one in a round of many would take
-    longer than to let the operator do it.
+    The best order depends on the size of what is read, and another one can be three times as slow; so there is one for
+    each of the last sizes. Equal inputs always meet equal orders, so that equal runs give equal numbers.
     """
 
     def __init__(self, stride: list[int], dilation: list[int], groups: int) -> None:
         self._stride, self._dilation, self._groups = stride, dilation, groups
         self._kept: dict[torch.Size, Tensor] = {}
-        self._last: torch.Size | None = None
         self._lock = threading.Lock()
 
     def __call__(
@@ -306,7 +302,7 @@ class _Ordered:
         bias: Tensor | None = None,
         activation: _Activation = _NONE,
     ) -> Tensor:
-        """(N, C, h, w) of inputs (N, C', H, W), with weights from :meth:`find` or as they are."""
+        """(N, C, h, w) of inputs (N, C', H, W), with weights from :meth:`find`."""
         result: Tensor = torch.ops.mkldnn._convolution_pointwise.default(
             x,
             weight,
@@ -321,15 +317,10 @@ class _Ordered:
         )
         return result
 
-    def find(self, x: Tensor, padding: list[int], weight: Callable[[], Tensor]) -> Tensor | None:
-        """The weights for inputs of the size of x; None where that size is seen for the first time."""
+    def find(self, x: Tensor, padding: list[int], weight: Callable[[], Tensor]) -> Tensor:
+        """The weights for inputs of the size of x."""
         found = self._kept.get(x.shape)
-        if found is None:
-            with self._lock:
-                is_first, self._last = self._last != x.shape, x.shape
-            if not is_first:
-                found = self._arrange(x, padding, weight())
-        return found
+        return self._arrange(x, padding, weight()) if found is None else found
 
     @property
     def kept_bytes(self) -> int:

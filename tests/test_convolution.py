@@ -40,9 +40,10 @@ def check(conv: nn.Conv2d, then: nn.Module | None, size: tuple[int, int]) -> Non
     x = 3 * torch.randn(2, conv.in_channels, *size, generator=torch.Generator().manual_seed(0))
     mine = Convolution(conv, then)
     expected = both_ways(nn.Sequential(conv, *([then] if then else [])), x)
-    for _ in range(2):  # the first time the weights are taken as they are
-        for found, right in zip(both_ways(mine, x), expected, strict=True):
-            torch.testing.assert_close(found, right, rtol=0, atol=2e-5 * float(right.abs().max()))
+    first = both_ways(mine, x)
+    for found, right, again in zip(first, expected, both_ways(mine, x), strict=True):
+        torch.testing.assert_close(found, right, rtol=0, atol=2e-5 * float(right.abs().max()))
+        assert torch.equal(found, again)
     with torch.inference_mode():
         torch.testing.assert_close(mine(x), expected[0], rtol=0, atol=2e-5 * float(expected[0].abs().max()))
 
@@ -115,10 +116,9 @@ def test_a_shared_activation_passes_only_what_has_been_applied() -> None:
 def test_copies_share_what_was_rearranged() -> None:
     mine = Convolution(nn.Conv2d(3, 4, 3).requires_grad_(requires_grad=False), nn.ReLU())
     (kernel,) = mine.kernels
-    for num_orders in (0, 2, 2):
-        both_ways(mine, torch.randn(1, 3, 8, 8))
-        assert kernel.kept_bytes >= num_orders * mine.weight.numel() * 4
-        assert bool(kernel.kept_bytes) == bool(num_orders)
+    assert kernel.kept_bytes == 0
+    both_ways(mine, torch.randn(1, 3, 8, 8))
+    assert kernel.kept_bytes >= 2 * mine.weight.numel() * 4
     assert copy.deepcopy(mine).kernels == (kernel,) == mine.without_activation().kernels
     assert mine.without_activation()(torch.full((1, 3, 8, 8), -9.0)).min() < 0 <= mine(torch.randn(1, 3, 8, 8)).min()
 
@@ -126,10 +126,10 @@ def test_copies_share_what_was_rearranged() -> None:
 def test_few_orders_are_kept_and_go_with_their_module() -> None:
     mine = Convolution(nn.Conv2d(3, 4, 3).requires_grad_(requires_grad=False))
     sizes = []
-    for side in (8, 8, 9, 9, 10, 10, 11, 11):
+    for side in (8, 9, 10, 11, 12, 13, 8):
         mine(torch.randn(1, 3, side, side))
         sizes.append(mine.kernels[0].kept_bytes)
-    assert sizes[1] < sizes[3] == sizes[-1]
+    assert sizes[0] < sizes[1] < sizes[3] == sizes[-1]
     kernel = weakref.ref(mine.kernels[0])
     gc.disable()
     del mine
