@@ -433,13 +433,9 @@ def default_layer(model: LoadedModel) -> str:
 def default_precision(model: LoadedModel) -> str:
     """The precision in which a dream at one layer takes the least time here, a key of :data:`PRECISIONS`.
 
-    That is bfloat16 where the processor multiplies whole matrices of it at once, unless the network convolves its
-    channels one by one, which is no multiplication of matrices.
+    That is bfloat16 where the processor multiplies whole matrices of it at once.
     """
-    convolutions = [module for module in model.net.modules() if isinstance(module, torch.nn.Conv2d)]
-    has_depthwise = any(1 < conv.groups == conv.in_channels for conv in convolutions)
-    is_quick = model.device.type == "cpu" and torch.cpu._is_amx_tile_supported()
-    return "bfloat16" if is_quick and not has_depthwise else "float32"
+    return "bfloat16" if model.device.type == "cpu" and torch.cpu._is_amx_tile_supported() else "float32"
 
 
 def at_size(image: InputImage, size_px: int | None) -> Pixels:

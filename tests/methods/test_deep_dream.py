@@ -208,19 +208,12 @@ def test_bfloat16_dreams_nearly_the_same(zoo_64: Load, noise_image: Noise) -> No
     assert model.net.get_parameter("conv1.weight").dtype == torch.float32
 
 
-@pytest.mark.parametrize(
-    ("model_id", "has_matrix_units", "expected"),
-    [
-        ("torchvision/resnet18", True, "bfloat16"),
-        ("torchvision/resnet18", False, "float32"),
-        ("timm/mobilenetv2_100", True, "float32"),  # it convolves channel by channel
-    ],
-)
+@pytest.mark.parametrize(("has_matrix_units", "expected"), [(True, "bfloat16"), (False, "float32")])
 def test_the_precision_that_takes_the_least_time(
-    model_id: str, has_matrix_units: bool, expected: str, zoo_64: Load, monkeypatch: pytest.MonkeyPatch
+    has_matrix_units: bool, expected: str, tiny_model: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: has_matrix_units)
-    assert deep_dream.default_precision(zoo_64(model_id)) == expected
+    assert deep_dream.default_precision(tiny_model) == expected
 
 
 def test_frames_are_few_and_small(tiny_model: LoadedModel, noise_image: Noise) -> None:
