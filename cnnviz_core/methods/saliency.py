@@ -92,7 +92,7 @@ class Options:
     num_steps: int = 50
     baseline: str = "mean"
     seed: int = 0
-    batch_size: int = 8
+    batch_size: int = 10
 
     def __post_init__(self) -> None:
         for name in ("num_samples", "num_steps", "batch_size"):
@@ -247,14 +247,14 @@ def _smooth_grad(q: Question) -> Answer:
     sigma = q.options.noise * float(q.x.max() - q.x.min())
     total = q.options.num_samples
 
-    def batches() -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(enter: Read) -> Iterator[tuple[Tensor, Tensor]]:
         for first in range(0, total, q.options.batch_size):
             num = min(q.options.batch_size, total - first)
             # One at a time, so that the noise does not depend on the batches.
             noise = torch.cat([torch.randn(q.x.shape, generator=generator) for _ in range(num)])
-            yield q.x + sigma * noise.to(q.x.device), torch.ones(num)
+            yield enter(q.x + sigma * noise.to(q.x.device)), torch.ones(num)
 
-    return _mean_gradient(q, column, batches(), total, lambda mean: Answer(mean[0], float(clean[0, column]), column))
+    return _mean_gradient(q, column, batches, total, lambda mean: Answer(mean[0], float(clean[0, column]), column))
 
 
 def _integrated_gradients(q: Question) -> Answer:
@@ -267,16 +267,17 @@ def _integrated_gradients(q: Question) -> Answer:
     alphas, weights = (torch.tensor(v / 2, dtype=torch.float32) for v in (places + 1, shares))
     num_batches = math.ceil(q.options.num_steps / q.options.batch_size)
 
-    def batches() -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(enter: Read) -> Iterator[tuple[Tensor, Tensor]]:
+        start, end = enter(torch.cat([baseline, q.x]))  # what lies between them needs no convolution
         for first in range(num_batches):  # each batch goes all the way, so that partial answers do, too
             some = slice(first, None, num_batches)
-            yield baseline + alphas[some, None, None, None].to(q.x.device) * way, weights[some]
+            yield torch.lerp(start, end, alphas[some, None, None, None].to(q.x.device)), weights[some]
 
     def finish(mean: Tensor) -> Answer:
         values = (way * mean)[0]
         return Answer(values, score, column, _completeness_error(values, gain))
 
-    return _mean_gradient(q, column, batches(), q.options.num_steps, finish)
+    return _mean_gradient(q, column, batches, q.options.num_steps, finish)
 
 
 def _completeness_error(values: Tensor, gain: float) -> float:
@@ -292,11 +293,14 @@ def _read_clean(q: Question, x: Tensor) -> Tensor:
 def _mean_gradient(
     q: Question,
     column: int,
-    batches: Iterator[tuple[Tensor, Tensor]],
+    batches: Callable[[Read], Iterator[tuple[Tensor, Tensor]]],
     num_pictures: int,
     finish: Callable[[Tensor], Answer],
 ) -> Answer:
-    """The answer made of the weighted mean gradient (1, C, H, W) over batches of pictures and their weights."""
+    """The answer made of the weighted mean gradient (1, C, H, W) over many pictures.
+
+    ``batches`` makes, by the first of two steps through the network, batches of what it puts out, with their weights.
+    """
     enter, go_on = _steps(q)
     total, weight, done = torch.zeros((), device=q.x.device), 0.0, 0
 
@@ -305,12 +309,13 @@ def _mean_gradient(
         x = q.x.clone().requires_grad_()
         return finish(torch.autograd.grad(enter(x), x, (total / weight)[None])[0])
 
-    for pictures, weights in batches:
-        entered = enter(pictures).detach().requires_grad_()
+    for batch, weights in batches(enter):
+        entered = batch.detach().requires_grad_()
         scores = go_on(entered)[:, column]
-        total = total + _to_input(q, scores, entered, weights.to(scores)).sum(0)
+        for gradient in _to_input(q, scores, entered, weights.to(scores)):  # a sum over all would turn their memory
+            total = total + gradient
         weight += float(weights.double().sum())
-        done += len(pictures)
+        done += len(entered)
         q.report(done, num_pictures, so_far)
     return so_far()
 
@@ -439,7 +444,7 @@ def explain(
     num_steps: int = 50,
     baseline: str = "mean",
     seed: int = 0,
-    batch_size: int = 8,
+    batch_size: int = 10,
     on_step: Callable[[Step], None] | None = None,
 ) -> Attribution:
     """One signed value for each number of the input: how it bears on a class score, or on a single unit.

@@ -334,14 +334,10 @@ class TestAgainstCaptum:
         found = saliency.explain(model, picture, method="input_x_gradient", target=7)
         close(found.values, InputXGradient(model.net).attribute(x, target=7)[0].detach())
 
-    @pytest.mark.parametrize(
-        ("model_id", "share"), [("torchvision/resnet18", 1e-2), ("torchvision/vgg11", 1e-3), ("timm/resnet10t", 1e-2)]
-    )
+    @pytest.mark.parametrize("model_id", ["torchvision/resnet18", "torchvision/vgg11", "timm/resnet10t"])
     @pytest.mark.parametrize("baseline", ["mean", "black"])
-    def test_integrated_gradients(
-        self, model_id: str, share: float, baseline: str, zoo_64: Load, noise_image: Noise
-    ) -> None:
-        """Rounding opens and shuts some ReLUs here and there."""
+    def test_integrated_gradients(self, model_id: str, baseline: str, zoo_64: Load, noise_image: Noise) -> None:
+        """Where rounding opens or shuts a ReLU the few values that it sees differ more than the others."""
         model, picture = zoo_64(model_id), noise_image(64, 64)
         x = model.to_input(picture)
         expected, delta = IntegratedGradients(model.net).attribute(
@@ -350,7 +346,11 @@ class TestAgainstCaptum:
         found = saliency.explain(
             model, picture, method="integrated_gradients", target=7, num_steps=11, batch_size=4, baseline=baseline
         )
-        close(found.values, expected[0].detach(), share=share)
+        close(found.values, expected[0].detach(), share=1e-2)
+        differences = np.abs(found.values - expected[0].detach().numpy()) / float(expected.abs().max())
+        middle, most = np.quantile(differences, [0.5, 0.95])
+        assert middle < 1e-6
+        assert most < 1e-4
         gain = float(expected.sum() - delta)
         assert found.completeness_error == pytest.approx(abs(float(delta) / gain), rel=0.05, abs=1e-3)
 
