@@ -26,6 +26,8 @@ from cnnviz_core.models import LoadedModel
 
 # From what a layer puts out, (1, C, h, w), to the gradient to set there.
 Direction = Callable[[Tensor], Tensor]
+# From the network's input to what layers put out, in their own order of axes.
+Read = Callable[[Tensor], list[Tensor]]
 
 
 @dataclass(frozen=True)
@@ -71,9 +73,10 @@ def find(
     """
     gradient = torch.zeros_like(x)
     sums, counts = [0.0] * len(goals), [0] * len(goals)
+    read = _reader(model, [goal.layer for goal in goals], dtype)
     for rows, columns in _tiles(x.shape[-2], x.shape[-1], tile_px, stride=_common_stride(goals)):
         tile = x[..., rows, columns].detach().clone().requires_grad_()
-        outputs = _outputs(model, tile, goals, dtype)
+        outputs = _outputs(model, tile, goals, read)
         directions = [goal.direction(a.detach().float()) for goal, a in zip(goals, outputs, strict=True)]
         weighted = [(scale * d).to(a.dtype) for scale, d, a in zip(scales, directions, outputs, strict=True)]
         gradient[..., rows, columns] = torch.autograd.grad(outputs, tile, weighted)[0]
@@ -83,10 +86,10 @@ def find(
     return gradient, tuple(total / count for total, count in zip(sums, counts, strict=True))
 
 
-def _outputs(model: LoadedModel, x: Tensor, goals: Sequence[Goal], dtype: torch.dtype) -> list[Tensor]:
+def _outputs(model: LoadedModel, x: Tensor, goals: Sequence[Goal], read: Read) -> list[Tensor]:
     """What the layers put out, each (1, C, h, w)."""
     try:
-        found = _forward(model, normalised(model, x), [goal.layer for goal in goals], dtype)
+        found = read(normalised(model, x))
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # a network that takes one size only can raise anything
@@ -99,16 +102,20 @@ def _outputs(model: LoadedModel, x: Tensor, goals: Sequence[Goal], dtype: torch.
     return [a.movedim(goal.layer.channel_dim, 1) for a, goal in zip(found, goals, strict=True)]
 
 
-def _forward(model: LoadedModel, x: Tensor, layers: Sequence[LayerInfo], dtype: torch.dtype) -> list[Tensor]:
-    """What the layers put out, by the fast copy where there is one."""
+def _reader(model: LoadedModel, layers: Sequence[LayerInfo], dtype: torch.dtype) -> Read:
+    """By the fast copy where there is one."""
     if len(layers) == 1 and model.is_static:
         (info,) = layers
-        usual = torch.empty((1, model.preprocessing.num_channels, *model.preprocessing.input_px), device=x.device)
+        usual = torch.empty((1, model.preprocessing.num_channels, *model.preprocessing.input_px), device=model.device)
         begin = folding.up_to(model.net, info.name, usual, num_calls=info.num_calls, dtype=dtype)
-        return [begin(x.to(dtype).contiguous(memory_format=torch.channels_last))]
+        return lambda x: [begin(x.to(dtype).contiguous(memory_format=torch.channels_last))]
     stop_after = {info.name: info.num_calls for info in layers}
-    outputs = probe.record(model.net, x, stop_after, stop_after=stop_after).outputs
-    return [outputs[info.name][info.num_calls - 1] for info in layers]
+
+    def read(x: Tensor) -> list[Tensor]:
+        outputs = probe.record(model.net, x, stop_after, stop_after=stop_after).outputs
+        return [outputs[info.name][info.num_calls - 1] for info in layers]
+
+    return read
 
 
 def normalised(model: LoadedModel, x: Tensor) -> Tensor:

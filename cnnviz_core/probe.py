@@ -116,19 +116,20 @@ def record(
         return hook
 
     with _borrowed_copy(net) as mine, ExitStack() as hooks:
-        modules = dict(mine.named_modules())
         for name in names:
-            hooks.callback(_find(modules, name).register_forward_hook(keep(name)).remove)
+            hooks.callback(_find(mine, name).register_forward_hook(keep(name)).remove)
         try:
             return Recording(outputs, mine(x))
         except _Stopped:
             return Recording(outputs, None)
 
 
-def _find(modules: Mapping[str, nn.Module], name: str) -> nn.Module:
-    if name not in modules:
-        raise UnknownLayer(f"The network has no layer {name!r}.{did_you_mean(name, modules)}")
-    return modules[name]
+def _find(net: nn.Module, name: str) -> nn.Module:
+    try:
+        return net.get_submodule(name)
+    except AttributeError as error:
+        names = [known for known, _ in net.named_modules()]
+        raise UnknownLayer(f"The network has no layer {name!r}.{did_you_mean(name, names)}") from error
 
 
 def _shares_memory(output: Tensor, others: Sequence[Any]) -> bool:
@@ -478,7 +479,7 @@ def resume(net: nn.Module, x: Tensor, layer: str, change: Callable[[Tensor], Ten
         return change(output.clone()) if num_calls == call + 1 else output
 
     with _borrowed_copy(net) as mine, ExitStack() as hooks:
-        hooks.callback(_find(dict(mine.named_modules()), layer).register_forward_hook(hook).remove)
+        hooks.callback(_find(mine, layer).register_forward_hook(hook).remove)
         return mine(x)
 
 

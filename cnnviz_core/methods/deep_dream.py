@@ -552,7 +552,8 @@ def _to_tensor(model: LoadedModel, pixels: Pixels) -> Tensor:
     """(H, W, 3) pixels as (1, C, H, W) numbers of 0..255 on the network's device; grey for a grey network."""
     if model.preprocessing.num_channels == 1:
         pixels = np.asarray(Image.fromarray(pixels).convert("L"))[..., None]
-    return torch.from_numpy(np.array(pixels, dtype=np.float32)).permute(2, 0, 1)[None].to(model.device)
+    planes = np.moveaxis(pixels, 2, 0).astype(np.float32, order="C")  # what is added to it lies in memory so, too
+    return torch.from_numpy(planes)[None].to(model.device)
 
 
 def _to_values(x: Tensor) -> FloatArray:
