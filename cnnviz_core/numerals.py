@@ -55,6 +55,16 @@ def format_fixed(value: float, decimals: int, *, signed: bool = False) -> str:
     return f"\u2212{text}" if value < 0 else f"+{text}" if signed else text
 
 
+def format_percent(share: float, decimals: int = 0) -> str:
+    """A share of a whole, in per cent: 39 %.
+
+    Args:
+        share: 0..1, or beyond where it is a share of something smaller.
+        decimals: How many.
+    """
+    return f"{format_fixed(100 * share, decimals)} %"
+
+
 def true_minus(text: str) -> str:
     """A number's text with a true minus sign where it begins with a hyphen."""
     return f"\u2212{text[1:]}" if text.startswith("-") else text

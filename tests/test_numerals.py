@@ -2,7 +2,7 @@
 
 import pytest
 
-from cnnviz_core.numerals import format_fixed, format_value, true_minus
+from cnnviz_core.numerals import format_fixed, format_percent, format_value, true_minus
 
 
 @pytest.mark.parametrize(
@@ -51,6 +51,12 @@ def test_three_significant_digits(value: float, text: str) -> None:
 )
 def test_so_many_decimals(value: float, decimals: int, *, signed: bool, text: str) -> None:
     assert format_fixed(value, decimals, signed=signed) == text
+
+
+def test_per_cent() -> None:
+    assert format_percent(0.381) == "38 %"
+    assert format_percent(0.381, 1) == "38.1 %"
+    assert format_percent(-0.5) == "\u221250 %"
 
 
 def test_a_true_minus() -> None:

@@ -80,7 +80,7 @@ def _alter(chosen: Selection) -> AdversarialExample:
         chosen.model,
         chosen.image,
         title=adversarial.METHODS[method].title,
-        cost=f"{steps} steps: about {render.format_value(seconds)} s.",
+        cost=f"{steps} steps: about {work.duration(seconds)}.",
         at_once=steps <= _FEW_STEPS,
         **settings,
     )
@@ -104,7 +104,7 @@ def _search(chosen: Selection) -> AdversarialExample:
         chosen.image,
         title="Smallest ε",
         cost=f"Attacks with ε 1, 2, 4... up to {most} until one succeeds, then in between; about "
-        f"{render.format_value(seconds)} s each.",
+        f"{work.duration(seconds)} each.",
         method=method,
         target=target,
         norm=norm,

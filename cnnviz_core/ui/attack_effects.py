@@ -12,6 +12,7 @@ from cnnviz_core import doctor, render
 from cnnviz_core.images import InputImage
 from cnnviz_core.methods import adversarial, cam
 from cnnviz_core.models import LoadedModel
+from cnnviz_core.numerals import format_percent
 from cnnviz_core.results import AdversarialExample, Drift, Transfer
 from cnnviz_core.ui import charts, closeup, compute, frame, gallery, pickers
 from cnnviz_core.ui.adversarial_view import clean_image
@@ -127,15 +128,16 @@ def _seen_by(model: LoadedModel, found: AdversarialExample) -> dict[str, str]:
     seen: Transfer = _of_both(adversarial.transfer, model, found, target_label=found.target_label)
     row = {
         "Network": seen.model_title,
-        "Before": f"{seen.before.labels[0]} {seen.before.probabilities[0]:.1%}",
-        "After": f"{seen.after.labels[0]} {seen.after.probabilities[0]:.1%}",
+        "Before": f"{seen.before.labels[0]} {format_percent(seen.before.probabilities[0], 1)}",
+        "After": f"{seen.after.labels[0]} {format_percent(seen.after.probabilities[0], 1)}",
         "Answer changed": "yes" if seen.is_fooled else "no",
         "Pictures resized": "yes" if seen.is_resized else "no",
     }
     if found.target_label:
-        there = seen.target_before is not None and seen.target_after is not None
         row[f"Probability of {found.target_label}"] = (
-            f"{seen.target_before:.2%} → {seen.target_after:.2%}" if there else "has no such class"
+            "has no such class"
+            if seen.target_before is None or seen.target_after is None
+            else f"{format_percent(seen.target_before, 2)} → {format_percent(seen.target_after, 2)}"
         )
     return row
 

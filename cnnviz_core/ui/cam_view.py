@@ -280,7 +280,7 @@ def _slow(
         chosen,
         name=name,
         title=method.title,
-        cost=f"{method.title}: {method.cost}, {num_forwards:,} here, at most about {render.format_value(seconds)} s.",
+        cost=f"{method.title}: {method.cost}, {num_forwards:,} here, at most about {work.duration(seconds)}.",
         show=so_far,
         methods=(name,),
         targets=(target,),

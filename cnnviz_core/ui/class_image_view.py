@@ -9,8 +9,8 @@ from typing import Any
 
 import streamlit as st
 
-from cnnviz_core import render
 from cnnviz_core.methods import class_image
+from cnnviz_core.numerals import format_percent
 from cnnviz_core.results import ClassImages, Step
 from cnnviz_core.ui import compute, frame, pickers, synthesis_view, work
 from cnnviz_core.ui.pickers import Selection
@@ -161,7 +161,7 @@ def _make(
         name=name,
         title=title,
         cost=f"{len(settings['classes'])} × {settings['steps']} steps at {settings['size_px']} pixels: about "
-        f"{render.format_value(seconds)} s.",
+        f"{work.duration(seconds)}.",
         show=partial(synthesis_view.so_far, key=f"{name}_so_far"),
         at_once=at_once,
         hint=_HINT,
@@ -172,7 +172,7 @@ def _make(
 
 def _show(chosen: Selection, found: ClassImages) -> None:
     pictures = found.pictures
-    notes = [f"{probability:.0%}" for probability in found.probabilities]
+    notes = [format_percent(probability) for probability in found.probabilities]
     key = f"class_{found.method}"
     place = synthesis_view.wall(pictures, key=key, what=f"Class images, {found.method}", notes=notes)
     synthesis_view.caption(chosen, pictures)

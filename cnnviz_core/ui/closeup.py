@@ -13,6 +13,7 @@ from cnnviz_core import maps, render
 from cnnviz_core.errors import CnnvizError
 from cnnviz_core.methods import segmentation, trust
 from cnnviz_core.models import LoadedModel
+from cnnviz_core.numerals import format_percent
 from cnnviz_core.render import Scale
 from cnnviz_core.results import FloatArray, Mask
 from cnnviz_core.ui import frame, pickers, screen, show
@@ -46,7 +47,7 @@ def draw(one: MapPicture, scale: Scale, look: Look) -> None:
         _on_photo(one, values, scale, look)
         return
     drawn = rectangle_box(one.chosen)
-    boxes = ({"your rectangle": drawn} if drawn else {}) | ({f"above {share:.0%}": found} if found else {})
+    boxes = ({"your rectangle": drawn} if drawn else {}) | ({f"above {format_percent(share)}": found} if found else {})
 
     show.map_over_photo(
         one.chosen,
@@ -133,8 +134,9 @@ def _inside(one: MapPicture, box: Box) -> None:
     top, left, bottom, right = box
     share, area = trust.evidence_inside(one.values, as_mask(one.chosen.model, box)), (bottom - top) * (right - left)
     row = st.container(horizontal=True, vertical_alignment="center")
-    words = f"**{share:.0%}** of the map’s positive values lie" if np.isfinite(share) else "No positive value lies"
-    row.markdown(f"{words} in your rectangle, which covers {area:.0%} of the picture.")
+    much = f"**{format_percent(share)}** of the map’s positive values lie"
+    words = much if np.isfinite(share) else "No positive value lies"
+    row.markdown(f"{words} in your rectangle, which covers {format_percent(area)} of the picture.")
     row.button(
         "Remove the rectangle",
         key="remove_rectangle",

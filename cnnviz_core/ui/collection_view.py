@@ -292,7 +292,7 @@ def indexed(
             ),
             name="index",
             title="Index the collection",
-            cost=f"{num_missing:,} pictures go through the network once: about {render.format_value(seconds)} s. "
+            cost=f"{num_missing:,} pictures go through the network once: about {work.duration(seconds)}. "
             "What is indexed is kept for everybody and need not be done again.",
             at_once=seconds <= _AT_ONCE_SECONDS,
             line="indexing",

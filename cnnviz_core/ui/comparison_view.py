@@ -177,7 +177,7 @@ def screening(pair: Pair, *, show_partial: Callable[[Screening], None] | None = 
         key=key,
         name="screening",
         title="Compare the layers",
-        cost=f"{num:,} pictures go through both networks: about {render.format_value(seconds)} s.",
+        cost=f"{num:,} pictures go through both networks: about {work.duration(seconds)}.",
         show=show_partial,
         at_once=seconds <= _AT_ONCE_SECONDS,
     )

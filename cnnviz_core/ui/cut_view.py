@@ -11,6 +11,7 @@ from cnnviz_core import render
 from cnnviz_core.errors import CnnvizError
 from cnnviz_core.images import open_image
 from cnnviz_core.methods import segmentation
+from cnnviz_core.numerals import format_percent
 from cnnviz_core.results import Mask
 from cnnviz_core.ui import frame, show
 from cnnviz_core.ui.gallery import MapPicture
@@ -42,7 +43,7 @@ def draw(one: MapPicture) -> None:
     with picture:
         dimmed = np.where(mask.values[..., None], pixels, (pixels * _DIMMED).astype(np.uint8))
         st.image(render.jpeg(_smaller(dimmed), quality=90), width="stretch")
-        st.caption(f"What was found: {mask.values.mean():.0%} of the whole photo. The rest is dimmed.")
+        st.caption(f"What was found: {format_percent(mask.values.mean())} of the whole photo. The rest is dimmed.")
     with numbers:
         _take_away(one, mask)
         _compare(mask)

@@ -283,7 +283,7 @@ def find(chosen: Selection, asked: Asked) -> Dream | None:
             name=name,
             title=title,
             cost=f"{one.octaves * one.steps} steps, the last at {one.size_px} pixels: about "
-            f"{render.format_value(one.seconds(chosen))} s.",
+            f"{work.duration(one.seconds(chosen))}.",
             show=partial(_so_far, key=f"{name}_so_far"),
             hint=_HINT,
             at_once=at_once,
@@ -482,7 +482,7 @@ def zoom(chosen: Selection, asked: Asked) -> None:
         name="zoom",
         title="Zoom",
         cost=f"{num + 1} frames of {each.octaves * each.steps} steps at {each.size_px} pixels: about "
-        f"{render.format_value((num + 1) * each.seconds(chosen))} s. Layer, strength and the rest as above.",
+        f"{work.duration((num + 1) * each.seconds(chosen))}. Layer, strength and the rest as above.",
         show=partial(_so_far, key="zoom_so_far"),
         hint=_HINT,
         num_frames=num,

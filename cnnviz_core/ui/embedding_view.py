@@ -216,7 +216,7 @@ def project(found: Indexed, wanted: Wanted) -> Projection | None:
         key=repr(("project", key, sorted(settings.items()))),
         name="projection",
         title=wanted.name,
-        cost=f"{len(vectors):,} pictures: about {render.format_value(seconds)} s. The map is kept.",
+        cost=f"{len(vectors):,} pictures: about {work.duration(seconds)}. The map is kept.",
         show=_so_far,
         at_once=seconds <= _AT_ONCE_SECONDS,
     )

@@ -251,7 +251,7 @@ def _make(chosen: Selection, asked: Asked, *, name: str, title: str, at_once: bo
         name=name,
         title=title,
         cost=f"{asked.num_pictures:,} × {settings['steps']} steps at {settings['size_px']} pixels: about "
-        f"{render.format_value(asked.seconds(chosen))} s.",
+        f"{work.duration(asked.seconds(chosen))}.",
         show=partial(synthesis_view.so_far, key=f"{name}_so_far"),
         at_once=at_once,
         hint=_HINT,
@@ -400,7 +400,7 @@ def ingredients(chosen: Selection, asked: Asked) -> None:
             name="ingredients",
             title="Leave out one after another",
             cost=f"{len(kinds)} pictures of {one.settings['steps']} steps: about "
-            f"{render.format_value(len(kinds) * one.seconds(chosen))} s.",
+            f"{work.duration(len(kinds) * one.seconds(chosen))}.",
             hint=_HINT,
             about=work.described(model, image, one.settings),
         )

@@ -221,7 +221,7 @@ def _found(found_by: str, query: Query, supports: Sequence[Support], options: Op
         name="find",
         title="Find the object",
         cost=f"Early layers have many cells, and each is compared with all of the supports’: about "
-        f"{render.format_value(seconds)} s. A smaller working size or a later layer takes less.",
+        f"{work.duration(seconds)}. A smaller working size or a later layer takes less.",
     )
     return found
 

@@ -15,6 +15,7 @@ from cnnviz_core.collections import Collection, Picture, embedding, linear_probe
 from cnnviz_core.collections.splitting import Split
 from cnnviz_core.methods import fine_tuning
 from cnnviz_core.models import LoadedModel
+from cnnviz_core.numerals import format_percent
 from cnnviz_core.results import FineTuned, Run, TrainingProgress
 from cnnviz_core.ui import charts, compute, frame, pickers, work
 from cnnviz_core.ui.collection_view import Indexed
@@ -138,12 +139,12 @@ def probe(found: Indexed) -> None:
     with frame.row():
         st.metric(
             "Linear probe, on the test pictures",
-            f"{accuracy:.1%}",
+            format_percent(accuracy, 1),
             help="A linear classifier on what the network’s head reads, nothing else trained: what training deeper has "
             "to beat.",
             width=260,
         )
-        st.metric("By chance", f"{chance:.1%}", help="Always answering the most frequent class.", width=160)
+        st.metric("By chance", format_percent(chance, 1), help="Always answering the most frequent class.", width=160)
 
 
 @st.cache_data(max_entries=32, show_spinner="Fitting the linear probe")
@@ -356,7 +357,7 @@ def train(model: LoadedModel, collection: Collection, split: Split, wanted: Want
         name="fine_tuning",
         title="Train",
         cost=f"About {work.duration(seconds)} on this machine. {_count(plan.num_trained)} of "
-        f"{_count(plan.num_parameters)} weights are trained ({share:.0%}); the rest stays as it is, and "
+        f"{_count(plan.num_parameters)} weights are trained ({format_percent(share)}); the rest stays as it is, and "
         f"{plan.kept_at} is worked out once for each picture.",
         show=_so_far,
         line=_LINE,

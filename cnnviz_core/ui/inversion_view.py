@@ -130,7 +130,7 @@ def find(chosen: Selection, asked: Asked) -> Inversion | None:
             name=name,
             title=title,
             cost=f"{num} {'layer' if num == 1 else 'layers'}, {one.steps} steps each at {one.size_px} pixels: about "
-            f"{render.format_value(_seconds(chosen, one))} s.",
+            f"{work.duration(_seconds(chosen, one))}.",
             show=partial(_wall, key=f"{name}_so_far"),
             hint=_HINT,
             at_once=at_once,

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import streamlit as st
 
-from cnnviz_core import features, render
+from cnnviz_core import features
 from cnnviz_core.images import InputImage
 from cnnviz_core.methods import few_shot
 from cnnviz_core.results import LayerTrial, PictureMaps
@@ -37,7 +37,7 @@ def draw(query: Query, supports: Sequence[Support], options: Options) -> None:
             key=repr(("few_shot.compare_layers", key, slow)),
             name="all_stages_job",
             title="Compare the early stages",
-            cost=f"About {render.format_value(seconds)} s: every cell is compared with all of the supports’ cells.",
+            cost=f"About {work.duration(seconds)}: every cell is compared with all of the supports’ cells.",
             show=_table,
         )
         trials = (*trials, *(more or ()))

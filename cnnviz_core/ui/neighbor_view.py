@@ -18,6 +18,7 @@ from cnnviz_core.images import InputImage
 from cnnviz_core.jobs import Work
 from cnnviz_core.methods import neighbors
 from cnnviz_core.methods.neighbors import RegionMatch
+from cnnviz_core.numerals import format_percent
 from cnnviz_core.results import FloatArray, Mask, Neighbors, Step
 from cnnviz_core.ui import charts, closeup, collection_view, compute, frame, linked_rows, pickers, show, work
 from cnnviz_core.ui.collection_view import Indexed
@@ -210,7 +211,7 @@ def _show(found: Indexed, near: Neighbors, query: Query, *, key: str) -> None:
     if query.label:
         purity = neighbors.label_purity(near, found.labels, query.label)
         if np.isfinite(purity):
-            st.caption(f"{purity:.0%} of them have the query’s label, {frame.plain(query.label)}.")
+            st.caption(f"{format_percent(purity)} of them have the query’s label, {frame.plain(query.label)}.")
 
 
 def _bars(query: Query, found: Indexed, near: Neighbors, wanted: Wanted) -> None:
@@ -291,7 +292,7 @@ def _regions(query: Query, found: Indexed, wanted: Wanted, part: Mask) -> None:
         name="regions",
         title="Search this part",
         cost=f"The {len(rows)} pictures whose mean is nearest are searched place by place: about "
-        f"{render.format_value(seconds)} s.",
+        f"{work.duration(seconds)}.",
         show=draw,
         at_once=True,
     )
@@ -358,7 +359,7 @@ def _made(found: Indexed, wanted: Wanted, name: str, title: str, make: Work) -> 
         name=name,
         title=title,
         cost=f"All pairs of {len(found.rows):,} pictures are looked at: "
-        f"about {render.format_value(_PAIR_SECONDS * len(found.rows) ** 2)} s.",
+        f"about {work.duration(_PAIR_SECONDS * len(found.rows) ** 2)}.",
         at_once=len(found.rows) <= _LONG_LIST_ROWS,
     )
 

@@ -12,6 +12,7 @@ import streamlit as st
 from cnnviz_core import render
 from cnnviz_core.methods import occlusion
 from cnnviz_core.models import LoadedModel
+from cnnviz_core.numerals import format_percent
 from cnnviz_core.results import Occlusion
 from cnnviz_core.ui import charts, closeup, compute, frame, gallery, pickers, screen, show, work
 from cnnviz_core.ui.components import heat_view
@@ -99,7 +100,7 @@ def find(chosen: Selection, patch: Patch) -> Occlusion:
         chosen,
         name="occlusion",
         title="Occlusion",
-        cost=f"{num:,} places, as many forwards: about {render.format_value(seconds)} s.",
+        cost=f"{num:,} places, as many forwards: about {work.duration(seconds)}.",
         show=lambda found: show.so_far(
             chosen, found.heatmap, key="occlusion", scale=render.scale_of(found.heatmap, signed=True), unit="score"
         ),
@@ -161,7 +162,7 @@ def _probabilities(chosen: Selection, found: Occlusion) -> None:
     )
     st.caption(
         f"Probability of {frame.plain(found.target_label)} with the patch’s centre at each place; dark is where it "
-        f"hurts. Without it: {found.clean_probability:.1%}."
+        f"hurts. Without it: {format_percent(found.clean_probability, 1)}."
     )
 
 

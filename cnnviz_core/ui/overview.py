@@ -10,6 +10,7 @@ from cnnviz_core import doctor, photos, render
 from cnnviz_core.layers import LayerInfo
 from cnnviz_core.methods import feature_maps
 from cnnviz_core.models import LoadedModel
+from cnnviz_core.numerals import format_percent
 from cnnviz_core.results import FeatureMaps
 from cnnviz_core.ui import charts, compute, frame, show
 from cnnviz_core.ui.pickers import Selection
@@ -30,7 +31,7 @@ def what_it_saw(chosen: Selection) -> None:
     left, top, right, bottom = chosen.model.preprocessing.crop_box(chosen.image)
     share = (right - left) * (bottom - top) / (height * width)
     st.caption(
-        f"What the network saw: {input_w} × {input_h} px, resized from {share:.0%} of the "
+        f"What the network saw: {input_w} × {input_h} px, resized from {format_percent(share)} of the "
         f"{width} × {height} px picture."
     )
     if chosen.image_id in photos.PHOTOS:

@@ -15,6 +15,7 @@ from cnnviz_core.images import InputImage
 from cnnviz_core.layers import LayerInfo
 from cnnviz_core.methods import feature_maps, saliency, top_patches
 from cnnviz_core.models import LoadedModel
+from cnnviz_core.numerals import format_percent
 from cnnviz_core.results import TopPatches
 from cnnviz_core.ui import closeup, compute, frame, pickers, show, take_away
 from cnnviz_core.ui.collection_view import Indexed
@@ -228,7 +229,9 @@ def _labels(found: Indexed, patches: TopPatches, number: int) -> None:
     shares = top_patches.labels_of(patches, found.rows, channel=number)
     if shares:
         words = [
-            f"{frame.plain(one.label) or 'no label'} {one.share:.0%} (usual {one.usual_share:.0%})" for one in shares
+            f"{frame.plain(one.label) or 'no label'} {format_percent(one.share)} "
+            f"(usual {format_percent(one.usual_share)})"
+            for one in shares
         ]
         st.caption(f"Labels of these pictures, with the usual share in the collection: {', '.join(words)}.")
 
@@ -287,7 +290,7 @@ def _on_photo(chosen: Selection, found: Indexed, patches: TopPatches, number: in
     index = found.indexes[patches.layer]
     answer = top_patches.activation_on(chosen.model, chosen.image, index=index, channels=[number])
     share = float(answer.share[0])
-    reached = f", {share:.0%} of the strongest in the collection" if np.isfinite(share) else ""
+    reached = f", {format_percent(share)} of the strongest in the collection" if np.isfinite(share) else ""
     st.caption(f"Up to {render.format_value(float(answer.value[0]))} here{reached}.")
 
 
@@ -312,9 +315,10 @@ def like(chosen: Selection, found: Indexed, patches: TopPatches) -> None:
         show.mosaic_wall(
             mosaic,
             key="like_wall",
-            labels=[f"{number}: {share:.0%}" for number, share in zip(ids, answers.share, strict=True)],
+            labels=[f"{number}: {format_percent(share)}" for number, share in zip(ids, answers.share, strict=True)],
             hints=[
-                f"channel {number}: {mean:.0%} on average" for number, mean in zip(ids, answers.mean_share, strict=True)
+                f"channel {number}: {format_percent(mean)} on average"
+                for number, mean in zip(ids, answers.mean_share, strict=True)
             ],
             tile_px=_WALL_TILE_PX,
             smooth=True,

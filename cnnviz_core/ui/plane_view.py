@@ -18,6 +18,7 @@ from cnnviz_core.collections import embedding
 from cnnviz_core.images import InputImage
 from cnnviz_core.methods import embeddings
 from cnnviz_core.models import LoadedModel
+from cnnviz_core.numerals import format_percent
 from cnnviz_core.results import FloatArray, Projection
 from cnnviz_core.ui import (
     charts,
@@ -403,7 +404,7 @@ def _grid(_chosen: Selection, found: Indexed, wanted: Wanted, projection: Projec
         **_marks(),
     )
     moved = embeddings.grid_cost(projection, cells) ** 0.5
-    st.caption(f"For its cell a picture moves by {moved:.0%} of the map’s side (root mean square).")
+    st.caption(f"For its cell a picture moves by {format_percent(moved)} of the map’s side (root mean square).")
     _take_grid_away(found, _made(found, wanted, projection, view), cells)
 
 

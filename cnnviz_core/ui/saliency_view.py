@@ -12,6 +12,7 @@ import streamlit as st
 from cnnviz_core import doctor, render
 from cnnviz_core.methods import feature_maps, saliency
 from cnnviz_core.models import LoadedModel
+from cnnviz_core.numerals import format_percent
 from cnnviz_core.results import Attribution, FloatArray
 from cnnviz_core.ui import closeup, compute, frame, gallery, pickers, show, work
 from cnnviz_core.ui.gallery import Look, MapPicture
@@ -217,7 +218,7 @@ def _attribution(chosen: Selection, name: str, asked: Question, options: dict[st
 def _picture(chosen: Selection, attribution: Attribution, asked: Question, view: View) -> MapPicture:
     method = saliency.METHODS[attribution.method]
     error = attribution.completeness_error
-    note = "" if error is None else f"completeness error {error:.1%}"
+    note = "" if error is None else f"completeness error {format_percent(error, 1)}"
     return MapPicture(
         method.title,
         view.values(attribution),

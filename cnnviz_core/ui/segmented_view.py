@@ -21,6 +21,7 @@ from cnnviz_core.mask_transfer import Fitted
 from cnnviz_core.masks import Bools
 from cnnviz_core.methods import few_shot
 from cnnviz_core.methods.few_shot import OnStep
+from cnnviz_core.numerals import format_percent
 from cnnviz_core.results import Segmented, SegmentedCollection
 from cnnviz_core.ui import collection_view, compute, show, work
 from cnnviz_core.ui.components import working_size
@@ -85,7 +86,7 @@ def draw(
         key=repr((key, refine is not None, collection.collection_id, collection_view.listing_stamp(collection))),
         name="segment_collection",
         title="Find it in all pictures",
-        cost=f"{len(pictures):,} pictures go through the network: about {render.format_value(seconds)} s.",
+        cost=f"{len(pictures):,} pictures go through the network: about {work.duration(seconds)}.",
         show=_so_far,
     )
     if isinstance(done, _Done):
@@ -149,7 +150,7 @@ def _extremes(collection: Collection, found: SegmentedCollection, archive: _Arch
     else:
         by_area = sorted((one for one in found.pictures if not one.is_support), key=lambda one: -one.area)
         ends = {"Most in the mask": by_area[:_NUM_SHOWN], "Least in the mask": by_area[-_NUM_SHOWN:]}
-        label = {picture.path: f"{picture.area:.0%}" for picture in by_area}
+        label = {picture.path: format_percent(picture.area) for picture in by_area}
     for title, pictures in ends.items():
         if not pictures:
             continue

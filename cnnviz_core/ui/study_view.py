@@ -80,7 +80,7 @@ def draw(_chosen: Selection, pair: Pair) -> None:
         key=key,
         name="study",
         title="Make and compare the pictures",
-        cost=f"{missing:,} pictures of {looks.steps} steps: about {render.format_value(seconds)} s.{kept} What is made "
+        cost=f"{missing:,} pictures of {looks.steps} steps: about {work.duration(seconds)}.{kept} What is made "
         "is kept, so a study that is broken off goes on where it was.",
         show=_live,
         hint="Lower the side of the pictures",

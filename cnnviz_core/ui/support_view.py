@@ -14,6 +14,7 @@ from cnnviz_core import images, masks, photos, render, stereo, store
 from cnnviz_core.errors import BadImage, BadSetting, CnnvizError
 from cnnviz_core.images import InputImage
 from cnnviz_core.methods import segmentation
+from cnnviz_core.numerals import format_percent
 from cnnviz_core.ui import access, compute, frame, screen, show
 from cnnviz_core.ui.components import mask_painter, working_size
 
@@ -192,7 +193,7 @@ def _wall(supports: Sequence[Support], at: int) -> None:
 
     tiles = np.stack([_marked(support) for support in supports])
     mosaic = render.rgb_mosaic(tiles, tile_px=tiles.shape[1])
-    labels = ["no mask" if one.mask is None else f"{one.mask.mean():.0%} marked" for one in supports]
+    labels = ["no mask" if one.mask is None else f"{format_percent(one.mask.mean())} marked" for one in supports]
     show.mosaic_wall(
         mosaic,
         key="supports_wall",

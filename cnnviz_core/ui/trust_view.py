@@ -16,6 +16,7 @@ from cnnviz_core.images import InputImage
 from cnnviz_core.jobs import OnStep
 from cnnviz_core.methods import cam, occlusion, saliency, segmentation, trust
 from cnnviz_core.models import LoadedModel
+from cnnviz_core.numerals import format_percent
 from cnnviz_core.results import Agreement, ContextEdit, ContextTest, Curves, FloatArray, Mask, Randomization, Run, Step
 from cnnviz_core.ui import charts, closeup, frame, pickers, show, work
 from cnnviz_core.ui.components.heat_view import Box
@@ -254,8 +255,8 @@ def _draw_context(found: ContextTest) -> None:
         max_height=None,
     )  # fmt: skip
     evidence = (
-        f"{found.evidence_outside:.0%} of the map’s positive values lie outside the object, which leaves "
-        f"{found.area_outside:.0%} of the area."
+        f"{format_percent(found.evidence_outside)} of the map’s positive values lie outside the object, which leaves "
+        f"{format_percent(found.area_outside)} of the area."
     )
     st.caption(
         f"Probability of {frame.plain(found.target_label)} in each picture, and below each picture’s map with colours "
@@ -265,12 +266,12 @@ def _draw_context(found: ContextTest) -> None:
 
 def _edit_label(edit: ContextEdit) -> str:
     what = "whole" if not edit.fill else f"{edit.replaced}: {trust.FILLS[edit.fill].title.lower()}"
-    return f"{edit.probability:.0%}, {what}"
+    return f"{format_percent(edit.probability)}, {what}"
 
 
 def _edit_hint(edit: ContextEdit) -> str:
     answers = zip(edit.predictions.labels, edit.predictions.probabilities, strict=True)
-    return "; ".join(f"{label} {probability:.0%}" for label, probability in answers)
+    return "; ".join(f"{label} {format_percent(probability)}" for label, probability in answers)
 
 
 def _explains_no_class(one: MapPicture) -> bool:

@@ -13,6 +13,7 @@ from cnnviz_core import catalogue, render, store, training
 from cnnviz_core.collections import Collection
 from cnnviz_core.errors import CnnvizError
 from cnnviz_core.methods import fine_tuning
+from cnnviz_core.numerals import format_percent
 from cnnviz_core.results import FineTuned
 from cnnviz_core.store import Card
 from cnnviz_core.ui import charts, collection_view, fine_tuning_view, frame, pickers, screen, work
@@ -49,15 +50,17 @@ def _numbers(result: FineTuned) -> None:
     difference = result.accuracy - result.probe_accuracy
     accuracy.metric(
         "Test accuracy",
-        f"{result.accuracy:.1%}",
+        format_percent(result.accuracy, 1),
         f"{render.format_fixed(100 * difference, 1, signed=True)} points",
         delta_color="off" if not difference else "green" if difference > 0 else "red",
         delta_arrow="off" if not difference else "up" if difference > 0 else "down",
-        help=f"Of {len(result.test):,} pictures; one picture is {1 / len(result.test):.1%}. Below: the difference to "
-        "the linear probe.",
+        help=f"Of {len(result.test):,} pictures; one picture is {format_percent(1 / len(result.test), 1)}. Below: the "
+        "difference to the linear probe.",
     )
-    probe.metric("Linear probe", f"{result.probe_accuracy:.1%}", help="The head alone on frozen features.")
-    chance.metric("By chance", f"{result.chance_accuracy:.1%}", help="Always answering the most frequent class.")
+    probe.metric("Linear probe", format_percent(result.probe_accuracy, 1), help="The head alone on frozen features.")
+    chance.metric(
+        "By chance", format_percent(result.chance_accuracy, 1), help="Always answering the most frequent class."
+    )
     time.metric("Took", work.duration(result.run.seconds))
 
 

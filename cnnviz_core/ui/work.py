@@ -400,6 +400,8 @@ def _pace(steps_per_second: float) -> str:
 
 def duration(seconds: float) -> str:
     """A time in the unit that suits it."""
+    if seconds < 0.1:
+        return f"{1000 * seconds:.0f} ms" if seconds else "0 s"
     if seconds < 10:
         return f"{seconds:.1f} s"
     if seconds < 100:

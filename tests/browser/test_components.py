@@ -445,9 +445,12 @@ def test_scale_says_where_values_go_beyond_it(parts):
     view = component(page, "heat")
     assert np.nanmin(VALUES[0]) < LOW
     assert np.nanmax(VALUES[0]) < HIGH
-    assert view.locator(".ticks span").all_inner_texts() == ["≤ -1", "0.5", "2 activation"]
+    assert view.locator(".ticks span").all_inner_texts() == ["≤ \u22121", "0.5", "2 activation"]
     bar = pixels(view.locator(".bar canvas"))
     assert (bar[0, :, :3] == LUT).all()
+    view.evaluate("view => { view.style.width = '130px'; }")
+    for tick in view.locator(".ticks span").all():
+        assert tick.evaluate("span => span.scrollWidth <= span.clientWidth"), tick.inner_text()
 
 
 def test_a_picture_alone_and_cells_without_colours(parts):

@@ -111,6 +111,7 @@ def test_overlap_and_share_agree_with_the_server_at_every_threshold(open_view):
         expect(view.root.locator(".iou b")).to_have_text(f"{view.number('iou'):.3f}")
         seen.append(threshold)
     assert seen[0] == LOW
+    expect(view.root.locator(".ends span").first).to_have_text("\u22120.20")
     assert seen[-1] == HIGH
     assert np.diff(seen[:10]) == pytest.approx(0.1)
     assert np.diff(seen[9:14]) == pytest.approx(0.01)

@@ -107,7 +107,7 @@ def test_a_drawn_rectangle_tells_how_much_of_the_map_it_holds(open_page: Open, r
     app.session_state[rectangle_key] = (0.0, 0.0, 1.0, 1.0)
     app.run()
     words = " ".join(m.value for m in app.markdown)
-    assert "**100%** of the map’s positive values lie in your rectangle, which covers 100%" in words
+    assert "**100 %** of the map’s positive values lie in your rectangle, which covers 100 %" in words
     app.button(key="remove_rectangle").click().run()
     assert "your rectangle" not in " ".join(m.value for m in app.markdown)
 

@@ -301,3 +301,8 @@ def test_what_is_no_longer_quick_is_let_go_for_the_quick_version_of_what_is_aske
     app.session_state["may_end"].set()
     until(lambda: again.state is State.DONE)
     assert run(app).markdown[-1].value == "found 4 steps"
+
+
+def test_a_time_is_told_in_the_unit_that_suits_it() -> None:
+    told = {0: "0 s", 0.042: "42 ms", 3.82: "3.8 s", 30.7: "31 s", 389: "6 min", 7200: "2.0 h"}
+    assert {seconds: work.duration(seconds) for seconds in told} == told

@@ -492,10 +492,10 @@ function neighbours(few, many) {
 
 /** A number with so many significant digits, without trailing zeros. */
 function format(value, digits) {
-  if (!Number.isFinite(value)) return value > 0 ? "∞" : "-∞";
+  if (!Number.isFinite(value)) return value > 0 ? "∞" : "−∞";
   const size = Math.abs(value);
-  if (size !== 0 && (size < 1e-4 || size >= 1e6)) return value.toExponential(digits - 1).replace(/\.?0+e/, "e");
-  return String(Number(value.toPrecision(digits)) || 0);
+  if (size !== 0 && (size < 1e-4 || size >= 1e6)) return trueMinus(value.toExponential(digits - 1).replace(/\.?0+e/, "e"));
+  return trueMinus(String(Number(value.toPrecision(digits)) || 0));
 }
 
 /** Enough significant digits to tell the ticks of a range apart. */

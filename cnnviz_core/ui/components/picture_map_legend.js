@@ -114,8 +114,8 @@ function drawBar(canvas, lut) {
 
 /** A number with as many digits as a range of that length needs. */
 function format(value, range) {
-  if (range >= 1e5 || range < 1e-3) return value.toExponential(1).replace("-", "−");
+  if (range >= 1e5 || range < 1e-3) return trueMinus(value.toExponential(1));
   const digits = Math.max(0, Math.min(4, 2 - Math.floor(Math.log10(range) + 1e-9)));
   const text = value.toFixed(digits);
-  return (text.includes(".") ? text.replace(/\.?0+$/, "") : text).replace("-", "−");
+  return trueMinus(text.includes(".") ? text.replace(/\.?0+$/, "") : text);
 }

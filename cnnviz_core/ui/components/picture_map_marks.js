@@ -58,7 +58,7 @@ class Marks {
     context.textAlign = axis ? "right" : "center";
     context.textBaseline = axis ? "middle" : "top";
     for (let at = Math.ceil(low / step); at * step <= high; at += 1) {
-      const text = (at * step).toFixed(digits).replace("-", "−");
+      const text = trueMinus((at * step).toFixed(digits));
       const place = view.toScreen(at * step, at * step)[axis];
       const line = Math.round(place) + 0.5;
       context.beginPath();

@@ -298,14 +298,14 @@ class SimilarityView {
   number(value, origin, picture, tells = false) {
     if (!Number.isFinite(value)) return "no value";
     const exact = Boolean(origin.exact[picture]);
-    const text = value.toFixed(tells && exact ? 4 : 3).replace("-", "−");
+    const text = trueMinus(value.toFixed(tells && exact ? 4 : 3));
     return tells ? text + (exact ? " exact" : "") : text;
   }
 
   showScale({ low, high }, shown) {
     const range = [low, (low + high) / 2, high];
     const digits = this.choice().stretch ? 3 : 2;
-    const texts = range.map((value) => String(Number(value.toFixed(digits)) || 0).replace("-", "−"));
+    const texts = range.map((value) => trueMinus(String(Number(value.toFixed(digits)) || 0)));
     this.ticks[0].textContent = texts[0];
     this.ticks[1].textContent = low < high ? texts[1] : "";
     this.ticks[2].textContent = `${texts[2]} cosine similarity`;

@@ -380,7 +380,7 @@ class ThresholdView {
   }
 
   format(value) {
-    return value.toFixed(this.digits).replace(/^-(0(\.0+)?)$/, "$1");
+    return trueMinus(value.toFixed(this.digits).replace(/^-(0(\.0+)?)$/, "$1"));
   }
 
   keyOnStage(event) {
