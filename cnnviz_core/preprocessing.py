@@ -7,6 +7,7 @@ crop's place in the photo is kept in original pixels.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -162,21 +163,26 @@ class Preprocessing:
             return self._crop(Image.fromarray(pixels))
         if self.num_channels == 1:
             pixels = np.asarray(Image.fromarray(pixels).convert("L").convert("RGB"))
-        planes = torch.from_numpy(np.require(pixels, requirements="W")).permute(2, 0, 1)[None]
+        # Told to be one picture with its channels side by side, torch need not sort them into planes first.
+        planes = torch.from_numpy(np.require(pixels, requirements="W"))[None].permute(0, 3, 1, 2)
         whole = F.interpolate(planes, size, mode=self.interpolation, antialias=True)
         left, top, right, bottom = self._corners(*size)
-        return whole[0, :, top:bottom, left:right].permute(1, 2, 0).numpy()
+        crop: NDArray[np.uint8] = whole[0, :, top:bottom, left:right].permute(1, 2, 0).numpy()
+        return crop.copy()  # so that the rest is not kept
 
     def to_input(self, image: InputImage) -> Tensor:
         """Normalised input, (1, 3, H, W) float32; (1, 1, H, W) for a grey network."""
         return self.normalise(self.crop(image)[None]).contiguous()
 
-    def normalise(self, crops: NDArray[np.uint8]) -> Tensor:
-        """Normalised input (N, C, H, W) float32 of crops (N, H, W, 3), a place's channels side by side in memory."""
-        pixels = torch.from_numpy(np.require(crops[..., : self.num_channels], requirements="W"))
-        planes = pixels.permute(0, 3, 1, 2).contiguous().float()  # a channel at a time, which is one number for all
-        mean, std = (self._per_channel(values) for values in (self.mean, self.std))
-        return planes.div_(255).sub_(mean).div_(std).contiguous(memory_format=torch.channels_last)
+    def normalise(self, crops: Sequence[NDArray[np.uint8]] | NDArray[np.uint8]) -> Tensor:
+        """Normalised input (N, C, H, W) float32 of N crops (H, W, 3), a place's channels side by side in memory."""
+        height, width = crops[0].shape[:2] if len(crops) else self.input_px
+        mean, std = (torch.tensor(values, dtype=torch.float32).repeat(width) for values in (self.mean, self.std))
+        x = torch.empty((len(crops), height, width * self.num_channels))
+        for mine, crop in zip(x, crops, strict=True):  # one at a time, which stays in the cache
+            pixels = torch.from_numpy(np.require(crop[..., : self.num_channels], requirements="W"))
+            mine.copy_(pixels.flatten(1)).div_(255).sub_(mean).div_(std)
+        return x.view(len(crops), height, width, self.num_channels).permute(0, 3, 1, 2)
 
     def to_pixels(self, x: Tensor) -> NDArray[np.uint8]:
         """(H, W, 3) pixels of a normalised input (1, C, H, W); values outside 0..255 are clipped."""

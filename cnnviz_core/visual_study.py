@@ -265,7 +265,7 @@ class _Gauge:
         return np.concatenate(cosines), np.concatenate(distances)
 
     def _record(self, pictures: Pixels) -> dict[str, Tensor]:
-        crops = np.stack([self._fit.quick_crop(picture) for picture in pictures])
+        crops = [self._fit.quick_crop(picture) for picture in pictures]
         x = self._fit.normalise(crops).to(self._base.device)
         recording = probe.record(self._base.net, x, [*self.gram_layers, self.embedding_layer])
         return {

@@ -163,7 +163,7 @@ class PictureFeatures:
 
     def _anew(self, rows: Rows, vary: Callable[[Tensor], Tensor]) -> Tensor:
         crops = list(self._pool.map(lambda row: self._crop(int(row)), rows))
-        x = vary(self._model.preprocessing.normalise(np.stack(crops)).to(self._model.device))
+        x = vary(self._model.preprocessing.normalise(crops).to(self._model.device))
         parts = x.split(-(-len(x) // indexing.num_workers(self._model)))
         return torch.cat(list(self._pool.map(self._cut.features, parts)))
 
@@ -178,9 +178,7 @@ class PictureFeatures:
                 if problems is None:
                     raise
                 problems[int(row)] = str(error)
-        height, width = self._model.preprocessing.input_px
-        pixels = np.stack(crops) if crops else np.empty((0, height, width, 3), np.uint8)
-        return np.array(read, np.intp), self._model.preprocessing.normalise(pixels).to(self._model.device)
+        return np.array(read, np.intp), self._model.preprocessing.normalise(crops).to(self._model.device)
 
     def _crop(self, row: int) -> NDArray[np.uint8]:
         return embedding.read_crop(self._files[row], self._model.preprocessing)

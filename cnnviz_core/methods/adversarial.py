@@ -476,7 +476,7 @@ def drift(
     names = _parts(model.layers) if layers is None else [model.layers[name].name for name in layers]
     one, other = (model.preprocessing.crop(picture) for picture in (image, altered))
     shuffled = _strewn(one, other, np.random.default_rng(checked_seed(seed)))
-    three = model.preprocessing.normalise(np.stack([one, other, shuffled])).to(model.device)
+    three = model.preprocessing.normalise([one, other, shuffled]).to(model.device)
     with torch.no_grad():
         outputs = probe.record(model.net, three, names).outputs
     cosines = np.array([_cosines(outputs[name][-1]) for name in names], dtype=np.float32).reshape(-1, 2)

@@ -205,7 +205,7 @@ class _Seen:
         """Takes a batch of pictures."""
         vectors = []
         for side, model in enumerate(self._models):
-            crops = np.stack([crops[side] for _, *crops in read])
+            crops = [crops[side] for _, *crops in read]
             x = model.preprocessing.normalise(crops).to(model.device)
             recording = probe.record(self._nets[side], x, self._recorded(side))
             for name in self._layers:
