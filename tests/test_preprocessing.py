@@ -227,6 +227,24 @@ def test_the_picture_is_left_alone(noise_image: MakeImage) -> None:
     assert not np.shares_memory(_square(32).to_pixels(torch.zeros(1, 3, 32, 32)), crop)
 
 
+@pytest.mark.parametrize(
+    ("mean", "std"), [(HALF, HALF), ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)), ((0.3,), (0.7,))]
+)
+def test_many_crops_are_normalised_as_by_plain_arithmetic_to_the_bit(
+    mean: tuple[float, ...], std: tuple[float, ...]
+) -> None:
+    fit = Preprocessing((8, 12), mean, std)
+    crops = np.random.default_rng(0).integers(0, 256, (3, 8, 12, 3), dtype=np.uint8)
+    shown = torch.from_numpy(crops[..., : len(mean)].copy()).permute(0, 3, 1, 2)
+    expected = (shown.float() / 255 - torch.tensor(mean).view(-1, 1, 1)) / torch.tensor(std).view(-1, 1, 1)
+    cut = np.pad(crops, ((0, 0), (0, 0), (1, 1), (0, 0)))[:, :, 1:-1]
+    for given in (crops, list(crops), cut, list(cut)):
+        x = fit.normalise(given)
+        assert torch.equal(x, expected)
+        assert x.is_contiguous(memory_format=torch.channels_last)
+    assert fit.normalise([]).shape == (0, len(mean), 8, 12)
+
+
 # ---- settings -----------------------------------------------------------------------------------------------------
 
 
