@@ -90,13 +90,13 @@ def _kernels(model: LoadedModel) -> Verdict:
 
 def _class_scores(model: LoadedModel) -> Verdict:
     if model.num_classes:
-        return Verdict(Status.WORKS, f"the head gives scores for {model.num_classes} classes.")
+        return Verdict(Status.WORKS, f"the head gives scores for {model.num_classes:,} classes.")
     return Verdict(Status.NOT, "it has no classifier, so there is no class to explain.", "Explain a unit of a layer.")
 
 
 def _answer_to_change(model: LoadedModel) -> Verdict:
     if model.num_classes:
-        return Verdict(Status.WORKS, f"its answer is one of {model.num_classes} classes.")
+        return Verdict(Status.WORKS, f"its answer is one of {model.num_classes:,} classes.")
     return Verdict(
         Status.NOT, "it has no classifier, so there is no answer to change.", "Use a network with class scores."
     )
@@ -203,7 +203,7 @@ def facts(model: LoadedModel) -> list[Fact]:
     colours = "colour (3 channels)" if preprocessing.num_channels == 3 else "grey (1 channel)"
     classes = f"{model.num_classes:,}" + (" from a single score" if model.num_outputs == 1 else "")
     return [
-        Fact("Input", f"{height} x {width} px, {colours}", "What every picture is resized, cropped and normalised to."),
+        Fact("Input", f"{height} × {width} px, {colours}", "What every picture is resized, cropped and normalised to."),
         Fact(
             "Parameters",
             f"{anatomy.num_params:,}",
@@ -236,7 +236,7 @@ def facts(model: LoadedModel) -> list[Fact]:
 
 def _activations(model: LoadedModel) -> str:
     parts = [
-        f"{a.name} {a.num_calls}x" + (f" ({a.num_functional} without a module)" if a.num_functional else "")
+        f"{a.name} {a.num_calls}×" + (f" ({a.num_functional} without a module)" if a.num_functional else "")
         for a in model.anatomy.activations
     ]
     return ", ".join(parts) or "none"

@@ -297,14 +297,14 @@ def test_facts_in_words(network: Callable[[str], LoadedModel]) -> None:
         return {fact.name: fact.value for fact in doctor.facts(network(name))}
 
     lite0 = facts("lite0")
-    assert lite0["Input"] == "224 x 224 px, colour (3 channels)"
+    assert lite0["Input"] == "224 × 224 px, colour (3 channels)"
     assert lite0["Classes"] == "1,000"
     assert lite0["Head"] == "global average pooling and one linear layer"
-    assert lite0["Activations"] == "ReLU6 33x"
+    assert lite0["Activations"] == "ReLU6 33×"
     assert lite0["Pooling"] == "none"
     assert lite0["In-place code"] == "33 modules, switched off on loading; 0 operations"
     assert lite0["Computation"] == "the same for every picture"
-    assert facts("torchvision/googlenet")["Activations"] == "ReLU 57x (57 without a module)"
+    assert facts("torchvision/googlenet")["Activations"] == "ReLU 57× (57 without a module)"
     assert facts("binary")["Classes"] == "2 from a single score"
     assert facts("one_channel")["Input"] == "16 x 16 px, grey (1 channel)"
     headless = facts("headless")

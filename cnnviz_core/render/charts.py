@@ -420,7 +420,7 @@ def matrix_figure(names: Sequence[str], values: FloatArray, *, unit: str) -> go.
         zmin=-1,
         zmax=1,
         colorscale=[(at / (MISSING - 1), f"rgb({r},{g},{b})") for at, (r, g, b) in enumerate(lut.tolist())],
-        colorbar={"title": _literal(unit), "thickness": 14},
+        colorbar={"title": _literal(unit), "thickness": 14, "tickvals": [-1, 0, 1]},  # room beside two rows, too
         text=[[format_fixed(value, 2) for value in row] for row in values.tolist()],
         texttemplate="%{text}",
         hovertemplate="%{y} and %{x}: %{text}<extra></extra>",

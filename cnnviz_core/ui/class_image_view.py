@@ -50,8 +50,8 @@ def question(chosen: Selection) -> Asked:
     """Asks for classes and settings; at first the network's two best answers to the picture."""
     model = chosen.model
     class_image.check_has_classes(model)
+    classes = pickers.several_classes(chosen, most=_MOST_CLASSES)
     with frame.row():
-        classes = pickers.several_classes(chosen, most=_MOST_CLASSES)
         steps = st.slider(
             "Steps", 0, 512, 128, 8, key="class_image_steps", bind="query-params", help="More steps, clearer pictures."
         )

@@ -296,6 +296,7 @@ def indexed(
             "What is indexed is kept for everybody and need not be done again.",
             at_once=seconds <= _AT_ONCE_SECONDS,
             line="indexing",
+            about={"network": model.spec.title, "collection": collection.title, "layers": list(wanted)},
         )
         if missed:
             st.warning(frame.plain(f"{len(missed)} files could not be read just now. The first: {missed[0]}"))

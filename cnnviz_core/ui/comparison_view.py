@@ -180,6 +180,7 @@ def screening(pair: Pair, *, show_partial: Callable[[Screening], None] | None = 
         cost=f"{num:,} pictures go through both networks: about {work.duration(seconds)}.",
         show=show_partial,
         at_once=seconds <= _AT_ONCE_SECONDS,
+        about={"base": pair.base.spec.title, "tuned": pair.tuned.spec.title, "collection": collection.title},
     )
     job = work.queue().find(key)
     if job is not None:  # for the report, also if it gets ready while another part is looked at

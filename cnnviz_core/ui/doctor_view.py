@@ -10,23 +10,26 @@ from cnnviz_core import doctor
 from cnnviz_core.doctor import Status
 from cnnviz_core.layers import LayerInfo
 from cnnviz_core.models import LoadedModel
+from cnnviz_core.ui import frame
 
-_SIGNS = {Status.WORKS: "✓ works", Status.APPROXIMATE: "≈ approximate", Status.NOT: "✕ does not apply"}
+_SIGNS = {
+    Status.WORKS: "✓\u00a0works",
+    Status.APPROXIMATE: "≈\u00a0approximate",
+    Status.NOT: "✕\u00a0does not apply",
+}
 
 
 def facts(model: LoadedModel) -> None:
     """What the network is made of."""
     st.subheader("What it is made of", anchor=False)
     found = doctor.facts(model)
-    st.dataframe(
+    st.table(
         {
             "Property": [fact.name for fact in found],
-            "This network": [fact.value for fact in found],
+            "This network": [frame.plain(fact.value) for fact in found],
             "What it means": [fact.meaning for fact in found],
         },
         hide_index=True,
-        height="content",
-        key="facts",
     )
 
 
@@ -34,17 +37,15 @@ def capabilities(model: LoadedModel) -> None:
     """Every page and method: whether it fits, why, and what to use instead."""
     st.subheader("What fits it", anchor=False)
     rows = [(capability, doctor.verdict(model, name)) for name, capability in doctor.CAPABILITIES.items()]
-    st.dataframe(
+    st.table(
         {
             "Page": [capability.page for capability, _ in rows],
             "Method": [capability.title for capability, _ in rows],
             "Verdict": [_SIGNS[verdict.status] for _, verdict in rows],
-            "Why": [_sentence(verdict.reason) for _, verdict in rows],
-            "Use instead": [verdict.instead for _, verdict in rows],
+            "Why": [frame.plain(_sentence(verdict.reason)) for _, verdict in rows],
+            "Use instead": [frame.plain(verdict.instead) for _, verdict in rows],
         },
         hide_index=True,
-        height="content",
-        key="capabilities",
     )
 
 

@@ -219,6 +219,7 @@ def project(found: Indexed, wanted: Wanted) -> Projection | None:
         cost=f"{len(vectors):,} pictures: about {work.duration(seconds)}. The map is kept.",
         show=_so_far,
         at_once=seconds <= _AT_ONCE_SECONDS,
+        about={"network": found.model.spec.title, "collection": found.collection.title, **settings},
     )
     return made
 

@@ -161,18 +161,18 @@ def wanted(model: LoadedModel) -> Wanted:
     """Asks for the layers and the settings; small pictures are trained on with everything, which they make quick."""
     default = "all" if "input_px" in model.spec.preprocessing_changes else "blocks"
     pickers.start_again("scope", default, default)
+    scope = st.segmented_control(
+        "Train",
+        list(_SCOPES),
+        default=default,
+        key="scope",
+        required=True,
+        bind="query-params",
+        format_func=lambda key: _SCOPES[key],
+        help="The head is new and always trained. Alone, it takes seconds. The more of the network is trained with "
+        "it, the more pictures it takes, and the longer.",
+    )
     with frame.row():
-        scope = st.segmented_control(
-            "Train",
-            list(_SCOPES),
-            default=default,
-            key="scope",
-            required=True,
-            bind="query-params",
-            format_func=lambda key: _SCOPES[key],
-            help="The head is new and always trained. Alone, it takes seconds. The more of the network is trained with "
-            "it, the more pictures it takes, and the longer.",
-        )
         trainable = _SCOPE_LAYERS[scope](model)
         epochs = int(
             st.number_input(

@@ -49,6 +49,7 @@ def search() -> None:
         selection_mode="single-row",
         hide_index=True,
         height="auto",
+        placeholder="",  # what is not known is left empty
         column_config={
             "Top-1 (%)": st.column_config.NumberColumn(
                 help="Published ImageNet accuracy, where its library states it."

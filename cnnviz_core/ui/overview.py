@@ -21,6 +21,7 @@ _STORY = (
     ("Late", "Objects and their parts: coarse maps that say what is there more than what it looks like."),
 )
 _WALL_CHANNELS = 24
+_SECTION_PX = 210
 
 
 def what_it_saw(chosen: Selection) -> None:
@@ -118,7 +119,7 @@ def _strongest(chosen: Selection, maps: FeatureMaps, name: str) -> None:
         what=f"channels of {name} that tell places apart most",
         hints=[f"channel {c}" for c in order],
         tile_px=52,
-        max_height=300,
+        max_height=330,
     )
 
 
@@ -128,8 +129,9 @@ def onward() -> None:
     for link in frame.pages()[1:]:
         sections[link.section].append(link)
     st.subheader("Go on", anchor=False)
-    for column, (section, links) in zip(st.columns(max(2, len(sections))), sections.items(), strict=False):
-        with column:
+    row = st.container(horizontal=True, gap="medium")  # as many beside each other as have room for their names
+    for section, links in sections.items():
+        with row.container(width=_SECTION_PX):
             st.markdown(f"**{section.capitalize()}**")
             for link in links:
                 st.page_link(link.path, label=link.title, icon=f":material/{link.icon}:")

@@ -187,6 +187,7 @@ def several(
         help=help,
         bind="query-params",
         max_selections=most,
+        wrap=True,  # else a row of controls hides what is chosen
         **widget,
     )
     return chosen or list(default)

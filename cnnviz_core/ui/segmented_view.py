@@ -88,6 +88,7 @@ def draw(
         title="Find it in all pictures",
         cost=f"{len(pictures):,} pictures go through the network: about {work.duration(seconds)}.",
         show=_so_far,
+        about={"network": chosen.model.spec.title, "collection": collection.title},
     )
     if isinstance(done, _Done):
         _draw(collection, done.found, done.archive)

@@ -13,6 +13,17 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Download, Page, expect
 
+# Names of pages that are not whole, and choices that reach beyond the block that they stand in.
+CUT_OFF = """() => {
+  const names = [...document.querySelectorAll('[data-testid=stMain] [data-testid=stPageLink] p')];
+  const choices = [...document.querySelectorAll('[data-testid=stMain] [data-testid=stButtonGroup] button')];
+  const block = (choice) => choice.closest('[data-testid=stVerticalBlock]').getBoundingClientRect();
+  const cut = names.filter((name) => [name, name.parentElement, name.closest('a')].some(
+    (part) => part.scrollWidth > part.clientWidth + 1 && getComputedStyle(part).display !== 'inline'));
+  const beyond = choices.filter((choice) => choice.getBoundingClientRect().right > block(choice).right + 1);
+  return [...cut, ...beyond].map((part) => part.innerText);
+}"""
+
 
 def wall(page: Page, key: str) -> None:
     page.locator(f".st-key-{key} [data-ready]").first.wait_for()
@@ -185,6 +196,7 @@ def test_both_themes_and_a_narrow_window_have_no_overflow(app, theme: str) -> No
         "model",
         "few_shot",
         "adversarial",
+        "fine_tuning",
     )
     for path in (f"/{page}" for page in (*pages, "feature_visualization", "comparison", "activity", "report")):
         page = app.open(path)
@@ -193,3 +205,4 @@ def test_both_themes_and_a_narrow_window_have_no_overflow(app, theme: str) -> No
             " return main.scrollWidth - main.clientWidth; }"
         )
         assert wider <= 0, path
+        assert not page.evaluate(CUT_OFF), path

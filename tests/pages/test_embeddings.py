@@ -15,6 +15,7 @@ from streamlit.testing.v1 import AppTest
 
 from cnnviz_core import collections, settings
 from cnnviz_core.collections import sources
+from cnnviz_core.ui import work
 
 Open = Callable[..., AppTest]
 PAGE = "explore/embeddings"
@@ -45,6 +46,8 @@ def test_a_map_with_its_numbers_is_there_before_the_first_click(open_explore: Op
 def test_a_collection_that_was_never_indexed_is_indexed_by_itself(open_page: Open) -> None:
     app = open_page(PAGE, collection="Photos of scikit-image and scikit-learn")
     until(app, "PCA of global\\_pool · 21 pictures")
+    (record,) = work.records().all()
+    assert record.about["collection"] == "Photos of scikit-image and scikit-learn", "the list of jobs tells which"
 
 
 def test_tsne_and_umap(open_explore: Open) -> None:

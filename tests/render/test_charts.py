@@ -97,6 +97,7 @@ def test_a_matrix_keeps_digits_as_names_and_its_scale_fixed() -> None:
     figure = render.matrix_figure(["7", "3"], values, unit="rank correlation")
     heat = figure.data[0]
     assert (heat.zmin, heat.zmax) == (-1, 1)
+    assert heat.colorbar.tickvals == (-1, 0, 1), "more would lie over each other beside two rows"
     assert heat.text[0][1] == "\u22120.25"
     assert figure.layout.xaxis.type == figure.layout.yaxis.type == "category"
     assert figure.layout.yaxis.autorange == "reversed"
