@@ -306,7 +306,7 @@ def test_facts_in_words(network: Callable[[str], LoadedModel]) -> None:
     assert lite0["Computation"] == "the same for every picture"
     assert facts("torchvision/googlenet")["Activations"] == "ReLU 57× (57 without a module)"
     assert facts("binary")["Classes"] == "2 from a single score"
-    assert facts("one_channel")["Input"] == "16 x 16 px, grey (1 channel)"
+    assert facts("one_channel")["Input"] == "16 × 16 px, grey (1 channel)"
     headless = facts("headless")
     assert (headless["Classes"], headless["Head"]) == ("none", "none")
     assert headless["Output"] == "features, no class scores"
