@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeVar
@@ -24,6 +25,7 @@ T = TypeVar("T")
 
 _STORED = re.compile(r"\(([0-9a-f]{16})\)$")
 _THUMBNAIL_PX = 56
+_DIGEST_LETTERS, _TELLING_LETTERS = 16, 4
 # Layers that put out what came in: many, and nothing new to see.
 PASS_ON = ("Identity", "Dropout", "Dropout2d", "DropPath", "StochasticDepth")
 FIRST_ANSWER = -1  # the target that is whatever the network answers first
@@ -117,8 +119,10 @@ def network() -> tuple[str, str]:
     """Draws the network picker. Returns the catalogue or checkpoint id, and the weights."""
     names = checkpoint_names()
     options = [*names, *(entry.model_id for entry in catalogue.entries())]
-    if (linked := st.query_params.get("model", "")) in names:
-        names[linked] = linked  # a link has it by its id alone, and a widget in a link cannot be called anything else
+    linked = st.query_params.get("model", "")
+    network = linked.rpartition(" · ")[2]
+    if network in names and _told_apart(network, names[network]).endswith(linked):
+        names[network] = linked  # by its id alone, or as it was called before: a link's widget is called as there
     if st.session_state.get("model", catalogue.DEFAULT_MODEL) not in options:
         frame.notice(f"{st.session_state['model']} is no longer on this server; the default network is shown.")
         del st.session_state["model"]
@@ -217,7 +221,17 @@ def network_name(network: str, title: str) -> str:
 
 def checkpoint_names() -> dict[str, str]:
     """Ids of the checkpoints that this server keeps, and what they are called in pickers."""
-    return {card.checkpoint_id: network_name(card.checkpoint_id, card.name) for card in store.checkpoints()}
+    cards = store.checkpoints()
+    names = {card.checkpoint_id: network_name(card.checkpoint_id, card.name) for card in cards}
+    num = Counter(card.name for card in cards)
+    shared = {card.checkpoint_id for card in cards if num[card.name] > 1}
+    return {network: _told_apart(network, name) if network in shared else name for network, name in names.items()}
+
+
+def _told_apart(network: str, name: str) -> str:
+    """The name after a part of the digest, at which the id ends: a narrow sidebar cuts the end of a name off."""
+    part = network[-_DIGEST_LETTERS:][:_TELLING_LETTERS]
+    return name if name.startswith(f"{part} · ") else f"{part} · {name}"
 
 
 def ready_networks() -> dict[str, str]:

@@ -87,7 +87,7 @@ def _network(result: FineTuned) -> None:
         st.button("Use this network", key="use_tuned", icon=":material/check:", type="primary", on_click=use)
         # Not a plain link: what the sidebar has in this session would win over the network in it.
         if st.button("Compare with its base", key="compare_tuned", icon=":material/compare_arrows:"):
-            name = pickers.network_name(card.checkpoint_id, card.name)
+            name = pickers.checkpoint_names()[card.checkpoint_id]
             screen.go(_COMPARISON, {"model": [name], "role": ["tuned"], **_base(card)})
         st.download_button(
             "Weights (.safetensors)",
