@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import streamlit as st
 import torch
 
-from cnnviz_core import collections, render
-from cnnviz_core.collections import embedding
-from cnnviz_core.errors import BadImage
-from cnnviz_core.images import Pixels
+from cnnviz_core import render
 from cnnviz_core.methods import comparison
 from cnnviz_core.results import AnswerChanges, ChangedAnswer, Screening
-from cnnviz_core.ui import charts, comparison_view, frame, pickers, show
+from cnnviz_core.ui import charts, comparison_view, frame, glimpse, pickers, show
 from cnnviz_core.ui.comparison_view import Pair
 from cnnviz_core.ui.pickers import Selection
 
@@ -70,7 +66,7 @@ def _filter(found: AnswerChanges, screening: Screening) -> list[ChangedAnswer]:
 
 def _wall(answers: list[ChangedAnswer], screening: Screening, found: AnswerChanges) -> None:
     paths = tuple(screening.paths[answer.picture] for answer in answers)
-    atlas = thumbnails(str(screening.run.settings["collection"]), paths)
+    atlas = glimpse.thumbnails(str(screening.run.settings["collection"]), paths, 2 * _TILE_PX)
 
     def select(index: int) -> None:
         st.session_state["changed_picture"] = answers[index].picture
@@ -104,27 +100,6 @@ def _short(label: str) -> str:
     return first if len(first) <= 18 else f"{first[:17]}…"
 
 
-@st.cache_data(max_entries=16, show_spinner="Opening pictures")
-def thumbnails(collection_id: str, paths: tuple[str, ...]) -> Pixels:
-    """(n, H, W, 3) pictures of a collection made small; grey where a file has gone."""
-    collection, px = collections.open_by_id(collection_id), 2 * _TILE_PX
-
-    def small(path: str) -> Pixels:
-        try:
-            return render.thumbnail(embedding.read_reduced(embedding.File(collection.folder / path), _at_least), px)
-        except BadImage:
-            return np.full((px, px, 3), 128, np.uint8)
-
-    with ThreadPoolExecutor() as pool:
-        return np.stack(list(pool.map(small, paths)))
-
-
-def _at_least(height: int, width: int) -> tuple[int, int]:
-    """A size whose shorter side is a thumbnail's."""
-    shorter = min(height, width)
-    return 2 * _TILE_PX * height // shorter, 2 * _TILE_PX * width // shorter
-
-
 def _one(answers: list[ChangedAnswer], screening: Screening, pair: Pair, found: AnswerChanges) -> None:
     """The chosen picture, and what both networks make of it."""
     at = st.session_state["changed_picture"]
@@ -132,7 +107,9 @@ def _one(answers: list[ChangedAnswer], screening: Screening, pair: Pair, found: 
     picture, *sides = st.columns([1, 2, 2], gap="medium")
     with picture:
         collection_id = str(screening.run.settings["collection"])
-        st.image(thumbnails(collection_id, (screening.paths[answer.picture],))[0], width="stretch")
+        st.image(
+            glimpse.thumbnails(collection_id, (screening.paths[answer.picture],), 2 * _TILE_PX)[0], width="stretch"
+        )
         label = screening.labels[answer.picture]
         st.caption(
             f"{frame.plain(screening.paths[answer.picture])}" + (f" · shows {frame.plain(label)}" if label else "")

@@ -18,7 +18,7 @@ from cnnviz_core.errors import BadImage
 from cnnviz_core.images import InputImage, Pixels
 from cnnviz_core.models import LoadedModel
 from cnnviz_core.results import FloatArray, Step
-from cnnviz_core.ui import access, compute, frame, pickers, show, work
+from cnnviz_core.ui import access, compute, frame, glimpse, pickers, show, work
 from cnnviz_core.ui.components import tiles
 
 # An index that takes no longer is made without being asked for.
@@ -308,6 +308,8 @@ def indexed(
     if len(together.rows) < _FEWEST:
         if not num_missing:
             st.info(f"{frame.plain(collection.title)} has {len(together.rows)} pictures; bring {_FEWEST} or more.")
+        else:
+            glimpse.draw(collection)
         return None
     if num_missing:
         st.caption(f"Below: the {len(together.rows):,} pictures that are indexed so far.")

@@ -16,13 +16,13 @@ from cnnviz_core.methods import comparison
 from cnnviz_core.models import LoadedModel
 from cnnviz_core.render import Scale
 from cnnviz_core.results import FloatArray, Run, Screening, Study
-from cnnviz_core.ui import both_view, changed_view, comparison_view, compute, show, study_view, work
+from cnnviz_core.ui import both_view, comparison_view, compute, glimpse, show, study_view, work
 from cnnviz_core.ui.comparison_view import Pair
 from cnnviz_core.ui.pickers import Selection
 
 T = TypeVar("T")
 
-_NUM_CHANGED = 24
+_NUM_CHANGED, _CHANGED_PX = 24, 224
 _NUM_PAIRS = 3
 _NUM_CLASSES = 30
 
@@ -173,7 +173,7 @@ def _changed(pair: Pair, screening: Screening) -> Iterator[Block]:
     shown = found.answers[:_NUM_CHANGED]
     if shown:
         paths = tuple(screening.paths[answer.picture] for answer in shown)
-        small = changed_view.thumbnails(str(screening.run.settings["collection"]), paths)
+        small = glimpse.thumbnails(str(screening.run.settings["collection"]), paths, _CHANGED_PX)
         yield Pictures(
             [
                 Picture(

@@ -48,7 +48,9 @@ class Wanted:
 
 def layer(model: LoadedModel) -> str:
     """Asks for the layer: any, or the pixels, or the scores."""
-    names = [embedding.PIXELS, *(info.name for info in model.layers if info.kind not in pickers.PASS_ON)]
+    default = embedding.default_layer(model)  # may be one of those that pass on what came in
+    layers = (info.name for info in model.layers if info.kind not in pickers.PASS_ON or info.name == default)
+    names = [embedding.PIXELS, *layers]
     if model.num_classes:
         names.append(embedding.SCORES)
     linked = st.query_params.get("layer")  # as pages that show one picture name it
@@ -57,7 +59,7 @@ def layer(model: LoadedModel) -> str:
         "Layer",
         names,
         key="layer_of_vectors",
-        default=linked if linked in names else embedding.default_layer(model),
+        default=linked if linked in names else default,
         of=model.spec.title,
         name=lambda name: {embedding.PIXELS: "pixels, the baseline", embedding.SCORES: "class scores"}.get(name, name),
         help="What describes each picture: a layer’s maps, averaged over all places; by default what the classifier "

@@ -15,7 +15,7 @@ from streamlit.testing.v1 import AppTest
 
 from cnnviz_core import collections, settings
 from cnnviz_core.collections import sources
-from cnnviz_core.ui import work
+from cnnviz_core.ui import collection_view, work
 
 Open = Callable[..., AppTest]
 PAGE = "explore/embeddings"
@@ -48,6 +48,24 @@ def test_a_collection_that_was_never_indexed_is_indexed_by_itself(open_page: Ope
     until(app, "PCA of global\\_pool · 21 pictures")
     (record,) = work.records().all()
     assert record.about["collection"] == "Photos of scikit-image and scikit-learn", "the list of jobs tells which"
+
+
+def test_a_costly_collection_is_to_be_seen_before_it_is_indexed(
+    open_page: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(collection_view, "_AT_ONCE_SECONDS", 0)
+    app = open_page(PAGE, collection="Photos of scikit-image and scikit-learn")
+    assert "Run: Index the collection" in [button.label for button in app.button]
+    assert "21 of the 21 pictures, as they lie in the collection" in captions(app)
+    assert len(app.get("image")) == 1
+
+
+def test_at_first_the_layer_is_what_the_classifier_reads_also_where_a_dropout_is_before_it(
+    open_page: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(collection_view, "_AT_ONCE_SECONDS", 0)
+    app = open_page(PAGE, model="torchvision/mobilenet_v2", weights="untrained")
+    assert app.selectbox(key="layer_of_vectors").value == "classifier.0"
 
 
 def test_tsne_and_umap(open_explore: Open) -> None:
