@@ -270,8 +270,8 @@ def separation(found: Indexed) -> None:
     sampled = "a sample of " if len(chosen) < len(found.rows) else ""
     st.caption(
         f"By cosine, over {sampled}{made[0].num_rows:,} pictures with {made[0].num_labels:,} labels. Purity: of each "
-        f"picture’s {k} nearest, the share with its label. Silhouette, -1 to 1: how much closer a picture is to its "
-        "own label than to the nearest other one. The first place is the pixels themselves; what a layer adds lies "
+        f"picture’s {k} nearest, the share with its label. Silhouette, \u22121 to 1: how much closer a picture is to "
+        "its own label than to the nearest other one. The first place is the pixels themselves; what a layer adds lies "
         "above it, and a layer below it does worse than the pixels."
     )
     worst = sorted(made[-1].purity_by_label.items(), key=lambda item: item[1])

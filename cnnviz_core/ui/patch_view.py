@@ -136,7 +136,8 @@ def _about(found: Indexed, patches: TopPatches) -> None:
 
 
 def _listed(channels: NDArray[np.int64], most: int = 24) -> str:
-    return ", ".join(str(c) for c in channels[:most]) + (", …" if len(channels) > most else "")
+    more = f" and {len(channels) - most} more" if len(channels) > most else ""
+    return ", ".join(str(c) for c in channels[:most]) + more
 
 
 # ---- one channel ----------------------------------------------------------------------------------------------------

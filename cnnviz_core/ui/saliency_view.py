@@ -258,6 +258,11 @@ def view() -> tuple[Look, str]:
     return look, str(name)
 
 
+def _at_relus(picture: MapPicture) -> bool:
+    """Whether the map was made by a rule of its own at the ReLUs."""
+    return saliency.METHODS[str(picture.run.settings["method"])].needs != "gradient"
+
+
 def side_by_side(pictures: Sequence[MapPicture], look: Look) -> MapPicture | None:
     """The attributions side by side, and one of them enlarged; returns that one."""
     if not pictures:
@@ -266,10 +271,13 @@ def side_by_side(pictures: Sequence[MapPicture], look: Look) -> MapPicture | Non
     wall, one = st.columns([3, 2], gap="medium")
     with wall:
         picked, scale = gallery.grid(pictures, look, what="methods side by side")
-        st.caption(
-            "Guided backprop, guided Grad-CAM and deconvnet draw edges whatever the network has learned; the check "
-            "below shows it. A gradient says what a change would do, not what is there."
-        )
+        edges = ""
+        if any(_at_relus(picture) for picture in pictures):
+            edges = (
+                "Guided backprop, guided Grad-CAM and deconvnet draw edges whatever the network has learned; the check "
+                "below shows it. "
+            )
+        st.caption(f"{edges}A gradient says what a change would do, not what is there.")
     with one:
         closeup.draw(picked, scale, look)
         if not picked.values.any():

@@ -23,6 +23,7 @@ from cnnviz_core.ui.take_away import File
 Pixels = NDArray[np.uint8]
 
 _SO_FAR_PX = 420
+_BAR_ROWS = 4  # beside 255 columns, and as wide as the wall that it explains
 _WHOLE_PX = 1024
 
 
@@ -321,7 +322,7 @@ def colour_bar(scale: Scale, colour_map: str | None, unit: str) -> None:
         around = "Each tile has colours of its own" + (", with zero in the middle" if scale.signed else "")
         st.caption(f"{around}; compare shapes, not brightness.")
         return
-    st.image(np.repeat(lut[None, : render.MISSING], 10, axis=0), width="stretch")
+    st.image(np.repeat(lut[None, : render.MISSING], _BAR_ROWS, axis=0), width="stretch")
     low, high = render.format_value(scale.low[0]), render.format_value(scale.high[0])
     middle = ", 0 in the middle," if scale.signed else ""
     st.caption(f"From {low} on the left{middle} to {high} on the right ({unit}).")

@@ -323,7 +323,7 @@ def _measures(found: Study) -> None:
     )
     st.caption(
         "A large distance means other textures. Where both measures agree, the cosine is high where the distance is "
-        f"low, and the rank correlation is near -1: {told}."
+        f"low, and the rank correlation is near \u22121: {told}."
     )
 
 

@@ -42,6 +42,7 @@ def test_the_three_rules_stand_side_by_side_at_once(open_page: Open) -> None:
     app = open_page(PAGE)
     assert side_by_side(app) == QUICK
     assert "Gradient of class Egyptian cat" in captions(app)
+    assert "draw edges whatever the network has learned" in captions(app)
 
 
 def test_a_unit_is_explained_and_its_place_follows_the_numbers(open_page: Open) -> None:
@@ -64,6 +65,7 @@ def test_a_network_without_relus_says_what_is_not_defined_and_what_to_use(open_p
     assert side_by_side(app) == ["Gradient", "Input × gradient"]
     assert "Deconvnet, Guided backprop, Guided Grad-CAM" in captions(app)
     assert "Use the plain gradient, SmoothGrad or integrated gradients" in captions(app)
+    assert "draw edges" not in captions(app), "none of those is shown"
 
 
 def test_a_slow_method_runs_on_demand_and_tells_its_completeness(open_page: Open) -> None:
