@@ -47,7 +47,14 @@ def test_where_nothing_may_be_copied_the_link_is_shown(app: Site) -> None:
     app.page.add_init_script("delete Navigator.prototype.clipboard")  # as on a page without https
     page = app.open("/feature_maps?channel=7")
     part = page.locator(".st-key-enlarged_link")
-    part.get_by_role("button", name="Copy link").click()
+    copy = part.get_by_role("button", name="Copy link")
+    beside = page.locator(".st-key-enlarged_report").get_by_role("button").first
+    looks = [
+        (button.bounding_box()["height"], text.evaluate("text => getComputedStyle(text).fontSize"))
+        for button, text in ((copy, copy), (beside, beside.get_by_text("Add to report")))
+    ]
+    assert looks[0] == looks[1]
+    copy.click()
     field = part.get_by_role("textbox", name="Link to copy")
     expect(field).to_be_focused()
     assert field.input_value() == page.url
