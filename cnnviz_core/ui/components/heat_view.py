@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from cnnviz_core.results import FloatArray
 from cnnviz_core.ui.components import clicks, packing
 
-_view = packing.register("heat_view", "controls", "colour_bar")
+_view = packing.register("heat_view", "numerals", "controls", "colour_bar")
 
 Box = tuple[float, float, float, float]
 _THOUSANDTHS = 1000

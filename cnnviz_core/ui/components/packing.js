@@ -33,11 +33,6 @@ const parts = (globalThis[Symbol.for("cnnviz.parts")] ??= {
   },
 });
 
-/** A number's text with a true minus sign where it begins with a hyphen; as numerals.py has it. */
-function trueMinus(text) {
-  return text.replace(/^-/, "−");
-}
-
 /** The decoded picture, its colours untouched. */
 function decode(bytes, type) {
   const exact = { colorSpaceConversion: "none", premultiplyAlpha: "none" };

@@ -25,7 +25,7 @@ from cnnviz_core.results import FloatArray
 from cnnviz_core.ui.components import clicks, packing
 
 _SCRIPTS = ("plane", "pixels", *(f"picture_map_{part}" for part in ("view", "scene", "marks", "legend")))
-_map = packing.register("picture_map", *_SCRIPTS, "colour_bar")
+_map = packing.register("picture_map", "numerals", *_SCRIPTS, "colour_bar")
 
 Mode = Literal["points", "thumbnails", "auto"]
 Seams = tuple[FloatArray, FloatArray]

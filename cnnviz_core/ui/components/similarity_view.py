@@ -20,7 +20,7 @@ from cnnviz_core.results import FloatArray, Packed
 from cnnviz_core.ui.components import clicks, packing
 
 _SCRIPTS = tuple(f"similarity_view_{part}" for part in ("vectors", "pane", "lines"))
-_view = packing.register("similarity_view", *_SCRIPTS, "controls", "colour_bar")
+_view = packing.register("similarity_view", "numerals", *_SCRIPTS, "controls", "colour_bar")
 
 Join = Literal["mean", "max"]
 Place = tuple[int, int, int]

@@ -17,7 +17,7 @@ from cnnviz_core import maps
 from cnnviz_core.results import FloatArray
 from cnnviz_core.ui.components import packing, working_size
 
-_view = packing.register("threshold_view", "mask_layer")
+_view = packing.register("threshold_view", "numerals", "mask_layer")
 
 Bools = NDArray[np.bool_]
 
