@@ -11,6 +11,8 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Locator, Page, expect
 
+from cnnviz_core.numerals import true_minus
+
 COMPONENT_APP = Path(__file__).parent / "component_app.py"
 VALUES = {seed: np.random.default_rng(seed).normal(size=(7, 9)).astype(np.float32) for seed in range(3)}
 for _map in VALUES.values():
@@ -333,7 +335,7 @@ def test_readout_tells_the_value_under_the_pointer(parts):
         expect(view).to_have_attribute("data-hover", f"{row},{column}")
         value = VALUES[0][row, column]
         assert np.float32(view.get_attribute("data-value")) == value
-        number = f"{float(f'{value:.4g}'):g}"
+        number = true_minus(f"{float(f'{value:.4g}'):g}")
         expect(view.locator(".readout")).to_have_text(f"row {row}, column {column}: {number} activation")
         outline = view.locator(".pointed").bounding_box()
         assert outline["x"] == pytest.approx(box["x"] + column * box["width"] / 9, abs=1)

@@ -218,7 +218,7 @@ def test_scores_are_read_by_pointer_and_keys_also_without_a_true_mask(open_view,
         page.mouse.move(box["x"] + x * box["width"], box["y"] + y * box["height"])
         value = scores[int(y * 333), int(x * 500)]
         where = "in the mask" if value >= 0.5 else "outside"
-        expect(view.root.locator(".readout")).to_have_text(re.compile(rf"^cosine -?\d\.\d\d\d?, {where}$"))
+        expect(view.root.locator(".readout")).to_have_text(re.compile(rf"^cosine \u2212?\d\.\d\d\d?, {where}$"))
         assert view.number("value") == pytest.approx(value, abs=0.02)
     page.mouse.move(2, 2)
     view.stage.focus()
