@@ -44,9 +44,6 @@ _TRIED = 4
 _DECODING_SECONDS = 3e-3
 _BATCH = {"cpu": 16}
 _BATCH_ON_DEVICES = 64
-# Batches that are read before the first of them goes through the network: the first picture to be read after a forward
-# finds its part of the program and memory gone from the processor's cache, and takes twice as long.
-_BATCHES_READ = 4
 # The copy with folded norms must put out what the network does, to this share of the largest value.
 _ROUNDING = 1e-4
 
@@ -163,8 +160,8 @@ def embed(
     read: list[int] = []
     problems: dict[int, str] = {}
     missed: dict[int, str] = {}
-    crops = _crops(files, model.preprocessing, problems, missed)
-    for batch in _in_batches(crops, model.device):
+    batch_size = _BATCH.get(model.device.type, _BATCH_ON_DEVICES)
+    for batch in _in_batches(_crops(files, model.preprocessing, problems, missed), batch_size):
         pixels = [crop for _, crop in batch]
         x = model.preprocessing.normalise(pixels).to(model.device)
         for name, raw in sources(x, pixels).items():
@@ -205,11 +202,11 @@ def seconds_per_picture(model: LoadedModel) -> float:
     crops = list(np.random.default_rng(0).integers(0, 256, (_TRIED, height, width, 3), dtype=np.uint8))
     answer = _sources(model, (default_layer(model),))
     times = []
-    for _ in range(2):  # the first warms up
+    for _ in range(3):  # the first warms up, and another one may meet other work
         start = time.perf_counter()
         answer(model.preprocessing.normalise(crops).to(model.device), crops)
         times.append((time.perf_counter() - start) / _TRIED)
-    return times[-1] + _DECODING_SECONDS
+    return min(times) + _DECODING_SECONDS
 
 
 def check(model: LoadedModel, layers: Sequence[str], pooling: str) -> None:
@@ -296,10 +293,9 @@ def _crops(
             problems[place] = str(error)
 
 
-def _in_batches(items: Iterator[T], device: torch.device) -> Iterator[list[T]]:
-    size = _BATCH.get(device.type, _BATCH_ON_DEVICES)
-    while several := list(itertools.islice(items, _BATCHES_READ * size)):
-        yield from (several[start : start + size] for start in range(0, len(several), size))
+def _in_batches(items: Iterator[T], size: int) -> Iterator[list[T]]:
+    while batch := list(itertools.islice(items, size)):
+        yield batch
 
 
 # ---- from pictures to layers ---------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-NUM_FILES = 512
+NUM_FILES = 1024
 BATCH = 16
 ROUNDS = 5
 NETWORKS = {
