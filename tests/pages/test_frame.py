@@ -36,7 +36,7 @@ def test_a_page_that_does_not_fit_says_why(open_page: Callable[..., AppTest], pa
 @pytest.mark.usefixtures("vectors_only")
 def test_home_and_doctor_do_with_a_network_without_maps(open_page: Callable[..., AppTest]) -> None:
     assert any("nothing to show of its inside" in i.value for i in open_page().info)
-    assert "✕ does not apply" in set(open_page("manage/model").dataframe[1].value["Verdict"])
+    assert "✕\u00a0does not apply" in set(open_page("manage/model").table[1].value["Verdict"])
 
 
 def test_a_network_that_fails_to_load_is_said_and_the_rest_works(
