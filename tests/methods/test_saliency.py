@@ -337,16 +337,17 @@ class TestAgainstCaptum:
     @pytest.mark.parametrize("model_id", ["torchvision/resnet18", "torchvision/vgg11", "timm/resnet10t"])
     @pytest.mark.parametrize("baseline", ["mean", "black"])
     def test_integrated_gradients(self, model_id: str, baseline: str, zoo_64: Load, noise_image: Noise) -> None:
-        """Where rounding opens or shuts a ReLU the few values that it sees differ more than the others."""
+        """Captum in double precision; in single precision its rounding shuts ReLUs that are open, and ours others."""
         model, picture = zoo_64(model_id), noise_image(64, 64)
         x = model.to_input(picture)
-        expected, delta = IntegratedGradients(model.net).attribute(
-            x, saliency.BASELINES[baseline].make(model, x), target=7, n_steps=11, return_convergence_delta=True
+        start = saliency.BASELINES[baseline].make(model, x)
+        expected, delta = IntegratedGradients(copy.deepcopy(model.net).double()).attribute(
+            x.double(), start.double(), target=7, n_steps=11, return_convergence_delta=True
         )
         found = saliency.explain(
             model, picture, method="integrated_gradients", target=7, num_steps=11, batch_size=4, baseline=baseline
         )
-        close(found.values, expected[0].detach(), share=1e-2)
+        close(found.values, expected[0].detach(), share=1e-3)
         differences = np.abs(found.values - expected[0].detach().numpy()) / float(expected.abs().max())
         middle, most = np.quantile(differences, [0.5, 0.95])
         assert middle < 1e-6
