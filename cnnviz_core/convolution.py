@@ -2,9 +2,8 @@
 
 PyTorch's own takes the weights in one order and rearranges them at every call, forward and back, into the one that
 oneDNN computes in. Here that one is kept, for each way and for the last sizes of what is read. The activation that
-follows is applied as the convolution writes. Going back through a step of one is a convolution, too, with the kernel
-turned round, and through the larger steps of a network's first one it is several side by side, one for each place
-within a step.
+follows is applied as the convolution writes. Going back is a transposed convolution; a large kernel that reads a
+picture in larger steps goes back as several convolutions side by side, one for each place within a step.
 
 The operators are private ones of PyTorch; where they are missing, :data:`IS_THERE` is false and nothing here is used.
 """
@@ -13,7 +12,7 @@ from __future__ import annotations
 
 import copy
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
@@ -22,8 +21,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import _get_current_function_mode
 
-_REORDER = "mkldnn_reorder_conv2d_weight"
-IS_THERE = hasattr(torch.ops.mkldnn, "_convolution_pointwise") and hasattr(torch._C._nn, _REORDER)
+_OPERATORS = (
+    (torch.ops.mkldnn, "_convolution_pointwise"),
+    (torch.ops.mkldnn, "_convolution_transpose_pointwise"),
+    (torch.ops.mkldnn, "_reorder_convolution_transpose_weight"),
+    (torch._C._nn, "mkldnn_reorder_conv2d_weight"),
+)
+IS_THERE = all(hasattr(place, name) for place, name in _OPERATORS)
 
 # Sizes of what is read for which a kernel keeps its weights in order, each way: tiles of a picture have up to four.
 _MAX_SIZES = 4
@@ -32,7 +36,7 @@ _MAX_SIZES = 4
 # added in place.
 _MARK = "_cnnviz_is_activated"
 
-# Going back through steps larger than one: side by side up to so many channels; beyond, oneDNN's own way is faster.
+# Going back side by side: up to so many outputs of a kernel longer than two steps; else a transposed one is faster.
 _FEW_CHANNELS = 16
 
 
@@ -186,17 +190,15 @@ class _Kernel:
         self.bias = None if bias is None else bias.detach()
         self.stride, self.dilation, self.groups = list(stride), list(dilation), groups
         self._sides = weight.shape[2], weight.shape[3]
-        self._is_depthwise = weight.shape[0] == groups and weight.shape[1] == 1
         step = self.stride[0]
-        self._is_of_few = (
+        self._is_woven = (
             self.stride == [step, step]
             and self.dilation == [1, 1]
             and groups == 1
             and weight.shape[1] * step * step <= _FEW_CHANNELS
+            and min(self._sides) > 2 * step
         )
-        self._ahead = _Ordered(self.stride, self.dilation, groups)
-        self._turned = _Ordered([1, 1], self.dilation, groups)
-        self._side_by_side = _Ordered([1, 1], [1, 1], 1)
+        self._ahead, self._back, self._side_by_side = _Ordered(), _Ordered(), _Ordered()
 
     @classmethod
     def of(cls, conv: nn.Conv2d, weight: Tensor) -> _Kernel:
@@ -209,7 +211,7 @@ class _Kernel:
     @property
     def kept_bytes(self) -> int:
         """Memory of the rearranged weights."""
-        return sum(ordered.kept_bytes for ordered in (self._ahead, self._turned, self._side_by_side))
+        return sum(ordered.kept_bytes for ordered in (self._ahead, self._back, self._side_by_side))
 
     def check(self, x: Tensor, padding: list[int]) -> None:
         """Passes where the kernel fits into the input; else PyTorch says in its words that it does not.
@@ -223,40 +225,31 @@ class _Kernel:
 
     def ahead(self, x: Tensor, padding: list[int], activation: _Activation) -> Tensor:
         """(N, C, h, w) of inputs (N, C', H, W)."""
-        weight = self._ahead.find(x, padding, lambda: self.weight)
-        return self._ahead(x, weight, padding, self.bias, activation)
+        geometry = padding, self.stride, self.dilation, self.groups
+        weight = self._ahead.find(x.shape, lambda: _arranged(self.weight, x, *geometry))
+        result: Tensor = torch.ops.mkldnn._convolution_pointwise.default(
+            x, weight, self.bias, *geometry, activation.name, activation.numbers, ""
+        )
+        return result
 
     def back(self, gradient: Tensor, x: Tensor, padding: list[int]) -> Tensor:
         """The gradient on the inputs x, (N, C', H, W), from that on the outputs, (N, C, h, w)."""
-        around = [step * (side - 1) - pad for step, side, pad in zip(self.dilation, self._sides, padding, strict=True)]
-        if min(around) >= 0 and (self._is_depthwise or (self.groups == 1 and self.stride == [1, 1])):
-            if self.stride != [1, 1]:
-                gradient = self._spread(gradient, x, padding)
-            return self._turned(gradient, self._turned.find(gradient, around, self._turn), around)
-        if self._is_of_few:
+        if self._is_woven:
             return self._woven(gradient, x, padding)
-        result: Tensor = torch.ops.aten.convolution_backward(
-            gradient, x, self.weight, None, self.stride, padding, self.dilation, False, [0, 0], self.groups,  # noqa: FBT003
-            [True, False, False],
-        )[0]  # fmt: skip
+        unread = [  # rows and columns at the far side that the last step does not reach
+            (side + 2 * pad - dilation * (length - 1) - 1) % step
+            for side, pad, dilation, length, step in zip(
+                x.shape[2:], padding, self.dilation, self._sides, self.stride, strict=True
+            )
+        ]
+        geometry = padding, unread, self.stride, self.dilation, self.groups
+        arrange = torch.ops.mkldnn._reorder_convolution_transpose_weight.default
+        size = gradient.shape, *unread
+        weight = self._back.find(size, lambda: arrange(self.weight, *geometry, list(gradient.shape)))
+        result: Tensor = torch.ops.mkldnn._convolution_transpose_pointwise.default(
+            gradient, weight, None, *geometry, "none", [], ""
+        )
         return result
-
-    def _turn(self) -> Tensor:
-        """Weights with which a convolution goes back through steps of one."""
-        turned = self.weight.flip(2, 3)
-        return turned if self._is_depthwise else turned.transpose(0, 1)
-
-    def _spread(self, gradient: Tensor, x: Tensor, padding: list[int]) -> Tensor:
-        """The gradient on what steps of one would have put out: zeros between."""
-        rows, columns = (
-            side + 2 * pad - step * (length - 1)
-            for side, pad, step, length in zip(x.shape[2:], padding, self.dilation, self._sides, strict=True)
-        )
-        spread = torch.empty(
-            (*gradient.shape[:2], rows, columns), dtype=gradient.dtype, memory_format=torch.channels_last
-        )
-        spread.zero_()[..., :: self.stride[0], :: self.stride[1]] = gradient
-        return spread
 
     def _part(self) -> Tensor:
         """Weights for going back through larger steps, (C' * step * step, C, h, w).
@@ -274,66 +267,45 @@ class _Kernel:
         """Back through larger steps: the places within a step side by side, then woven together."""
         step = self.stride[0]
         around = [-(-side // step) - 1 for side in self._sides]
-        weight = self._side_by_side.find(gradient, around, self._part)
-        found = self._side_by_side(gradient, weight, around)
+        geometry = around, [1, 1], [1, 1], 1
+        weight = self._side_by_side.find(gradient.shape, lambda: _arranged(self._part(), gradient, *geometry))
+        found = torch.ops.mkldnn._convolution_pointwise.default(gradient, weight, None, *geometry, "none", [], "")
         (top, left), (height, width) = padding, x.shape[2:]
         woven = F.pixel_shuffle(found, step)[..., top : top + height, left : left + width]
         rows, columns = height - woven.shape[2], width - woven.shape[3]
         return F.pad(woven, (0, columns, 0, rows)) if rows or columns else woven
 
 
+def _arranged(weight: Tensor, x: Tensor, *geometry: object) -> Tensor:
+    """A convolution's weights in the order that the processor wants for inputs of the size of x."""
+    arrange: Callable[..., Tensor] = torch._C._nn.mkldnn_reorder_conv2d_weight
+    return arrange(weight.contiguous().to_mkldnn(), *geometry, list(x.shape))
+
+
 class _Ordered:
-    """Going forward with weights in the order that the processor wants.
+    """Weights in the order that the processor wants.
 
     The best order depends on the size of what is read, and another one can be three times as slow; so there is one for
     each of the last sizes. Equal inputs always meet equal orders, so that equal runs give equal numbers.
     """
 
-    def __init__(self, stride: list[int], dilation: list[int], groups: int) -> None:
-        self._stride, self._dilation, self._groups = stride, dilation, groups
-        self._kept: dict[torch.Size, Tensor] = {}
+    def __init__(self) -> None:
+        self._kept: dict[Hashable, Tensor] = {}
         self._lock = threading.Lock()
 
-    def __call__(
-        self,
-        x: Tensor,
-        weight: Tensor,
-        padding: list[int],
-        bias: Tensor | None = None,
-        activation: _Activation = _NONE,
-    ) -> Tensor:
-        """(N, C, h, w) of inputs (N, C', H, W), with weights from :meth:`find`."""
-        result: Tensor = torch.ops.mkldnn._convolution_pointwise.default(
-            x,
-            weight,
-            bias,
-            padding,
-            self._stride,
-            self._dilation,
-            self._groups,
-            activation.name,
-            activation.numbers,
-            "",
-        )
-        return result
-
-    def find(self, x: Tensor, padding: list[int], weight: Callable[[], Tensor]) -> Tensor:
-        """The weights for inputs of the size of x."""
-        found = self._kept.get(x.shape)
-        return self._arrange(x, padding, weight()) if found is None else found
+    def find(self, size: Hashable, arranged: Callable[[], Tensor]) -> Tensor:
+        """The weights for a size, arranged now if they are not there."""
+        found = self._kept.get(size)
+        if found is None:
+            found = arranged()
+            with self._lock:
+                self._kept[size] = found
+                for old in list(self._kept)[:-_MAX_SIZES]:
+                    del self._kept[old]
+        return found
 
     @property
     def kept_bytes(self) -> int:
         """Memory of the rearranged weights."""
         with self._lock:
             return sum(tensor.numel() * tensor.element_size() for tensor in self._kept.values())
-
-    def _arrange(self, x: Tensor, padding: list[int], weight: Tensor) -> Tensor:
-        arrange = getattr(torch._C._nn, _REORDER)
-        plain = weight.contiguous().to_mkldnn()
-        found: Tensor = arrange(plain, padding, self._stride, self._dilation, self._groups, list(x.shape))
-        with self._lock:
-            self._kept[x.shape] = found
-            for size in list(self._kept)[:-_MAX_SIZES]:
-                del self._kept[size]
-        return found
