@@ -9,8 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -20,6 +22,7 @@ from torch.nn import functional as F
 
 from cnnviz_core.errors import BadSetting
 from cnnviz_core.images import InputImage
+from cnnviz_core.results import FloatArray
 
 Box = tuple[float, float, float, float]
 
@@ -164,10 +167,10 @@ class Preprocessing:
         if self.num_channels == 1:
             pixels = np.asarray(Image.fromarray(pixels).convert("L").convert("RGB"))
         # Told to be one picture with its channels side by side, torch need not sort them into planes first.
-        planes = torch.from_numpy(np.require(pixels, requirements="W"))[None].permute(0, 3, 1, 2)
-        whole = F.interpolate(planes, size, mode=self.interpolation, antialias=True)
+        planes = torch.from_numpy(np.require(pixels, requirements="W").reshape(1, *pixels.shape).transpose(0, 3, 1, 2))
+        whole = F.interpolate(planes, size, mode=self.interpolation, antialias=True).numpy()
         left, top, right, bottom = self._corners(*size)
-        crop: NDArray[np.uint8] = whole[0, :, top:bottom, left:right].permute(1, 2, 0).numpy()
+        crop: NDArray[np.uint8] = whole[0, :, top:bottom, left:right].transpose(1, 2, 0)
         return crop.copy()  # so that the rest is not kept
 
     def to_input(self, image: InputImage) -> Tensor:
@@ -177,18 +180,24 @@ class Preprocessing:
     def normalise(self, crops: Sequence[NDArray[np.uint8]] | NDArray[np.uint8]) -> Tensor:
         """Normalised input (N, C, H, W) float32 of N crops (H, W, 3), a place's channels side by side in memory."""
         height, width = crops[0].shape[:2] if len(crops) else self.input_px
-        mean, std = (torch.tensor(values, dtype=torch.float32).repeat(width) for values in (self.mean, self.std))
-        x = torch.empty((len(crops), height, width * self.num_channels))
-        for mine, crop in zip(x, crops, strict=True):  # one at a time, which stays in the cache
-            pixels = torch.from_numpy(np.require(crop[..., : self.num_channels], requirements="W"))
-            mine.copy_(pixels.flatten(1)).div_(255).sub_(mean).div_(std)
-        return x.view(len(crops), height, width, self.num_channels).permute(0, 3, 1, 2)
+        x = np.empty((len(crops), height, width, self.num_channels), np.float32)
+        for mine, crop in zip(x, crops, strict=True):
+            cv2.LUT(crop[..., : self.num_channels], self._normalised, dst=mine)
+        return torch.from_numpy(x).permute(0, 3, 1, 2)
 
     def to_pixels(self, x: Tensor) -> NDArray[np.uint8]:
         """(H, W, 3) pixels of a normalised input (1, C, H, W); values outside 0..255 are clipped."""
         unit = x[0].detach().cpu() * self._per_channel(self.std) + self._per_channel(self.mean)
         pixels = (unit.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0)
         return pixels.expand(-1, -1, 3).numpy().copy()
+
+    @cached_property
+    def _normalised(self) -> FloatArray:
+        """What the network gets for each value of a pixel, (1, 256, C)."""
+        unit = torch.arange(256, dtype=torch.float32)[:, None] / 255
+        mean, std = (torch.tensor(values, dtype=torch.float32) for values in (self.mean, self.std))
+        table: FloatArray = unit.sub(mean).div(std)[None].numpy()
+        return table
 
     @staticmethod
     def _per_channel(values: tuple[float, ...]) -> Tensor:
