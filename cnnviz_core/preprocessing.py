@@ -178,8 +178,14 @@ class Preprocessing:
         return self.normalise(self.crop(image)[None]).contiguous()
 
     def normalise(self, crops: Sequence[NDArray[np.uint8]] | NDArray[np.uint8]) -> Tensor:
-        """Normalised input (N, C, H, W) float32 of N crops (H, W, 3), a place's channels side by side in memory."""
+        """Normalised input (N, C, H, W) float32 of N crops (H, W, 3), a place's channels side by side in memory.
+
+        Raises:
+            ValueError: The crops differ in size.
+        """
         height, width = crops[0].shape[:2] if len(crops) else self.input_px
+        if any(crop.shape[:2] != (height, width) for crop in crops):  # else the table's results would lie elsewhere
+            raise ValueError("crops of one size only make one input")
         x = np.empty((len(crops), height, width, self.num_channels), np.float32)
         for mine, crop in zip(x, crops, strict=True):
             cv2.LUT(crop[..., : self.num_channels], self._normalised, dst=mine)
