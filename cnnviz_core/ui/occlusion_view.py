@@ -20,6 +20,7 @@ from cnnviz_core.ui.gallery import Look, MapPicture
 from cnnviz_core.ui.pickers import Selection
 
 _PREVIEW_PER_SIDE = 7
+_SIDE_PX = 360  # the map and the charts of the places stand side by side where each has as much room
 _HAND_CELLS = 32
 _HAND_PX = 420
 _CELL = re.compile(r"(\d{1,4})~(\d{1,4})")
@@ -133,15 +134,15 @@ def draw(chosen: Selection, found: Occlusion, look: Look) -> MapPicture:
     about = f"patch {found.patch_px} px, step {found.stride_px} px"
     title = f"Occlusion, drop of the score of {found.target_label}, {about}"
     drops = MapPicture("Drop per pixel", found.heatmap, found.run, "result.heatmap", chosen, title, "score")
-    one, places = st.columns(2, gap="medium")
-    with one:
+    sides = st.grid(2, min_column_width=_SIDE_PX, gap="medium")
+    with sides.cell():
         closeup.draw(drops, look.scales([found.heatmap])[0], look)
         frame.caption(chosen, title, f"{found.num_forwards:,} forwards", f"{found.run.seconds:.1f} s")
         st.caption(
             "Mean loss of the score over all patches that cover a pixel: red hid something that speaks for the class, "
             "blue something against it."
         )
-    with places:
+    with sides.cell():
         _probabilities(chosen, found)
         _winners(chosen, found)
     return drops

@@ -122,6 +122,19 @@ def test_the_patch_follows_the_pointer_and_the_answer_the_patch(app) -> None:
     app.idle()
 
 
+def test_the_charts_of_the_places_are_beside_the_map_where_there_is_room_else_below(app) -> None:
+    page = app.open("/occlusion")
+    for width, is_beside in ((1400, True), (800, False)):
+        page.set_viewport_size({"width": width, "height": 900})
+        view, chart = ready(page, "closeup"), page.locator(".st-key-probabilities .main-svg").first
+        expect(chart).to_be_visible()
+        app.idle()
+        page.wait_for_timeout(500)  # the chart follows the width
+        map_box, chart_box = view.bounding_box(), chart.bounding_box()
+        assert (chart_box["x"] > map_box["x"] + 300) == is_beside, (map_box, chart_box)
+        assert chart_box["width"] > 400, chart_box
+
+
 def test_the_trust_panel_gives_a_verdict(app) -> None:
     page = app.open("/cam?map=Grad-CAM&check=is+it+cheating%3F")
     page.get_by_role("button", name="Run: Is it cheating?").click()
