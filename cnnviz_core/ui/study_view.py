@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -24,6 +24,7 @@ from cnnviz_core.ui.pickers import Selection
 _TILE_PX = 150
 _MOST_LAYERS = 8
 _LIVE_PAIRS = 12
+_QUICK_CHANNELS, _QUICK_STEPS, _QUICK_PX = 2, 24, 96
 _CHANNELS = (4, 8, 12, 16, 24, 32, 64, 0)  # 0 is all
 
 CAVEATS = (
@@ -66,36 +67,68 @@ class Looks:
             "seed": self.seed,
         }
 
+    def made(self, found: Study) -> bool:
+        """Whether a study is of these, and not the quick one."""
+        return all(found.run.settings[name] == value for name, value in self.settings().items() if name != "layers")
+
 
 def draw(_chosen: Selection, pair: Pair) -> None:
-    """The settings, the button, and what came out of it."""
+    """The settings, the button, and what came out of it; until then, a few small pictures of each layer."""
     looks = _looks(pair)
-    key = repr(("study", pair.key, looks))
+    quick = replace(
+        looks,
+        channels=min(looks.channels or _QUICK_CHANNELS, _QUICK_CHANNELS),
+        steps=min(looks.steps, _QUICK_STEPS),
+        size_px=min(looks.size_px, _QUICK_PX),
+    )
+    found: Study | None = work.asked_or_quick(
+        partial(_find, pair),
+        looks,
+        quick,
+        name="study",
+        title="Make and compare the pictures",
+        quick_title="Quick pictures",
+        below=f"quick pictures of {quick.channels} channels of each layer, of {quick.steps} steps at {quick.size_px} "
+        "pixels",
+    )
+    key = _key(pair, looks)
+    if work.queue().find(key) is not None:  # for the report, also if it gets ready while another part is looked at
+        st.session_state["comparison_study"] = key
+    if found is None or not found.layers:
+        _what_to_expect(pair)
+    elif looks.made(found):
+        _similarities(found)
+        _failures(found)
+        _measures(found)
+        _pairs(found)
+        _caveats()
+    else:
+        _glimpse(found)
+        _what_to_expect(pair)
+
+
+def _key(pair: Pair, looks: Looks) -> str:
+    return repr(("study", pair.key, looks))
+
+
+def _find(pair: Pair, looks: Looks, *, name: str, title: str, at_once: bool | None) -> Study | None:
     total, missing = visual_study.num_pictures(pair.base, pair.tuned, **looks.settings())
     each = _seconds_per_step(pair.base.spec.weights_hash, looks.layers[-1], looks.size_px, pair.base)
     seconds = missing * looks.steps * each
     kept = f" {total - missing:,} of {total:,} are there already." if missing < total else ""
     found: Study | None = work.until_done(
         lambda on_step: comparison.study(pair.base, pair.tuned, on_step=on_step, **looks.settings()),
-        key=key,
-        name="study",
-        title="Make and compare the pictures",
+        key=_key(pair, looks),
+        name=name,
+        title=title,
         cost=f"{missing:,} pictures of {looks.steps} steps: about {work.duration(seconds)}.{kept} What is made "
         "is kept, so a study that is broken off goes on where it was.",
-        show=_live,
+        show=partial(_live, key=f"{name}_so_far"),
+        at_once=at_once,
         hint="Lower the side of the pictures",
         about={"base": pair.base.spec.title, "tuned": pair.tuned.spec.title, **looks.settings()},
     )
-    if work.queue().find(key) is not None:  # for the report, also if it gets ready while another part is looked at
-        st.session_state["comparison_study"] = key
-    if found is None or not found.layers:
-        _what_to_expect(pair)
-        return
-    _similarities(found)
-    _failures(found)
-    _measures(found)
-    _pairs(found)
-    _caveats()
+    return found
 
 
 def _looks(pair: Pair) -> Looks:
@@ -140,12 +173,26 @@ def _what_to_expect(pair: Pair) -> None:
         st.caption("These two networks were trained apart, so a channel of one has no counterpart in the other.")
 
 
-def _live(found: Study) -> None:
+def _live(found: Study, *, key: str) -> None:
     """The pairs that are there, the latest first."""
     latest = [(layer, at) for layer in found.layers for at in range(len(layer.channels))][::-1][:_LIVE_PAIRS]
     if latest:
-        _wall([(layer, at) for layer, at in latest], key="study_so_far", what="Pairs so far")
+        _wall([(layer, at) for layer, at in latest], key=key, what="Pairs so far")
         st.caption("Left the base network, right the tuned one; the latest first, with their cosine.")
+
+
+def _glimpse(found: Study) -> None:
+    """The pairs of the quick study, layer by layer; too few for any figure of a layer."""
+    with st.container(horizontal=True, gap="medium"):
+        for one in found.layers:
+            with st.container(width=2 * _TILE_PX):
+                st.markdown(f"**{frame.plain(one.layer)}**")
+                _wall([(one, at) for at in range(len(one.channels))], key=f"quick_{one.layer}", what=one.layer)
+    st.caption(
+        "Left the base network’s picture, right the tuned one’s; below, channel and cosine. So early in their making, "
+        "many pictures still look like the noise that they began from: too little to judge a channel by, and too few "
+        "to judge a layer."
+    )
 
 
 # ---- figures, on the page and in the report --------------------------------------------------------------------------

@@ -52,6 +52,10 @@ def test_the_study_fills_in_and_its_charts_are_taken_away(
 ) -> None:
     few = {"study_layers": "blocks.6.0", "study_channels": "4", "study_steps": "16", "study_size": "64"}
     app = open_page(PAGE, part="What channels look for", **few)
+    until(app, "quick pictures of 2 channels of each layer, of 16 steps at 64 pixels")  # before the first click
+    assert "too few to judge a layer" in captions(app)
+    assert not app.get("plotly_chart")
+    assert "comparison_study" not in app.session_state  # a report takes nothing of it
     app.button(key="study_run").click().run()
     until(app, "Each point is a channel")
     charts = {"study_boxes", "study_failures", "study_grey_base", "study_grey_tuned", "study_gram", "study_measures"}
