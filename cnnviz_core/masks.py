@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from cnnviz_core.errors import BadSetting
 from cnnviz_core.images import InputImage
+from cnnviz_core.numerals import format_percent
 from cnnviz_core.results import FloatArray, IouCurve, Mask
 
 Bools = NDArray[np.bool_]
@@ -125,7 +126,9 @@ def _threshold(values: NDArray[Any], name: str) -> tuple[Bools, tuple[str, ...]]
     high = float(values.max())
     white = next((white for white in (1.0, 255.0, 65535.0) if high <= white), high)
     grey = float(((values > 0) & (values < white)).mean())
-    notice = f"{grey:.1%} of the pixels of {name} are grey; those lighter than half of white count as object."
+    notice = (
+        f"{format_percent(grey, 1)} of the pixels of {name} are grey; those lighter than half of white count as object."
+    )
     return values > white / 2, (notice,) if grey else ()
 
 

@@ -183,7 +183,7 @@ class TestMotorcycle:
         (left, mask), (query, _) = stereo.motorcycle_pair()
         small = mask.values[::2, ::2].astype(np.uint8) * 200
         found = similarity.few_shot(lite0, [(left, small)], query, size_px=256)
-        assert [notice.split(" ")[0] for notice in found.notices] == ["29.3%", "Mask"]
+        assert [notice.partition(" ")[0] for notice in found.notices] == ["29.3", "Mask"]
         whole = similarity.few_shot(lite0, [(left, mask)], query, size_px=256)
         assert whole.notices == ()
         assert masks.iou(found.mask.values, whole.mask.values) > 0.95

@@ -39,7 +39,9 @@ class TestCheck:
     def test_grey_is_cut_at_half_with_a_notice(self) -> None:
         found, notices = masks.check(np.array([[0, 127, 128, 255]], dtype=np.uint8), (1, 4), name="mask 2")
         assert found.tolist() == [[False, False, True, True]]
-        assert notices == ("50.0% of the pixels of mask 2 are grey; those lighter than half of white count as object.",)
+        assert notices == (
+            "50.0 % of the pixels of mask 2 are grey; those lighter than half of white count as object.",
+        )
         assert masks.check(np.array([[0.4, 0.6]]), (1, 2))[0].tolist() == [[False, True]]
         colours = images.from_pixels(np.array([[[255, 255, 0], [255, 0, 0]]], dtype=np.uint8), name="colours")
         assert masks.check(colours, (1, 2))[0].tolist() == [[True, False]]

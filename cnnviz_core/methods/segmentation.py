@@ -29,6 +29,7 @@ from cnnviz_core import maps
 from cnnviz_core.errors import BadSetting, NotApplicable
 from cnnviz_core.images import InputImage
 from cnnviz_core.maps import FloatArray, MapLike
+from cnnviz_core.numerals import format_percent
 from cnnviz_core.preprocessing import Box
 from cnnviz_core.results import Mask
 
@@ -128,8 +129,8 @@ def refine(image: InputImage, heatmap: MapLike, *, threshold: float, num_iterati
     share = float((maps.resize(values, _work_shape(image)) >= threshold).mean())
     if not 0 < share < _LARGEST_SHARE:
         raise NotApplicable(
-            f"At this threshold the mask covers {share:.0%} of the picture, so colours of object and background cannot "
-            "be learned from it; move the threshold."
+            f"At this threshold the mask covers {format_percent(share)} of the picture, so colours of object and "
+            "background cannot be learned from it; move the threshold."
         )
     return grabcut(
         image,

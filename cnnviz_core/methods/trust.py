@@ -41,7 +41,7 @@ from cnnviz_core.errors import BadSetting, NotApplicable, checked_seed
 from cnnviz_core.images import InputImage, Pixels
 from cnnviz_core.maps import FloatArray, MapLike
 from cnnviz_core.models import LoadedModel
-from cnnviz_core.numerals import format_fixed
+from cnnviz_core.numerals import format_fixed, format_percent
 from cnnviz_core.results import (
     Agreement,
     ContextEdit,
@@ -695,8 +695,8 @@ def _context_verdict(result: ContextTest) -> str:
     whole = result.whole.probability
     enough = (without["background"] >= _ENOUGH * whole, without["object"] >= _ENOUGH * whole)
     evidence = (
-        f" {result.evidence_outside:.0%} of the map’s evidence lies outside the object, which leaves "
-        f"{result.area_outside:.0%} of the area."
+        f" {format_percent(result.evidence_outside)} of the map’s evidence lies outside the object, which leaves "
+        f"{format_percent(result.area_outside)} of the area."
     )
     return (
         f"{_CONTEXT_VERDICTS[enough]} Probability of {result.target_label}: {whole:.2f} in the whole picture, "

@@ -16,13 +16,15 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 
 from cnnviz_core.images import Pixels
-from cnnviz_core.numerals import format_fixed, format_value
+from cnnviz_core.numerals import format_fixed, format_percent, format_value
 from cnnviz_core.render.colour import MISSING, find_colour_map
 from cnnviz_core.results import FloatArray
 
 _BLUE = "#0072B2"
 SERIES_COLOURS = (_BLUE, "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
 SERIES_MARKERS = ("circle", "square", "diamond", "triangle-up", "cross", "x")
+# An axis of shares, 0..1. Plotly writes 20%, so each of its texts is replaced by ours.
+SHARES = {"tickformat": ".0%", "labelalias": {f"{number}%": format_percent(number / 100) for number in range(101)}}
 _SPACE_SHAPES = ("circle", "square", "diamond", "cross", "x")
 _MARK_COLOUR = "#D55E00"
 _MID_GREY = "rgba(128, 128, 128, 0.35)"
@@ -99,7 +101,7 @@ def probability_bars(labels: Sequence[str], probabilities: Sequence[float]) -> g
     )
     figure = figure_of(bars, height=40 + 30 * len(labels))
     figure.update_layout(bargap=0.3, showlegend=False, margin={"r": 60}, meta={"name": "class"})
-    figure.update_xaxes(range=[0, 1], tickformat=".0%", title="probability")
+    figure.update_xaxes(range=[0, 1], **SHARES, title="probability")
     figure.update_yaxes(
         autorange="reversed",
         tickvals=places,
@@ -300,6 +302,7 @@ def curves_figure(
         unit: What the values are.
         band: (S,) lower and upper edge of a grey area behind the lines, such as the range of random draws.
     """
+    shares = [format_percent(at) for at in x]
     lines = [
         go.Scatter(
             x=x,
@@ -308,7 +311,8 @@ def curves_figure(
             mode="lines+markers",
             line={"color": SERIES_COLOURS[at % len(SERIES_COLOURS)], "width": 2},
             marker={"size": 6, "symbol": SERIES_MARKERS[at % len(SERIES_MARKERS)]},
-            hovertemplate="%{x:.0%}: %{y:.3f}",
+            text=shares,
+            hovertemplate="%{text}: %{y:.3f}",
         )
         for at, (name, values) in enumerate(series.items())
     ]
@@ -321,7 +325,7 @@ def curves_figure(
         )
     figure = figure_of(*edges, *lines, height=300)
     figure.update_layout(legend={"orientation": "h", "y": 1.02, "yanchor": "bottom"})
-    figure.update_xaxes(title=_literal(x_title), tickformat=".0%")
+    figure.update_xaxes(title=_literal(x_title), **SHARES)
     figure.update_yaxes(title=_literal(unit), range=[0, 1])
     return figure
 

@@ -188,7 +188,7 @@ def _axis(axis: Any, values: Floats, px: tuple[float, float], ticks: Sequence[tu
         []
         if axis.showticklabels is False
         else ticks
-        or [(10**at if is_log else at, _tick_text(10**at if is_log else at)) for at in _round_steps(low, high)]
+        or [(value, _tick_text(value, axis)) for value in (10**at if is_log else at for at in _round_steps(low, high))]
     )
     return _Axis(low, high, start, end, is_log, drawn)
 
@@ -202,7 +202,13 @@ def _round_steps(low: float, high: float, num: int = 6) -> list[float]:
     return [round(at * step, 12) for at in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
-def _tick_text(value: float) -> str:
+def _tick_text(value: float, axis: Any) -> str:
+    if (axis.tickformat or "").endswith("%"):
+        return f"{_number_text(100 * value)} %"
+    return _number_text(value)
+
+
+def _number_text(value: float) -> str:
     return true_minus(f"{value:.4g}")
 
 
@@ -400,7 +406,7 @@ def _heat(trace: Any, x: _Axis, y: _Axis, groups: Sequence[str], _colour: str) -
                 text = html.unescape(str(trace.text[row][column]))
                 yield _write(text, (left + right) / 2, (top + foot) / 2 + 4, anchor="middle", ink=ink)
     if _has_scale(trace):
-        yield from _scale(colours, low, high, html.unescape(str(trace.colorbar.title.text or "")), x, y)
+        yield from _scale(colours, low, high, trace.colorbar, x, y)
 
 
 def _nearest_colour(colours: Sequence[tuple[float, str]], share: float) -> str:
@@ -410,7 +416,7 @@ def _nearest_colour(colours: Sequence[tuple[float, str]], share: float) -> str:
 
 
 def _scale(
-    colours: Sequence[tuple[float, str]], low: float, high: float, title: str, x: _Axis, y: _Axis
+    colours: Sequence[tuple[float, str]], low: float, high: float, bar: Any, x: _Axis, y: _Axis
 ) -> Iterable[str]:
     """What the colours mean, beside the plot."""
     left, top, foot = x.end_px + 12, min(y.start_px, y.end_px), max(y.start_px, y.end_px)
@@ -419,9 +425,9 @@ def _scale(
         colour = html.escape(_nearest_colour(colours, (at + 0.5) / _SHADES))
         place = f'x="{left:.1f}" y="{foot - (at + 1) * each:.2f}" width="12" height="{each + 0.3:.2f}"'
         yield f'<rect {place} fill="{colour}"/>'
-    yield _write(_tick_text(high), left + 16, top + 10)
-    yield _write(_tick_text(low), left + 16, foot)
-    yield _write(title, left + 30, (top + foot) / 2, anchor="middle", turn=-90)
+    yield _write(_tick_text(high, bar), left + 16, top + 10)
+    yield _write(_tick_text(low, bar), left + 16, foot)
+    yield _write(html.unescape(str(bar.title.text or "")), left + 30, (top + foot) / 2, anchor="middle", turn=-90)
 
 
 _DRAW: dict[str, Callable[[Any, _Axis, _Axis, Sequence[str], str], Iterable[str]]] = {

@@ -9,7 +9,8 @@ import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import NDArray
 
-from cnnviz_core.render.charts import SERIES_COLOURS, SERIES_MARKERS, figure_of
+from cnnviz_core.numerals import format_percent
+from cnnviz_core.render.charts import SERIES_COLOURS, SERIES_MARKERS, SHARES, figure_of
 from cnnviz_core.render.colour import MISSING, find_colour_map
 
 _MOST_WRITTEN = 30  # classes, up to which every cell of a matrix has its number
@@ -80,7 +81,8 @@ def epochs_figure(
             mode="lines+markers",
             line={"color": SERIES_COLOURS[at % len(SERIES_COLOURS)], "width": 2},
             marker={"size": 7, "symbol": SERIES_MARKERS[at % len(SERIES_MARKERS)]},
-            hovertemplate="epoch %{x}: %{y:.1%}" if is_share else "epoch %{x}: %{y:.4g}",
+            text=[format_percent(value, 1) for value in values] if is_share else None,
+            hovertemplate="epoch %{x}: %{text}" if is_share else "epoch %{x}: %{y:.4g}",
         )
         for at, (name, values) in enumerate(series.items())
     ]
@@ -89,7 +91,7 @@ def epochs_figure(
     figure.update_xaxes(title="epoch", range=[-0.3, num_epochs + 0.3], dtick=max(1, num_epochs // 10))
     figure.update_yaxes(title=_literal(unit), rangemode="tozero")
     if is_share:
-        figure.update_yaxes(tickformat=".0%")
+        figure.update_yaxes(**SHARES)
     figure.add_vline(best, line={"color": _MARK, "width": 1, "dash": "dot"})
     if level is not None and np.isfinite(level[1]):
         figure.add_hline(
@@ -128,7 +130,7 @@ def confusion_figure(
         zmin=0,
         zmax=1,
         colorscale=[(at / (MISSING - 1), f"rgb({r},{g},{b})") for at, (r, g, b) in enumerate(lut.tolist())],
-        colorbar={"title": "share of row", "thickness": 14, "tickformat": ".0%"},
+        colorbar={"title": "share of row", "thickness": 14, **SHARES},
         text=[[str(count) if count else "" for count in row] for row in counts.tolist()],
         texttemplate="%{text}" if num <= _MOST_WRITTEN else None,
         hoverinfo="skip",

@@ -133,6 +133,9 @@ def test_the_charts_of_the_places_are_beside_the_map_where_there_is_room_else_be
         map_box, chart_box = view.bounding_box(), chart.bounding_box()
         assert (chart_box["x"] > map_box["x"] + 300) == is_beside, (map_box, chart_box)
         assert chart_box["width"] > 400, chart_box
+    ticks = page.locator(".st-key-hand_bars .xtick text").all_text_contents()
+    assert {"0 %", "100 %"} <= set(ticks)
+    assert all(tick.endswith(" %") for tick in ticks)
 
 
 def test_the_trust_panel_gives_a_verdict(app) -> None:

@@ -89,6 +89,7 @@ def test_curves_stand_over_their_band() -> None:
     assert first.name == "a&lt;b"
     assert list(second.y) == [1, 0.5, 0]
     assert figure.layout.yaxis.range == (0, 1)
+    assert list(first.text) == ["0 %", "50 %", "100 %"]  # for the pointer
     assert len(render.curves_figure(x, {"a": x}, x_title="", unit="").data) == 1
 
 

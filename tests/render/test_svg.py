@@ -153,3 +153,10 @@ def test_odd_points_in_space_are_drawn() -> None:
             values.astype(np.float32), colours=None, captions=["a"] * len(values), axes=("a", "b", "c"), height=300
         )
         assert b"nan" not in render.svg(figure)
+
+
+def test_shares_are_in_per_cent_at_their_axis_and_beside_their_colours() -> None:
+    assert {"0 %", "20 %", "100 %"} <= set(texts(drawn(render.probability_bars(["a"], [0.5]))))
+    written = texts(drawn(render.confusion_figure(["a", "b"], np.eye(2, dtype=np.int64))))
+    assert {"0 %", "100 %"} <= set(written)
+    assert not any(text.endswith(" %") for text in texts(drawn(render.depth_profile(["a"], {"x": [0.2]}, unit="p"))))

@@ -26,6 +26,8 @@ def test_epochs_leave_room_for_those_to_come() -> None:
     assert [list(line.y) for line in figure.data] == [[1, 0.5], [1, 0.8]]
     assert {shape.x0 for shape in figure.layout.shapes} >= {1}
     assert {shape.y0 for shape in figure.layout.shapes} >= {0.7}
+    shares = render.epochs_figure([0], {"training": [0.123]}, unit="accuracy", num_epochs=1, best=0, is_share=True)
+    assert shares.data[0].text == ("12.3 %",)  # for the pointer
 
 
 def test_the_confusion_matrix_has_a_point_for_each_cell() -> None:
