@@ -454,11 +454,18 @@ def places_figure(
         y=tops + patch_px / 2,
         z=values,
         colorscale=[(at / (MISSING - 1), f"rgb({r},{g},{b})") for at, (r, g, b) in enumerate(lut.tolist())],
-        colorbar={"title": _literal(unit), "thickness": 14},
+        # Below, since a bar beside a square leaves little of it in a narrow column.
+        colorbar={
+            "title": {"text": _literal(unit), "side": "bottom"},
+            "thickness": 14,
+            "orientation": "h",
+            "y": -0.22,
+            "yanchor": "top",
+        },
         zhoverformat=".3g",
         hovertemplate="centre %{x:.0f} px across, %{y:.0f} px down: %{z}<extra></extra>",
     )
-    figure = figure_of(heat, height=320)
+    figure = figure_of(heat, height=400)
     figure.update_yaxes(autorange="reversed", scaleanchor="x", constrain="domain", showgrid=False, title="px down")
     figure.update_xaxes(constrain="domain", showgrid=False, title="px across")
     return figure
@@ -495,8 +502,10 @@ def categories_figure(values: NDArray[np.int64], names: Mapping[int, str]) -> go
         )
         for at, title in zip(used, titles, strict=True)
     ]
-    figure = figure_of(heat, *legend, height=320)
-    figure.update_layout(legend={"orientation": "v"}, meta={"y": "row", "x": "column", "name": "kind"})
+    figure = figure_of(heat, *legend, height=360)
+    figure.update_layout(
+        legend={"orientation": "h", "y": -0.02, "yanchor": "top"}, meta={"y": "row", "x": "column", "name": "kind"}
+    )
     figure.update_yaxes(autorange="reversed", scaleanchor="x", constrain="domain", showgrid=False, showticklabels=False)
     figure.update_xaxes(constrain="domain", showgrid=False, showticklabels=False)
     return figure
@@ -638,6 +647,8 @@ def figure_of(*traces: go.Bar | go.Scatter | go.Heatmap | go.Box, height: int) -
         paper_bgcolor="rgba(0, 0, 0, 0)",
         plot_bgcolor="rgba(0, 0, 0, 0)",
         hoverlabel={"align": "left"},
+        # Made of the paper’s colour otherwise, which is taken for black: a dark bar over the legend.
+        modebar={"bgcolor": "rgba(0, 0, 0, 0)", "color": _MID_GREY, "activecolor": "rgb(128, 128, 128)"},
     )
     figure.update_xaxes(automargin=True, gridcolor=_MID_GREY, zeroline=False)
     figure.update_yaxes(automargin=True, gridcolor=_MID_GREY, zeroline=False)

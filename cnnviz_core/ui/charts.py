@@ -19,6 +19,8 @@ from cnnviz_core.ui.take_away import File
 
 # The numbers of a chart where the figure has others: by column, all of one length.
 Table = Mapping[str, Sequence[object]]
+# What the row below does better, or the wheel and a double click do, too; the fewer, the less of the legend is covered.
+_PLOTLY = {"modeBarButtonsToRemove": ["toImage", "zoomIn2d", "zoomOut2d", "autoScale2d"]}
 
 
 def draw(
@@ -41,14 +43,20 @@ def draw(
         **about: Further arguments of :func:`row`.
     """
     st.plotly_chart(
-        figure, key=key, width="stretch", height=height or "content", on_select=on_select or "ignore", alt=title
+        figure,
+        key=key,
+        width="stretch",
+        height=height or "content",
+        on_select=on_select or "ignore",
+        alt=title,
+        config=_PLOTLY,
     )
     row(lambda: figure, key=key, title=title, **about)
 
 
 def so_far(figure: go.Figure, *, key: str) -> None:
     """A chart of work that goes on; it has its row when it is done."""
-    st.plotly_chart(figure, key=key, width="stretch")
+    st.plotly_chart(figure, key=key, width="stretch", config=_PLOTLY)
 
 
 def row(

@@ -116,7 +116,8 @@ def _threshold(one: MapPicture) -> tuple[float, bool]:
 
 def _mask_png(one: MapPicture, share: float) -> bytes:
     values = maps.resize(one.values, one.chosen.model.preprocessing.input_px)
-    return render.png((values >= share * np.nanmax(values)).astype(np.uint8) * 255)
+    highest = np.nanmax(values, initial=0.0)
+    return render.png(((values >= share * highest) & (highest > 0)).astype(np.uint8) * 255)
 
 
 def _box_above(one: MapPicture, share: float) -> Box | None:
@@ -221,3 +222,16 @@ def _on_photo(one: MapPicture, values: FloatArray, scale: Scale, look: Look) -> 
     st.image(render.jpeg(pixels, quality=92), width="stretch")
     show.colour_bar(scale, look.map_for(scale), one.unit)
     st.caption("The network saw only what is inside the white frame.")
+    caption = f"{chosen.model.spec.title}, {chosen.image.name}"
+    show.downloads(
+        chosen,
+        one.run,
+        key="closeup",
+        title=one.title,
+        figure=lambda: render.figure_png(
+            pixels, title=one.title, caption=caption, scale=scale, colour_map=look.map_for(scale), unit=one.unit
+        ),
+        exact=lambda: render.png(pixels),
+        values=one.values,
+        code=one.code,
+    )

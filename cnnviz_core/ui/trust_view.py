@@ -248,7 +248,7 @@ def _draw_context(found: ContextTest) -> None:
         aria="Edited pictures", max_height=None,
     )  # fmt: skip
     maps = np.stack([edit.map for edit in edits])
-    mosaic = render.mosaic(maps, scale=render.scale_of(maps, mode="channel"), tile_px=_TILE_PX)
+    mosaic = render.mosaic(maps, scale=render.scale_of(maps, mode="channel", clip_percent=1), tile_px=_TILE_PX)
     show.mosaic_wall(
         mosaic, key="edited_maps",
         labels=labels, tile_px=_TILE_PX, smooth=True, aria="Maps of the edited pictures",

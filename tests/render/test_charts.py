@@ -150,7 +150,8 @@ def test_backgrounds_are_transparent() -> None:
         render.depth_profile(["a"], {"x": [1.0]}, unit="x"),
         render.frequency_figure(np.ones((4, 4), np.float32)),
     ):
-        assert figure.layout.paper_bgcolor == figure.layout.plot_bgcolor == "rgba(0, 0, 0, 0)"
+        clear = (figure.layout.paper_bgcolor, figure.layout.plot_bgcolor, figure.layout.modebar.bgcolor)
+        assert set(clear) == {"rgba(0, 0, 0, 0)"}
         assert figure.layout.font.color is None
 
 
