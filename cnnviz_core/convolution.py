@@ -2,8 +2,8 @@
 
 PyTorch's own takes the weights in one order and rearranges them at every call, forward and back, into the one that
 oneDNN computes in. Here that one is kept, for each way and for the last sizes of what is read. The activation that
-follows is applied as the convolution writes. Going back is a transposed convolution; a large kernel that reads a
-picture in larger steps goes back as several convolutions side by side, one for each place within a step.
+follows is applied as the convolution writes. Going back is a transposed convolution; a kernel that reads the few
+channels of a picture goes back as several convolutions side by side, one for each place within a step.
 
 The operators are private ones of PyTorch; where they are missing, :data:`IS_THERE` is false and nothing here is used.
 """
@@ -73,6 +73,8 @@ def fits(conv: nn.Module) -> TypeGuard[nn.Conv2d]:
         return False
     if conv.padding_mode != "zeros" or not _can_compute_in(conv.weight.dtype):
         return False
+    if conv.in_channels == 1 and conv.stride[0] == 1 < conv.stride[1]:
+        return False  # with weights in order the operator reads astray where it puts out one column
     if type(conv) is nn.Conv2d:
         return not isinstance(conv.padding, str)
     return type(conv).__name__ == "Conv2dSame" and conv.dilation == (1, 1)  # timm's
@@ -252,7 +254,7 @@ class _Kernel:
         return result
 
     def _part(self) -> Tensor:
-        """Weights for going back through larger steps, (C' * step * step, C, h, w).
+        """Weights for going back to few channels, (C' * step * step, C, h, w).
 
         Input y lies at place a of step q: y + padding = step * q + a. What reaches it is the sum over j of
         w[a + step * j] g[q - j], for each a a convolution of its own.
@@ -264,7 +266,7 @@ class _Kernel:
         return parts.permute(1, 3, 5, 0, 2, 4).flatten(0, 2)  # (C', a, b, C, j, i) with C', a, b as one
 
     def _woven(self, gradient: Tensor, x: Tensor, padding: list[int]) -> Tensor:
-        """Back through larger steps: the places within a step side by side, then woven together."""
+        """Back to few channels: the places within a step side by side, then woven together."""
         step = self.stride[0]
         around = [-(-side // step) - 1 for side in self._sides]
         geometry = around, [1, 1], [1, 1], 1

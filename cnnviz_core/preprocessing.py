@@ -181,11 +181,12 @@ class Preprocessing:
         """Normalised input (N, C, H, W) float32 of N crops (H, W, 3), a place's channels side by side in memory.
 
         Raises:
-            ValueError: The crops differ in size.
+            ValueError: The crops differ in size, or are not of bytes.
         """
         height, width = crops[0].shape[:2] if len(crops) else self.input_px
-        if any(crop.shape[:2] != (height, width) for crop in crops):  # else the table's results would lie elsewhere
-            raise ValueError("crops of one size only make one input")
+        # Else the table's results would lie elsewhere.
+        if any(crop.shape != (height, width, 3) or crop.dtype != np.uint8 for crop in crops):
+            raise ValueError("crops of one size and of bytes (H, W, 3) make one input, others do not")
         x = np.empty((len(crops), height, width, self.num_channels), np.float32)
         for mine, crop in zip(x, crops, strict=True):
             cv2.LUT(crop[..., : self.num_channels], self._normalised, dst=mine)

@@ -243,8 +243,9 @@ def test_many_crops_are_normalised_as_by_plain_arithmetic_to_the_bit(
         assert torch.equal(x, expected)
         assert x.is_contiguous(memory_format=torch.channels_last)
     assert fit.normalise([]).shape == (0, len(mean), 8, 12)
-    with pytest.raises(ValueError, match="one size"):
-        fit.normalise([crops[0], crops[0][1:]])
+    for wrong in (crops[0][1:], crops[0][..., 0], crops[0].astype(np.int8)):
+        with pytest.raises(ValueError, match="one size"):
+            fit.normalise([crops[0], wrong])
 
 
 # ---- settings -----------------------------------------------------------------------------------------------------
