@@ -13,7 +13,7 @@ from cnnviz_core.collections import Collection
 from cnnviz_core.methods import comparison
 from cnnviz_core.models import LoadedModel
 from cnnviz_core.results import Kinship, LayerChange, Screening, WeightChange
-from cnnviz_core.ui import charts, collection_view, compute, frame, pickers, work
+from cnnviz_core.ui import charts, collection_view, compute, frame, pickers, tables, work
 from cnnviz_core.ui.pickers import Selection
 
 REDRAWN, UNTRAINED, PUBLISHED, ITSELF = "redrawn", "untrained", "published", "itself"
@@ -258,7 +258,7 @@ def _profile(found: Screening, *, live: bool = False) -> None:
     for notice in found.notices:
         st.caption(f":material/info: {frame.plain(notice)}")
     with st.expander("All numbers", icon=":material/table:"):
-        st.dataframe(columns, hide_index=True)
+        tables.draw(columns, decimals=dict.fromkeys(series, 4))
 
 
 def unchanged_words(found: Screening) -> str:

@@ -11,7 +11,7 @@ from cnnviz_core import features
 from cnnviz_core.images import InputImage
 from cnnviz_core.methods import few_shot
 from cnnviz_core.results import LayerTrial, PictureMaps
-from cnnviz_core.ui import transfer, work
+from cnnviz_core.ui import tables, transfer, work
 from cnnviz_core.ui.support_view import Support
 from cnnviz_core.ui.transfer import Options, Query
 
@@ -89,7 +89,6 @@ def _trials(
 
 
 def _table(trials: Sequence[LayerTrial]) -> None:
-    number = st.column_config.NumberColumn
     is_measured = any(trial.iou is not None for trial in trials)
     columns: dict[str, list[object]] = {
         "layers": [" + ".join(trial.layers) for trial in trials],
@@ -100,8 +99,4 @@ def _table(trials: Sequence[LayerTrial]) -> None:
         columns["oracle"] = [trial.oracle_iou for trial in trials]
     columns["among supports"] = [trial.support_iou for trial in trials]
     columns["threshold"] = [trial.threshold for trial in trials]
-    st.dataframe(
-        columns,
-        hide_index=True,
-        column_config={name: number(format="%.3f") for name in ("IoU", "oracle", "among supports", "threshold")},
-    )
+    tables.draw(columns, decimals=dict.fromkeys(("IoU", "oracle", "among supports", "threshold"), 3))

@@ -23,7 +23,7 @@ from cnnviz_core.methods import few_shot
 from cnnviz_core.methods.few_shot import OnStep
 from cnnviz_core.numerals import format_percent
 from cnnviz_core.results import Segmented, SegmentedCollection
-from cnnviz_core.ui import collection_view, compute, show, work
+from cnnviz_core.ui import collection_view, compute, show, tables, work
 from cnnviz_core.ui.components import working_size
 from cnnviz_core.ui.pickers import Selection
 
@@ -208,15 +208,7 @@ def _table(found: SegmentedCollection) -> None:
     columns["in the mask"] = [one.area for one in pictures]
     columns["threshold"] = [one.threshold for one in pictures]
     columns["learned from"] = [one.is_support for one in pictures]
-    number = st.column_config.NumberColumn
-    st.dataframe(
-        columns,
-        hide_index=True,
-        column_config={
-            **{name: number(format="%.3f") for name in ("IoU", "oracle", "threshold")},
-            "in the mask": number(format="percent"),
-        },
-    )
+    tables.draw(columns, decimals=dict.fromkeys(("IoU", "oracle", "threshold"), 3), percent=["in the mask"])
     if found.failed:
         with st.expander(f"{len(found.failed):,} left out", icon=":material/broken_image:"):
             st.dataframe(

@@ -16,7 +16,7 @@ from cnnviz_core.methods import fine_tuning
 from cnnviz_core.numerals import format_percent
 from cnnviz_core.results import FineTuned
 from cnnviz_core.store import Card
-from cnnviz_core.ui import charts, collection_view, fine_tuning_view, frame, pickers, screen, work
+from cnnviz_core.ui import charts, collection_view, fine_tuning_view, frame, pickers, screen, tables, work
 from cnnviz_core.ui.collection_view import Indexed
 
 _COMPARISON = "pages/compare/comparison.py"
@@ -223,7 +223,7 @@ def _pictures(found: Indexed, result: FineTuned, cell: tuple[int, int] | None) -
 def _table(result: FineTuned) -> None:
     with st.expander("Class by class", icon=":material/table:"):
         totals, probe = result.confusion.sum(axis=1), np.diagonal(result.probe_confusion)
-        st.dataframe(
+        tables.draw(
             {
                 "class": list(result.class_names),
                 "test pictures": totals.tolist(),
@@ -232,11 +232,7 @@ def _table(result: FineTuned) -> None:
                 "right when answered (precision)": result.precisions.tolist(),
                 "by the linear probe": probe.tolist(),
             },
-            hide_index=True,
-            column_config={
-                name: st.column_config.NumberColumn(format="percent")
-                for name in ("found (recall)", "right when answered (precision)")
-            },
+            percent=["found (recall)", "right when answered (precision)"],
         )
 
 
@@ -252,7 +248,7 @@ def earlier(collection: Collection) -> None:
         return
     with st.expander(f"Trained on {frame.plain(collection.title)} before: {len(cards)}", icon=":material/history:"):
         revision = training.revision(collection.pictures())
-        st.dataframe(
+        tables.draw(
             {
                 "network": [card.name for card in cards],
                 "base": [_part(card.training, "base").get("network", "") for card in cards],
@@ -265,12 +261,9 @@ def earlier(collection: Collection) -> None:
                 ],
             },
             key="earlier_trainings",
-            hide_index=True,
             on_select=lambda: _use_row([card.checkpoint_id for card in cards]),
             selection_mode="single-row",
-            column_config={
-                name: st.column_config.NumberColumn(format="percent") for name in ("test accuracy", "linear probe")
-            },
+            percent=["test accuracy", "linear probe"],
         )
         st.caption("Choose a row to use the network on all pages.")
 
