@@ -37,6 +37,9 @@ _PAIR_SECONDS = 5e-8  # of two pictures
 _MOST_COPIES = 8
 _COPY_DISTANCE = 0.01  # by the pixels; an index reads large files at a smaller size
 _OWN = "the chosen picture"
+_OWN_ROW = -1
+_START_PX, _PART_PX = 420, 240
+_MOST_OFFERED = 20_000  # in one list, which is drawn anew after each click
 _METRICS = {"cosine": "cosine", "euclidean": "Euclidean"}
 
 
@@ -94,18 +97,55 @@ def wanted(layer: str) -> Wanted:
 
 
 def query(chosen: Selection, found: Indexed) -> Query:
-    """What is searched for: the sidebar's picture, or one of the collection that was clicked; with the way back."""
+    """What is searched for: the sidebar's picture, or one of the collection, picked or clicked; with the way back."""
     if "trail" not in st.session_state:
         st.session_state["trail"] = linked_rows.read(found, "trail")[-_LONGEST_TRAIL:]
     pickers.start_again("trail", f"{found.collection.collection_id} {found.revision}", [])
     trail: list[int] = st.session_state["trail"]
     linked_rows.keep(found, "trail", trail)
+    _start_from(found, trail)
     if trail:
         _way_back(found, trail)
         row = trail[-1]
         return Query(row, found.open(row), found.name(row), found.rows[row].label, (row,))
     itself = _rows_of(f"{found.key(embedding.PIXELS)} {chosen.image.digest}", found, chosen.image)
     return Query(None, chosen.image, chosen.image.name, found.rows[itself[0]].label if itself else "", itself)
+
+
+def _start_from(found: Indexed, trail: list[int]) -> None:
+    """Any picture of the collection by its path; it is in the link as the end of the trail."""
+
+    def go() -> None:
+        row: int = st.session_state["start_from"]
+        if row == _OWN_ROW:
+            st.session_state["trail"] = []
+        else:
+            _go_to(row)
+
+    st.session_state["start_from"] = trail[-1] if trail else _OWN_ROW  # a clicked picture is shown here, too
+    with frame.row():
+        st.selectbox(
+            "Start from",
+            [_OWN_ROW, *_offered(found, trail)],
+            key="start_from",
+            format_func=lambda row: f"{_OWN}, of the sidebar" if row == _OWN_ROW else found.name(row),
+            filter_mode="contains",
+            on_change=go,
+            width=_START_PX,
+            help="Any picture of the collection, by its path and label; type to search. A click on a picture below "
+            "goes on from there.",
+        )
+
+
+def _offered(found: Indexed, trail: list[int]) -> Sequence[int]:
+    """All pictures; of very many those with a part of the path that is asked for, and the one that is shown."""
+    if len(found.rows) <= _MOST_OFFERED:
+        return range(len(found.rows))
+    part = st.text_input(
+        "Part of the path", key="part_of_path", placeholder=f"of {len(found.rows):,} pictures", width=_PART_PX
+    ).casefold()
+    fitting = [row for row, picture in enumerate(found.rows) if part in picture.path.casefold()]
+    return list(dict.fromkeys([*trail[-1:], *fitting[:_MOST_OFFERED]]))
 
 
 @st.cache_data(max_entries=64, show_spinner=False)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+import pytest
 from streamlit.testing.v1 import AppTest
 
 from cnnviz_core import collections, images, photos, store
+from cnnviz_core.ui import neighbor_view
 
 Open = Callable[..., AppTest]
 PAGE = "explore/neighbors"
@@ -63,6 +65,39 @@ def test_a_clicked_neighbour_is_the_next_query_and_the_way_leads_back(open_explo
     assert "Query: everyday/coffee" in captions(app)
     app.button(key="trail_start").click().run()
     assert "Query: Chelsea the cat" in captions(app)
+
+
+def test_any_picture_of_the_collection_can_be_picked_to_start_from(open_explore: Open) -> None:
+    app = open_explore(PAGE)
+    picker = app.selectbox(key="start_from")
+    coffee, rocket = row_of("coffee"), row_of("rocket")
+    assert picker.value == -1
+    assert len(picker.options) == 1 + len(collections.open_collection("bundled/photos").pictures())
+    assert picker.options[1 + coffee] == "everyday/coffee.png · everyday"
+    picker.set_value(coffee).run()
+    app.selectbox(key="start_from").set_value(rocket).run()
+    assert app.session_state["trail"] == [coffee, rocket]
+    assert "Query: everyday/rocket" in captions(app)
+    again = open_explore(PAGE, trail=app.query_params["trail"])
+    assert again.selectbox(key="start_from").value == rocket
+    again.button(key="trail_0").click().run()
+    assert again.selectbox(key="start_from").value == coffee
+    again.selectbox(key="start_from").set_value(-1).run()
+    assert "Query: Chelsea the cat" in captions(again)
+    assert "trail" not in again.query_params
+
+
+def test_of_very_many_pictures_those_with_a_part_of_the_path_are_on_offer(
+    open_explore: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(neighbor_view, "_MOST_OFFERED", 5)
+    app = open_explore(PAGE)
+    assert len(app.selectbox(key="start_from").options) == 1 + 5
+    app.text_input(key="part_of_path").set_value("Coff").run()
+    assert app.selectbox(key="start_from").options[1:] == ["everyday/coffee.png · everyday"]
+    app.selectbox(key="start_from").set_value(row_of("coffee")).run()
+    app.text_input(key="part_of_path").set_value("nothing of the kind").run()
+    assert "Query: everyday/coffee" in captions(app)
 
 
 def test_the_way_through_the_collection_is_in_the_link(open_explore: Open) -> None:
