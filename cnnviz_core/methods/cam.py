@@ -501,7 +501,11 @@ def explain_many(
     batch_size: int | None = None,
     on_step: Callable[[Step], None] | None = None,
 ) -> dict[tuple[str, int], Heatmap]:
-    """The maps of several methods and classes at one layer, from one forward and one backward to the layer.
+    """The maps of several methods and classes at one layer, from one forward and few backwards.
+
+    A backward goes to the layer only, and is shared by all methods that explain the class scores: one for each 16
+    classes. Finer-CAM explains other sums of scores and takes as many again. Networks with an operation that cannot
+    take several gradients at once need one for each class.
 
     Score-CAM and Ablation-CAM need the same forwards for any number of classes. Eigen-CAM has the same map for all.
 

@@ -295,6 +295,8 @@ class PeerMethods:
         x = model.to_input(image)
         with getattr(pytorch_grad_cam, self.CLASSES[method])(net, modules) as peer:
             peer.compute_input_gradient = peer.uses_gradients = True  # its parameters are frozen
+            # It keeps the maps where they lie, and DenseNet's ReLU in place would overwrite them there.
+            modules[0].register_forward_hook(lambda _module, _args, output: output.clone())
             peer(x, targets)
             kept = peer.activations_and_grads
             maps, g = kept.activations[0].detach().numpy(), kept.gradients[0].detach().numpy()
@@ -320,6 +322,7 @@ class TestAgainstPytorchGradCam:
             ("torchvision/resnet18", "layer4.1.conv2"),
             ("torchvision/vgg11", "features.19"),
             ("torchvision/vgg11", "features.14"),
+            ("torchvision/densenet121", "features"),  # followed by a ReLU that is a plain function
         ],
     )
     def test_random_weights(self, model_id: str, layer: str, zoo_64: Load, noise_image: Noise) -> None:

@@ -325,7 +325,9 @@ class ReusedByModules(nn.Module):
 class TestAgainstCaptum:
     PEERS = {"deconvnet": Deconvolution, "guided_backprop": GuidedBackprop}  # noqa: RUF012
 
-    @pytest.mark.parametrize("model_id", ["torchvision/resnet18", "torchvision/vgg11", "timm/mobilenetv2_100"])
+    @pytest.mark.parametrize(
+        "model_id", ["torchvision/resnet18", "torchvision/vgg11", "torchvision/densenet121", "timm/mobilenetv2_100"]
+    )
     def test_gradients(self, model_id: str, zoo_64: Load, noise_image: Noise) -> None:
         model, picture = zoo_64(model_id), noise_image(64, 64)
         x = model.to_input(picture).requires_grad_()
