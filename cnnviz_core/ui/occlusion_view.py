@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import streamlit as st
 
-from cnnviz_core import render
-from cnnviz_core.methods import occlusion
+from cnnviz_core import doctor, render
+from cnnviz_core.methods import cam, occlusion, saliency
 from cnnviz_core.models import LoadedModel
 from cnnviz_core.numerals import format_percent
 from cnnviz_core.results import Occlusion
@@ -133,7 +133,7 @@ def draw(chosen: Selection, found: Occlusion, look: Look) -> MapPicture:
     """The map of drops enlarged, and what happened at each place; returns the map."""
     about = f"patch {found.patch_px} px, step {found.stride_px} px"
     title = f"Occlusion, drop of the score of {found.target_label}, {about}"
-    drops = MapPicture("Drop per pixel", found.heatmap, found.run, "result.heatmap", chosen, title, "score")
+    drops = MapPicture("Occlusion", found.heatmap, found.run, "result.heatmap", chosen, title, "score")
     sides = st.grid(2, min_column_width=_SIDE_PX, gap="medium")
     with sides.cell():
         closeup.draw(drops, look.scales([found.heatmap])[0], look)
@@ -146,6 +146,21 @@ def draw(chosen: Selection, found: Occlusion, look: Look) -> MapPicture:
         _probabilities(chosen, found)
         _winners(chosen, found)
     return drops
+
+
+def others(chosen: Selection, found: Occlusion) -> list[MapPicture]:
+    """Maps of the same class by methods that work in other ways, to compare with, where they fit the network."""
+    pictures = []
+    if doctor.verdict(chosen.model, cam.METHODS["grad_cam"].needs).usable:
+        heatmap = compute.run(cam.explain, chosen.model, chosen.image, method="grad_cam", target=found.target)
+        title = f"Grad-CAM at {heatmap.layer} for {found.target_label}"
+        pictures.append(MapPicture("Grad-CAM", heatmap.values, heatmap.run, "result.values", chosen, title, "evidence"))
+    method = saliency.METHODS["gradient"]
+    if doctor.verdict(chosen.model, method.needs).usable:
+        gradient = compute.run(saliency.explain, chosen.model, chosen.image, method="gradient", target=found.target)
+        title = f"Gradient of class {found.target_label}"
+        pictures.append(MapPicture("Gradient", gradient.map, gradient.run, "result.map", chosen, title, method.unit))
+    return pictures
 
 
 def _probabilities(chosen: Selection, found: Occlusion) -> None:

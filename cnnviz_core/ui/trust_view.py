@@ -35,7 +35,7 @@ def draw(one: MapPicture, all_maps: Sequence[MapPicture]) -> None:
 
     Args:
         one: The map to check.
-        all_maps: The maps side by side with it.
+        all_maps: It, and the maps to compare it with.
     """
     st.subheader("How far to trust it", anchor=False)
     offered = [name for name, check in _CHECKS.items() if check.fits(one, all_maps)]
@@ -375,7 +375,7 @@ def _is_of_one_network(_one: MapPicture, all_maps: Sequence[MapPicture]) -> bool
 
 @dataclass(frozen=True)
 class Check:
-    """One check: what draws it, and whether it makes sense for a map and those side by side with it."""
+    """One check: what draws it, and whether it makes sense for a map and those compared with it."""
 
     draw: Callable[[MapPicture, Sequence[MapPicture]], None]
     fits: Callable[[MapPicture, Sequence[MapPicture]], bool]

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import time
 from collections.abc import Callable
 
+import numpy as np
 from streamlit.testing.v1 import AppTest
+
+from cnnviz_core import photos
+from cnnviz_core.methods import cam, occlusion, saliency, trust
+from cnnviz_core.models import LoadedModel
 
 Open = Callable[..., AppTest]
 PAGE = "explain/occlusion"
@@ -13,6 +20,11 @@ PAGE = "explain/occlusion"
 
 def captions(app: AppTest) -> str:
     return " ".join(c.value for c in app.caption)
+
+
+def chart(app: AppTest, key: str) -> str:
+    """The figure of that key, as JSON."""
+    return str(next(found.proto.spec for found in app.get("plotly_chart") if found.proto.id.endswith(f"-{key}")))
 
 
 def test_a_coarse_map_is_there_before_the_first_click_and_the_cost_of_the_fine_one(open_page: Open) -> None:
@@ -43,17 +55,35 @@ def test_the_run_gives_the_map_that_was_asked_for(open_page: Open) -> None:
 
 def test_the_patch_can_be_moved_by_hand(open_page: Open) -> None:
     app = open_page(PAGE)
-    before = app.get("plotly_chart")[-1].proto.spec
+    before = chart(app, "hand_bars")
     app.session_state["hand"] = (3, 3)  # what a click in the browser does; tests/browser clicks
     app.run()
-    moved = app.get("plotly_chart")[-1].proto.spec
+    moved = chart(app, "hand_bars")
     assert moved != before
     assert app.query_params["hand"] == "3~3"
-    assert open_page(PAGE, hand="3~3").get("plotly_chart")[-1].proto.spec == moved
+    assert chart(open_page(PAGE, hand="3~3"), "hand_bars") == moved
     nonsense = open_page(PAGE, hand="here")
-    assert nonsense.get("plotly_chart")[-1].proto.spec == before
+    assert chart(nonsense, "hand_bars") == before
     assert any("“here”, which is no place here" in w.value for w in nonsense.warning)
     assert "Without it: Egyptian cat, 38.1 %" in captions(app)
+
+
+def test_it_is_compared_with_methods_that_work_in_other_ways(
+    open_page: Open, check_charts: Callable[[AppTest], set[str]], lite0: LoadedModel
+) -> None:
+    app = open_page(PAGE)
+    assert app.segmented_control(key="check").value == "agreement"
+    assert "agreement" in check_charts(app)
+    matrix = json.loads(chart(app, "agreement"))["data"][0]
+    assert matrix["x"] == ["Occlusion", "Grad-CAM", "Gradient"]
+    picture = photos.open_photo("chelsea")
+    maps = {
+        "occlusion": occlusion.explain(lite0, picture, patch_px=32, stride_px=32, target=285),
+        "grad_cam": cam.explain(lite0, picture, method="grad_cam", target=285),
+        "gradient": saliency.explain(lite0, picture, method="gradient", target=285),
+    }
+    shown = np.frombuffer(base64.b64decode(matrix["z"]["bdata"]), matrix["z"]["dtype"]).reshape(3, 3)
+    np.testing.assert_allclose(shown, trust.agreement(maps).correlations, atol=1e-6)
 
 
 def test_a_network_without_classes_is_told_what_to_do(open_page: Open) -> None:
