@@ -320,6 +320,7 @@ def randomization(
     *,
     explain: Explain,
     layers: Sequence[str] | None = None,
+    up_to: str | None = None,
     num_steps: int = 8,
     seed: int = 0,
     on_step: OnStep | None = None,
@@ -340,6 +341,9 @@ def randomization(
             top prediction of a destroyed network is another one.
         layers: Dotted names, one for each step, in the order of the steps; what they contain goes with them. None goes
             from the last layer with weights to the first: the last one alone, then groups of equal number.
+        up_to: The last layer on which the map can depend, where no layers are given: that of a unit that is explained.
+            What answers after it stays as it is, since no map of the unit could show that it was destroyed. Ranks are
+            then compared only where either map is not 0: what the unit cannot see would make all maps alike.
         num_steps: How many steps at most, where no layers are given.
         seed: Of the shuffling.
         on_step: Called after each step, with the result so far as ``partial``; what it raises ends the work.
@@ -350,11 +354,16 @@ def randomization(
     Raises:
         BadSetting: A number out of range, or a layer without weights.
         UnknownLayer: No layer of that name.
-        NotApplicable: The network has no weights; or what ``explain`` raises.
+        NotApplicable: The network has no weights, or none up to that layer; or what ``explain`` raises.
     """
     start = time.perf_counter()
-    steps = _steps(model, layers, num_steps)
-    settings = {"layers": None if layers is None else list(layers), "num_steps": num_steps, "seed": seed}
+    steps = _steps(model, layers, up_to, num_steps)
+    settings = {
+        "layers": None if layers is None else list(layers),
+        "up_to": up_to,
+        "num_steps": num_steps,
+        "seed": seed,
+    }
     top = model.predict(image, k=1).indices[0] if model.num_classes else None
     draw = torch.Generator().manual_seed(seed)
 
@@ -366,8 +375,11 @@ def randomization(
         _shuffle(net, names, draw)
         broken = _renamed(model, net, [name for step in steps[:done] for name in step], seed)
         found.append(maps.read(explain(broken, image)))
-        ranks.append(_rank_correlation(np.abs(first), np.abs(found[-1])))
-        ssims.append(_ssim(np.abs(first), np.abs(found[-1])))
+        before, after = np.abs(first), np.abs(found[-1])
+        seen = (before > 0) | (after > 0)
+        counted = seen if up_to and seen.any() else np.ones_like(seen)
+        ranks.append(_rank_correlation(before[counted], after[counted]))
+        ssims.append(_ssim(before, after))
         probabilities.append(_probability(broken, image, top))
         result = Randomization(
             steps=tuple(steps[:done]),
@@ -385,11 +397,13 @@ def randomization(
     return result
 
 
-def _steps(model: LoadedModel, layers: Sequence[str] | None, num_steps: int) -> list[tuple[str, ...]]:
+def _steps(
+    model: LoadedModel, layers: Sequence[str] | None, up_to: str | None, num_steps: int
+) -> list[tuple[str, ...]]:
     """Names of the modules to be shuffled at each step."""
     if num_steps < 1:
         raise BadSetting(f"num_steps is {num_steps}; give 1 or more.")
-    names = _with_weights(model)
+    names = _with_weights(model, None if layers is not None else up_to)
     if layers is None:
         if len(names) <= num_steps:
             return [(name,) for name in names]
@@ -406,9 +420,10 @@ def _steps(model: LoadedModel, layers: Sequence[str] | None, num_steps: int) -> 
     return steps
 
 
-def _with_weights(model: LoadedModel) -> list[str]:
-    """Modules with weights of their own, the one that answers last first."""
+def _with_weights(model: LoadedModel, up_to: str | None) -> list[str]:
+    """Modules with weights of their own that answer no later than a layer, the one that answers last first."""
     place = {layer.name: i for i, layer in enumerate(model.layers)}
+    last = len(place) if up_to is None else place[model.layers[up_to].name]
 
     def depth(name: str) -> int:
         """A part that never answers by itself goes with what it is a part of."""
@@ -425,6 +440,9 @@ def _with_weights(model: LoadedModel) -> list[str]:
         raise NotApplicable(
             f"{model.spec.title} has no layer with weights to shuffle; use a network with convolutions."
         )
+    names = [name for name in names if depth(name) <= last]
+    if not names:
+        raise NotApplicable(f"Up to {up_to} there are no weights to shuffle; choose a later layer.")
     return sorted(names, key=depth, reverse=True)
 
 

@@ -159,12 +159,13 @@ def _area(title: str, area: float, by_chance: FloatArray, good: str) -> None:
 
 
 def _random_weights(one: MapPicture, _all_maps: Sequence[MapPicture]) -> None:
+    last = "the unit’s layer" if one.run.settings.get("unit") else "the last layer"
     found: Randomization | None = work.run(
         _randomized,
         one.chosen,
         name="randomization",
         title="Random weights",
-        cost=_cost(one, "Up to eight steps that destroy the network from the last layer to the first.", 9),
+        cost=_cost(one, f"Up to eight steps that destroy the network from {last} to the first.", 9),
         show=_draw_randomization,
         method=one.run.method,
         settings=_frozen(one.run),
@@ -193,8 +194,9 @@ def _draw_randomization(found: Randomization, one: MapPicture | None = None) -> 
     series = {"rank correlation": found.rank_correlations.tolist(), "structural similarity": found.ssims.tolist()}
     figure = render.depth_profile(names, series, unit="likeness to the first map")
     _chart(figure, one, key="randomization", title="The map as the network is destroyed")
+    first = "the unit’s layer" if found.run.settings.get("up_to") else "the head"
     st.caption(
-        "From left to right more and more layers have random weights, from the head down; each tile has colours of its "
+        f"From left to right more and more layers have random weights, from {first} down; each tile has colours of its "
         "own. A map that explains the network has to change."
     )
 
@@ -331,7 +333,9 @@ def _randomized(
     model: LoadedModel, image: InputImage, *, method: str, settings: Settings, on_step: OnStep
 ) -> Randomization:
     progress = _Progress(on_step)
-    return trust.randomization(model, image, explain=_again(method, settings, progress), on_step=progress)
+    asked = dict(settings)
+    up_to = str(asked["layer"]) if asked.get("unit") else None  # a unit depends on no later layer
+    return trust.randomization(model, image, explain=_again(method, settings, progress), up_to=up_to, on_step=progress)
 
 
 def _context(

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from cnnviz_core import images, models, photos, probe
 from cnnviz_core.errors import BadSetting, NotApplicable, UnknownLayer
 from cnnviz_core.images import InputImage
-from cnnviz_core.methods import cam, trust
+from cnnviz_core.methods import cam, saliency, trust
 from cnnviz_core.models import LoadedModel
 from cnnviz_core.results import ContextTest, Curves, Heatmap, Mask, Run, Step
 
@@ -268,6 +268,21 @@ class TestRandomization:
         assert {n for step in found.steps for n in step} == with_weights
         assert np.isfinite(found.maps).all()
         assert np.abs(found.rank_correlations).max() <= 1 + 1e-6
+
+    def test_a_unit_is_checked_by_the_layers_that_it_depends_on(self, small_model: Load, noise_image: Noise) -> None:
+        """Destroying later ones changes no map of it, which is no fault of the map."""
+        model, image = small_model("residual"), noise_image(16, 16)
+
+        def of_unit(network: LoadedModel, picture: InputImage) -> Any:
+            return saliency.explain(network, picture, method="gradient", layer="conv1", unit=(0, 3, 3))
+
+        found = trust.randomization(model, image, explain=of_unit, up_to="conv1")
+        assert found.steps == (("conv1",), ("stem",))
+        whole = trust.randomization(model, image, explain=of_unit)
+        assert whole.rank_correlations[:2] == pytest.approx(1)  # head and conv2
+        assert found.rank_correlations.max() < 0.99
+        with pytest.raises(UnknownLayer):
+            trust.randomization(model, image, explain=of_unit, up_to="conv9")
 
     @pytest.mark.parametrize(
         ("model_id", "head", "stem"),
