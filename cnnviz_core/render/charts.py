@@ -260,28 +260,50 @@ def counts_figure(names: Sequence[str], counts: Mapping[str, Sequence[int]], *, 
         counts: Name of a series and its count in each group.
         unit: What is counted.
     """
-    width = 0.8 / max(1, len(counts))
+    figure = _bars_side_by_side(names, counts)
+    figure.update_traces(hovertemplate="%{customdata}: %{y}")
+    figure.update_yaxes(title=_literal(unit), rangemode="tozero")
+    return figure
+
+
+def shares_figure(names: Sequence[str], shares: Mapping[str, Sequence[float]], *, unit: str) -> go.Figure:
+    """Shares as bars side by side, all on the same axis from 0 to 100 %; the height is the same for any number.
+
+    Args:
+        names: Of the groups, first at the left.
+        shares: Name of a series and its share, 0..1, in each group.
+        unit: Of what.
+    """
+    figure = _bars_side_by_side(names, shares)
+    for trace, values in zip(figure.data, shares.values(), strict=True):
+        trace.text = [_percent(value) for value in values]
+    figure.update_traces(hovertemplate="%{customdata}: %{text}", textposition="none")
+    figure.update_xaxes(ticktext=[_literal(_shortened(name, 18)) for name in names])
+    figure.update_yaxes(title=_literal(unit), range=[0, 1], **SHARES)
+    return figure
+
+
+def _bars_side_by_side(names: Sequence[str], series: Mapping[str, Sequence[float]]) -> go.Figure:
+    width = 0.8 / max(1, len(series))
     bars = [
         go.Bar(
             x=list(range(len(names))),
             y=list(values),
             width=width,
             offset=at * width - 0.4,
-            name=_literal(series),
+            name=_literal(name),
             marker={"color": SERIES_COLOURS[at % len(SERIES_COLOURS)]},
-            customdata=[_literal(name) for name in names],
-            hovertemplate="%{customdata}: %{y}",
+            customdata=[_literal(group) for group in names],
         )
-        for at, (series, values) in enumerate(counts.items())
+        for at, (name, values) in enumerate(series.items())
     ]
     figure = figure_of(*bars, height=240)
     figure.update_layout(
-        showlegend=len(counts) > 1,
+        showlegend=len(series) > 1,
         legend={"orientation": "h", "y": 1.02, "yanchor": "bottom"},
         meta={"name": "group"},
     )
     figure.update_xaxes(tickvals=list(range(len(names))), ticktext=[_literal(name) for name in names], showgrid=False)
-    figure.update_yaxes(title=_literal(unit), rangemode="tozero")
     return figure
 
 

@@ -17,7 +17,7 @@ from cnnviz_core.methods import feature_maps, saliency, top_patches
 from cnnviz_core.models import LoadedModel
 from cnnviz_core.numerals import format_percent
 from cnnviz_core.results import TopPatches
-from cnnviz_core.ui import closeup, compute, frame, pickers, show, take_away
+from cnnviz_core.ui import charts, closeup, compute, frame, pickers, show, take_away
 from cnnviz_core.ui.collection_view import Indexed
 from cnnviz_core.ui.components import heat_view
 from cnnviz_core.ui.pickers import Selection
@@ -169,8 +169,8 @@ def channel(chosen: Selection, found: Indexed, patches: TopPatches, number: int)
         )
     except CnnvizError as error:
         st.info(frame.plain(str(error)))
-    _labels(found, one, number)
     _downloads(found, one, raw)
+    _labels(found, one, number)
     _on_photo(chosen, found, patches, number)
 
 
@@ -227,25 +227,45 @@ def _dimmed(
 
 
 def _labels(found: Indexed, patches: TopPatches, number: int) -> None:
+    """How often each label is among the channel's strongest pictures, beside its usual share."""
     shares = top_patches.labels_of(patches, found.rows, channel=number)
-    if shares:
-        words = [
-            f"{frame.plain(one.label) or 'no label'} {format_percent(one.share)} "
-            f"(usual {format_percent(one.usual_share)})"
-            for one in shares
-        ]
-        st.caption(f"Labels of these pictures, with the usual share in the collection: {', '.join(words)}.")
+    if not shares:
+        return
+    st.markdown("**Labels that drive the channel**")
+    names = [one.label or "no label" for one in shares]
+    here, usual = [one.share for one in shares], [one.usual_share for one in shares]
+    charts.draw(
+        render.shares_figure(names, {"among the strongest": here, "in the collection": usual}, unit="of the pictures"),
+        key="labels_of_channel",
+        title=f"Labels of {patches.layer} channel {number}",
+        made=_made(found, patches),
+        table=lambda: {
+            "label": names,
+            "pictures among the strongest": [one.count for one in shares],
+            "share among the strongest": here,
+            "share in the collection": usual,
+        },
+    )
+    num = sum(one.count for one in shares)
+    st.caption(
+        f"These shares rest on {num} pictures only, so each of them counts for {format_percent(1 / num)}: a label "
+        "drives the channel where its bar stays far above its usual share with more patches, too."
+    )
+
+
+def _made(found: Indexed, patches: TopPatches) -> dict[str, object]:
+    """What led to the patches of one channel."""
+    return {
+        "network": found.model.spec.title,
+        "collection": found.collection.title,
+        "layer": patches.layer,
+        "channel": int(patches.channels[0]),
+    }
 
 
 def _downloads(found: Indexed, one: TopPatches, raw: NDArray[np.uint8]) -> None:
     number = int(one.channels[0])
     title = f"{one.layer} channel {number} patches"
-    made = {
-        "network": found.model.spec.title,
-        "collection": found.collection.title,
-        "layer": one.layer,
-        "channel": number,
-    }
 
     def table() -> bytes:
         places = np.flatnonzero(one.image[0] >= 0)
@@ -269,7 +289,7 @@ def _downloads(found: Indexed, one: TopPatches, raw: NDArray[np.uint8]) -> None:
         ("Patches (PNG)", f"{stem}.png", "The patches as they stand in their pictures.", picture),
         ("Values (CSV)", f"{stem}.csv", "Where each patch is, and how strongly the channel answers there.", table),
     ]
-    take_away.draw_of_screen(files, key="patches", title=title, picture=picture, made=made)
+    take_away.draw_of_screen(files, key="patches", title=title, picture=picture, made=_made(found, one))
 
 
 def _on_photo(chosen: Selection, found: Indexed, patches: TopPatches, number: int) -> None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 
+import pytest
 from streamlit.testing.v1 import AppTest
+
+from cnnviz_core import collections
 
 Open = Callable[..., AppTest]
 PAGE = "explore/top_patches"
@@ -18,9 +22,24 @@ def test_a_wall_and_a_channel_are_there_before_the_first_click(open_explore: Ope
     app = open_explore(PAGE)
     assert "Cut at what a unit of blocks.3.0.bn1 can see: 67 × 67 pixels of the input." in captions(app)
     assert f"Channel {app.number_input(key='channel').value}" in [h.value for h in app.subheader]
-    assert "Labels of these pictures, with the usual share in the collection: " in captions(app)
     assert "of the strongest in the collection" in captions(app)
     assert "The channels that answer most anywhere in the picture" in captions(app)
+
+
+def test_labels_that_drive_a_channel_stand_beside_their_usual_share(
+    open_explore: Open, check_charts: Callable[[AppTest], set[str]]
+) -> None:
+    app = open_explore(PAGE, channel="7", num_patches="8")
+    assert "These shares rest on 8 pictures only, so each of them counts for 12 %" in captions(app)
+    assert "labels_of_channel" in check_charts(app)
+    (chart,) = [one for one in app.get("plotly_chart") if one.proto.id.endswith("labels_of_channel")]
+    here, usual = json.loads(chart.proto.spec)["data"]
+    names = here["customdata"]
+    rows = collections.open_collection("bundled/photos").pictures()
+    expected = [sum(row.label == name for row in rows) / len(rows) for name in names]
+    assert usual["y"] == pytest.approx(expected)
+    assert sum(here["y"]) == pytest.approx(1)
+    assert all(share * 8 == round(share * 8) > 0 for share in here["y"])
 
 
 def test_what_counts_in_each_patch(open_explore: Open) -> None:

@@ -170,3 +170,17 @@ def test_pandas_is_whole_before_anything_is_drawn() -> None:
     """Of two sessions that come first, one would draw while the other imports it, and plotly then fails."""
     code = "import sys, cnnviz_core.render; assert hasattr(sys.modules['pandas'], 'Series')"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_shares_stand_side_by_side_at_one_height_on_one_axis() -> None:
+    names = ["a label too long for the axis", "b & c"]
+    figure = render.shares_figure(names, {"here": [0.75, 0.25], "usual": [1 / 3, 2 / 3]}, unit="of pictures")
+    few = render.shares_figure(["a"], {"here": [1.0], "usual": [0.5]}, unit="of pictures")
+    here, usual = figure.data
+    assert (list(here.y), list(usual.y)) == ([0.75, 0.25], [1 / 3, 2 / 3])
+    assert list(usual.text) == ["33.3 %", "66.7 %"]
+    assert here.offset + here.width == pytest.approx(usual.offset), "side by side, not one over the other"
+    assert figure.layout.yaxis.range == (0, 1) == few.layout.yaxis.range
+    assert figure.layout.height == few.layout.height
+    assert list(figure.layout.xaxis.ticktext) == ["a label too long …", "b &amp; c"]
+    assert render.svg(figure).startswith(b"<svg")
