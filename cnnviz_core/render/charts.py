@@ -576,6 +576,7 @@ def space_figure(
     axes: Sequence[str],
     height: int,
     groups: Sequence[str] = (),
+    marked: tuple[str, FloatArray] | None = None,
 ) -> go.Figure:
     """Points in space, to be turned with the mouse.
 
@@ -586,6 +587,7 @@ def space_figure(
         axes: Titles.
         height: In pixels.
         groups: The name of each point's group, for the legend; empty without one.
+        marked: Name and place (3,) of one more point, larger than the others and with its name beside it.
     """
     members: dict[str, list[int]] = {}
     for at in range(len(points)):
@@ -608,6 +610,8 @@ def space_figure(
         )
         for name, rows in sorted(members.items())
     ]
+    if marked is not None:
+        traces.append(_marked_in_space(*marked))
     figure = figure_of(*traces, height=height)
     figure.update_layout(
         showlegend=bool(groups),
@@ -618,6 +622,21 @@ def space_figure(
     background = "rgba(0, 0, 0, 0)"
     figure.update_scenes({axis: {"title": {"text": title}, "backgroundcolor": background} for axis, title in titles})
     return figure
+
+
+def _marked_in_space(name: str, place: FloatArray) -> go.Scatter3d:
+    across, up, depth = ([float(value)] for value in place)
+    return go.Scatter3d(
+        x=across,
+        y=up,
+        z=depth,
+        mode="markers+text",
+        marker={"size": 9, "symbol": "diamond", "color": _MARK_COLOUR, "line": {"color": "#ffffff", "width": 2}},
+        name=_literal(name),
+        text=[_literal(name)],
+        textposition="top center",
+        hoverinfo="text",
+    )
 
 
 def _shape_of_group(colour: Pixels | None, alike: Counter[tuple[int, ...]]) -> str:

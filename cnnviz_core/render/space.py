@@ -42,6 +42,9 @@ def flattened(figure: go.Figure) -> go.Figure:
         seen = _seen(((places - low) / spans - 0.5) * sides)
         marker = {"color": trace.marker.color, "symbol": trace.marker.symbol}
         flat.append(go.Scatter(x=seen[:, 0], y=seen[:, 1], mode="markers", name=trace.name, marker=marker))
+        if "text" in trace.mode:
+            x, y = seen[0].tolist()
+            notes.append({"x": x, "y": y, "xref": "x", "yref": "y", "text": trace.text[0]})
     across = np.concatenate([np.asarray(trace.x) for trace in flat])
     room = [float(np.nanmax(across) + _TITLE * (np.nanmax(across) - np.nanmin(across)))]
     flat.append(go.Scatter(x=room, y=[0.0], mode="none", showlegend=False))  # where the right axis has its title

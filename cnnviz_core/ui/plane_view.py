@@ -234,7 +234,8 @@ def _map(chosen: Selection, found: Indexed, wanted: Wanted, projection: Projecti
             "others is still put somewhere.",
         )
     if len(axes) == 3:
-        _space(found, wanted, projection, axes, view)
+        own_place = _own_place(chosen, found, wanted, projection) if own else None
+        _space(found, wanted, projection, axes, view, own=None if own_place is None else (chosen.image, own_place))
         return
     if len(found.rows) > picture_map.MOST_POINTS:
         st.info(f"A map shows up to {picture_map.MOST_POINTS:,} pictures; choose a smaller collection.")
@@ -302,7 +303,16 @@ def _columns(found: Indexed, projection: Projection, axes: Sequence[int], view: 
     return columns
 
 
-def _space(found: Indexed, wanted: Wanted, projection: Projection, axes: Sequence[int], view: View) -> None:
+def _space(
+    found: Indexed,
+    wanted: Wanted,
+    projection: Projection,
+    axes: Sequence[int],
+    view: View,
+    *,
+    own: tuple[InputImage, FloatArray] | None,
+) -> None:
+    """The points of three axes, and the picture of the sidebar with its place on all axes, if it is asked for."""
     colours = view.colours
     figure = render.space_figure(
         projection.values[:, list(axes)],
@@ -311,19 +321,23 @@ def _space(found: Indexed, wanted: Wanted, projection: Projection, axes: Sequenc
         captions=view.captions,
         axes=[_axis_title(projection, axis) for axis in axes],
         height=_MAP_PX,
+        marked=None if own is None else (own[0].name, own[1][list(axes)]),
     )
     charts.draw(
         figure,
         key="space",
         title=f"Map of {found.collection.title} in space",
-        made=_made(found, wanted, projection, view),
+        made=_made(found, wanted, projection, view) | ({} if own is None else {"placed picture": own[0].name}),
         table=partial(_columns, found, projection, axes, view),
     )
     key = "A click on a label hides its points. " if colours is not None and colours.labels else ""
     if colours is not None and colours.values is not None:
         low, high = (render.format_value(value) for value in (colours.low, colours.high))
         key = f"{frame.plain(colours.title)}: dark is {low}, bright is {high} {frame.plain(colours.unit)}. "
-    st.caption(f"Drag to turn. {key}Lasso and thumbnails are there in two dimensions.")
+    mark = (
+        "" if own is None else f"The large orange diamond is {frame.plain(own[0].name)}, the picture of the sidebar. "
+    )
+    st.caption(f"Drag to turn. {key}{mark}Lasso and thumbnails are there in two dimensions.")
 
 
 def _axes(projection: Projection) -> list[int]:
@@ -355,11 +369,16 @@ def _axis_title(projection: Projection, axis: int) -> str:
 def _own(
     chosen: Selection, found: Indexed, wanted: Wanted, projection: Projection, axes: Sequence[int]
 ) -> picture_map.Extra:
-    vector = compute.run(_vector_of, chosen.model, chosen.image, layer=wanted.layer, pooling=found.pooling)
-    found_by = repr((found.key(wanted.layer), sorted(wanted.settings.items()), chosen.image.digest))
-    place = _place(found_by, projection, found.vectors[wanted.layer], vector)
+    place = _own_place(chosen, found, wanted, projection)
     small = render.thumbnail_atlas([chosen.image.pixels], px=96)
     return picture_map.Extra(float(place[axes[0]]), float(place[axes[1]]), chosen.image.name, small)
+
+
+def _own_place(chosen: Selection, found: Indexed, wanted: Wanted, projection: Projection) -> FloatArray:
+    """Where the picture of the sidebar lies, on all axes of the projection."""
+    vector = compute.run(_vector_of, chosen.model, chosen.image, layer=wanted.layer, pooling=found.pooling)
+    found_by = repr((found.key(wanted.layer), sorted(wanted.settings.items()), chosen.image.digest))
+    return _place(found_by, projection, found.vectors[wanted.layer], vector)
 
 
 @st.cache_data(max_entries=64, show_spinner="Placing the picture")

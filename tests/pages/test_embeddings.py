@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import io
+import json
 import time
 import zipfile
 from collections.abc import Callable
@@ -145,6 +147,31 @@ def test_the_chosen_picture_is_placed(open_explore: Open) -> None:
     app = open_explore(PAGE)
     app.toggle(key="place_own").set_value(True).run()
     assert not app.exception
+
+
+def test_the_chosen_picture_is_placed_in_three_dimensions_too(open_explore: Open) -> None:
+    app = open_explore(PAGE, three="true", place_own="true")
+    figure = json.loads(app.get("plotly_chart")[0].proto.spec)
+    *pictures, own = figure["data"]
+    assert own["name"] == "Chelsea the cat"
+    assert "The large orange diamond is Chelsea the cat" in captions(app)
+    at = [(trace, text.startswith("everyday/chelsea.png")) for trace in pictures for text in trace["text"]]
+    assert sum(is_same for _, is_same in at) == 1
+    (trace,) = [trace for trace, is_same in at if is_same]
+    row = [text.startswith("everyday/chelsea.png") for text in trace["text"]].index(True)
+    spread = max(abs(value) for one in pictures for value in values(one["x"]))
+    for axis in "xyz":  # the collection has the same picture, read a little differently
+        assert own[axis][0] == pytest.approx(values(trace[axis])[row], abs=0.1 * spread)
+    app.toggle(key="place_own").set_value(False).run()
+    assert "orange diamond" not in captions(app)
+    assert "Chelsea the cat" not in app.get("plotly_chart")[0].proto.spec
+
+
+def values(written: dict[str, str] | list[float]) -> list[float]:
+    """Coordinates as plotly writes them, as numbers or as bytes."""
+    if isinstance(written, list):
+        return written
+    return np.frombuffer(base64.b64decode(written["bdata"]), written["dtype"]).tolist()
 
 
 def zipped(**pictures: bytes) -> io.BytesIO:

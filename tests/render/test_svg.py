@@ -147,6 +147,17 @@ def test_points_in_space_are_drawn_as_they_are_first_seen() -> None:
     assert {"one", "two", "three"} <= set(texts(root))
 
 
+def test_a_marked_point_in_space_is_one_more_with_its_name_written() -> None:
+    corners = np.array([[0, 0, 0], [2, 0, 0], [0, 1, 3]], np.float32)
+    figure = render.space_figure(
+        corners, colours=None, captions=["a", "b", "c"], axes=("1", "2", "3"), height=500, marked=("<mine>", corners[1])
+    )
+    assert figure.data[-1].marker.size > figure.data[0].marker.size
+    _, second, third, mine = points(drawn(figure))
+    assert mine == second != third
+    assert "<mine>" in texts(drawn(figure))
+
+
 def test_odd_points_in_space_are_drawn() -> None:
     for values in (np.zeros((0, 3)), np.zeros((1, 3)), np.full((2, 3), 5.0)):
         figure = render.space_figure(
