@@ -140,7 +140,7 @@ def _below_limit(values: FloatArray) -> FloatArray:
     return np.where(at_limit, values.min(), values) if at_limit.sum() > 1 else values
 
 
-def maps(chosen: Selection, asked: Question, view: str) -> list[MapPicture]:
+def maps(chosen: Selection, asked: Question, look: Look, view: str) -> list[MapPicture]:
     """The attributions of the chosen methods; slow ones on demand."""
     model = chosen.model
     fitting = [n for n in saliency.METHODS if not (asked.is_unit and not saliency.METHODS[n].takes_unit)]
@@ -160,7 +160,7 @@ def maps(chosen: Selection, asked: Question, view: str) -> list[MapPicture]:
     for name in wanted:
         attribution = _attribution(chosen, name, asked, options)
         if attribution is not None:
-            pictures.append(_picture(chosen, attribution, asked, VIEWS[view]))
+            pictures.append(_picture(chosen, attribution, asked, look, VIEWS[view]))
     return pictures
 
 
@@ -215,7 +215,7 @@ def _attribution(chosen: Selection, name: str, asked: Question, options: dict[st
     )
 
 
-def _picture(chosen: Selection, attribution: Attribution, asked: Question, view: View) -> MapPicture:
+def _picture(chosen: Selection, attribution: Attribution, asked: Question, look: Look, view: View) -> MapPicture:
     method = saliency.METHODS[attribution.method]
     error = attribution.completeness_error
     note = "" if error is None else f"completeness error {format_percent(error, 1)}"
@@ -227,15 +227,15 @@ def _picture(chosen: Selection, attribution: Attribution, asked: Question, view:
         chosen,
         f"{method.title} of {asked.words}",
         method.unit,
-        _in_colours(attribution.values) if view.in_colours else None,
+        _in_colours(attribution.values, look.clip_percent) if view.in_colours else None,
         note,
         attribution.map,
     )
 
 
-def _in_colours(values: FloatArray) -> show.Pixels:
-    """(H, W, 3) around mid grey; the 99th percentile of the magnitude is black or full."""
-    limit = float(np.percentile(np.abs(values), 99)) or 1.0
+def _in_colours(values: FloatArray, clip_percent: float) -> show.Pixels:
+    """(H, W, 3) around mid grey; that share of the values, the largest in magnitude, is at either end."""
+    limit = float(np.percentile(np.abs(values), 100 - clip_percent)) or 1.0
     shares = np.clip(0.5 + values / (2 * limit), 0, 1)
     pixels = np.broadcast_to(shares, (3, *values.shape[1:])).transpose(1, 2, 0)
     rounded: show.Pixels = np.rint(255 * pixels).astype(np.uint8)
@@ -271,6 +271,10 @@ def side_by_side(pictures: Sequence[MapPicture], look: Look) -> MapPicture | Non
     wall, one = st.columns([3, 2], gap="medium")
     with wall:
         picked, scale = gallery.grid(pictures, look, what="methods side by side")
+        if pictures[0].pixels is not None:
+            percent = look.clip_percent
+            ends = f"the strongest {percent} % of each map’s values are" if percent else "each map’s strongest value is"
+            st.caption(f"Mid grey is zero, {ends} at an end of the colours; “Colours” above sets that share.")
         edges = ""
         if any(_at_relus(picture) for picture in pictures):
             edges = (

@@ -5,7 +5,7 @@ chosen = sidebar.current()
 
 asked = saliency_view.question(chosen)
 look, view = saliency_view.view()
-maps = saliency_view.maps(chosen, asked, view)
+maps = saliency_view.maps(chosen, asked, look, view)
 one = saliency_view.side_by_side(maps, look)
 if one:
     cut_view.draw(one)
