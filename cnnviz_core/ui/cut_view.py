@@ -18,6 +18,7 @@ from cnnviz_core.ui.gallery import MapPicture
 
 _SHOWN_PX = 640
 _DIMMED = 0.25
+_OBJECT_PERCENT, _BACKGROUND_PERCENT = 5, 30
 _LARGEST_MASK_MB = 20
 
 
@@ -33,33 +34,46 @@ def draw(one: MapPicture) -> None:
     )
     if not wanted:
         return
+    _thresholds()
     try:
-        mask = _from_map(_digest(one), *_quantiles(), one)
+        mask = _from_map(_digest(one), *quantiles(), one)
     except CnnvizError as error:
         frame.problem(error)
         return
     pixels = one.chosen.image.pixels
     picture, numbers = st.columns([3, 2], gap="medium")
     with picture:
-        dimmed = np.where(mask.values[..., None], pixels, (pixels * _DIMMED).astype(np.uint8))
-        st.image(render.jpeg(_smaller(dimmed), quality=90), width="stretch")
+        st.image(render.jpeg(_smaller(dimmed(pixels, mask)), quality=90), width="stretch")
         st.caption(f"What was found: {format_percent(mask.values.mean())} of the whole photo. The rest is dimmed.")
     with numbers:
         _take_away(one, mask)
         _compare(mask)
 
 
-def _quantiles() -> tuple[float, float]:
+def _thresholds() -> None:
+    """Asks where the object and the background begin; :func:`quantiles` has the answer."""
     row = st.container(horizontal=True)
-    surely_object = row.slider(
-        "Surely object: strongest, %", 1, 50, 5, key="surely_object", bind="query-params",
+    row.slider(
+        "Surely object: strongest, %", 1, 50, _OBJECT_PERCENT, key="surely_object", bind="query-params",
         help="Share of the map’s places that are taken as object to begin with. Simonyan et al. take 5 %.",
     )  # fmt: skip
-    surely_background = row.slider(
-        "Surely background: weakest, %", 1, 60, 30, key="surely_background", bind="query-params",
+    row.slider(
+        "Surely background: weakest, %", 1, 60, _BACKGROUND_PERCENT, key="surely_background", bind="query-params",
         help="Share of the map’s places that are taken as background to begin with. Simonyan et al. take 30 %.",
     )  # fmt: skip
+
+
+def quantiles() -> tuple[float, float]:
+    """Quantiles of a map at which object and background begin on this page; as in the paper while nothing is cut."""
+    is_cut = st.session_state.get("cut", False)
+    surely_object = st.session_state["surely_object"] if is_cut else _OBJECT_PERCENT
+    surely_background = st.session_state["surely_background"] if is_cut else _BACKGROUND_PERCENT
     return 1 - surely_object / 100, surely_background / 100
+
+
+def dimmed(pixels: show.Pixels, mask: Mask) -> show.Pixels:
+    """A picture, (H, W, 3), dark where its mask (H, W) is not."""
+    return np.where(mask.values[..., None], pixels, (pixels * _DIMMED).astype(np.uint8))
 
 
 def _digest(one: MapPicture) -> str:

@@ -18,7 +18,7 @@ from cnnviz_core.methods import cam, occlusion, saliency, segmentation, trust
 from cnnviz_core.models import LoadedModel
 from cnnviz_core.numerals import format_percent
 from cnnviz_core.results import Agreement, ContextEdit, ContextTest, Curves, FloatArray, Mask, Randomization, Run, Step
-from cnnviz_core.ui import charts, closeup, frame, pickers, show, work
+from cnnviz_core.ui import charts, closeup, cut_view, frame, pickers, show, work
 from cnnviz_core.ui.components.heat_view import Box
 from cnnviz_core.ui.gallery import MapPicture, told_apart
 
@@ -210,7 +210,7 @@ def _cheating(one: MapPicture, _all_maps: Sequence[MapPicture]) -> None:
         [_GRABCUT, _RECTANGLE],
         key="object",
         help="A rectangle is drawn with the mouse on the enlarged map above. GrabCut finds the object by itself, from "
-        "the map, and can be wrong: look at the mask.",
+        "the map, with the thresholds set under “Cut the object out”, and can be wrong: look at the mask.",
     )
     if by == _RECTANGLE and rectangle is None:
         st.info("Draw a rectangle around the object: drag over the enlarged map above.")
@@ -225,7 +225,7 @@ def _cheating(one: MapPicture, _all_maps: Sequence[MapPicture]) -> None:
         show=_draw_context,
         method=one.run.method,
         settings=_frozen(one.run),
-        box=rectangle if by == _RECTANGLE else None,
+        **({"box": rectangle} if by == _RECTANGLE else _as_cut_out(one)),
         other=other,
     )
     if found is None:
@@ -239,8 +239,19 @@ def _cheating(one: MapPicture, _all_maps: Sequence[MapPicture]) -> None:
     _draw_context(found)
 
 
+def _as_cut_out(one: MapPicture) -> dict[str, Any]:
+    """What makes GrabCut's mask of the map made anew that of the map on the page."""
+    foreground, background = cut_view.quantiles()
+    return {"foreground": foreground, "background": background, "from_zero": bool(one.checked.min() >= 0)}
+
+
 def _draw_context(found: ContextTest) -> None:
-    """The edited pictures and their maps, as far as they are there."""
+    """What was taken as the object, the edited pictures and their maps, as far as they are there."""
+    show.mosaic_wall(
+        render.rgb_mosaic(cut_view.dimmed(found.whole.pixels, found.mask)[None]), key="tested_object",
+        labels=["taken as the object"], tile_px=_TILE_PX, smooth=True, aria="What was taken as the object",
+        max_height=None,
+    )  # fmt: skip
     edits = (found.whole, *found.edits)
     pixels = render.rgb_mosaic(np.stack([edit.pixels for edit in edits]))
     labels = [_edit_label(edit) for edit in edits]
@@ -344,16 +355,16 @@ def _context(
     *,
     method: str,
     settings: Settings,
-    box: Box | None,
     other: str,
     on_step: OnStep,
+    **object_is: Any,
 ) -> ContextTest:
     progress = _Progress(on_step)
     explain = _again(method, settings, progress)
     return trust.context_test(
         model,
         image,
-        _object(model, image, explain, box),
+        _object(model, image, explain, **object_is),
         explain=explain,
         target=_target(settings),
         other=photos.open_photo(other),
@@ -361,11 +372,30 @@ def _context(
     )
 
 
-def _object(model: LoadedModel, image: InputImage, explain: Callable[..., Any], box: Box | None) -> Mask:
-    """Where the object is, over the crop: in the rectangle, or where GrabCut finds it."""
+def _object(
+    model: LoadedModel,
+    image: InputImage,
+    explain: Callable[..., Any],
+    *,
+    box: Box | None = None,
+    foreground: float = 0,
+    background: float = 0,
+    from_zero: bool = False,
+) -> Mask:
+    """Where the object is, over the crop: in the rectangle, or where GrabCut finds it from the map and two quantiles.
+
+    The page may show a map cut at zero that its method gives with values below: ``from_zero`` cuts it here, too.
+    """
     if box is not None:
         return closeup.as_mask(model, box)
-    found = segmentation.grabcut(image, explain(model, image), crop_box=model.preprocessing.crop_box(image))
+    values = explain(model, image).map
+    found = segmentation.grabcut(
+        image,
+        values.clip(min=0) if from_zero else values,
+        foreground_quantile=foreground,
+        background_quantile=background,
+        crop_box=model.preprocessing.crop_box(image),
+    )
     return trust.crop_mask(model, image, found)
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from cnnviz_core.methods import trust
-from cnnviz_core.results import Step
+from cnnviz_core.methods import segmentation, trust
+from cnnviz_core.results import Mask, Step
 
 Open = Callable[..., AppTest]
 PAGE = "explain/saliency"
@@ -58,6 +59,17 @@ def test_each_view_has_its_picture(open_page: Open, view: str) -> None:
     app = open_page(PAGE, attribution_view=view)
     assert not app.exception
     assert side_by_side(app) == QUICK
+
+
+def test_how_many_values_the_colours_clip_is_told_and_can_be_set(open_page: Open) -> None:
+    app = open_page(PAGE, attribution_view="colours")
+    said = {1: "the strongest 1 % of", 5: "the strongest 5 % of", 0: "strongest value is"}
+    pictures = set()
+    for percent, words_for_it in said.items():
+        app.select_slider(key="clip_maps").set_value(percent).run()
+        assert words_for_it in captions(app)
+        pictures.add(app.get("image")[-1].proto.imgs[0].url)  # named by what is in it
+    assert len(pictures) == 3
 
 
 def test_a_network_without_relus_says_what_is_not_defined_and_what_to_use(open_page: Open) -> None:
@@ -156,6 +168,32 @@ def test_cheating_is_seen_filling_in_and_what_is_there_stays_after_a_cancel(
     run_until(app, lambda app: "Cancelled after 3 of 7 steps" in " ".join(w.value for w in app.warning))
     assert "outside the object, which leaves" in captions(app)
     assert "with the object alone" in words(app)
+
+
+@pytest.mark.parametrize("name", ["CAM", "Grad-CAM"])
+def test_cheating_takes_the_object_as_it_was_cut_out(
+    open_page: Open, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """CAM is shown cut at zero here, which its method does not do."""
+    masks, by_default = [], []
+    cut = segmentation.grabcut
+
+    def noting(*args: object, **settings: object) -> Mask:
+        by_default.append(cut(*args, crop_box=settings["crop_box"]))
+        masks.append(cut(*args, **settings))
+        return masks[-1]
+
+    monkeypatch.setattr(segmentation, "grabcut", noting)
+    app = open_page("explain/cam", map=name, check="is it cheating?", object="GrabCut from the map")
+    app.toggle(key="cut").set_value(True).run()
+    app.slider(key="surely_object").set_value(20).run()
+    on_page = masks[-1]
+    assert (on_page.values != by_default[-1].values).any(), "else this test shows nothing"
+    num = len(masks)
+    app.button(key="context_run").click().run()
+    run_until(app, lambda app: "of the map’s positive values lie outside the object" in captions(app))
+    assert len(masks) == num + 1
+    np.testing.assert_array_equal(masks[-1].values, on_page.values)
 
 
 def test_checks_that_need_a_class_say_so_for_a_unit(open_page: Open) -> None:
