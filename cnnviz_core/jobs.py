@@ -100,6 +100,7 @@ class Job:
     by_itself: bool = False
     was_let_go: bool = False
     _record: Record | None = None
+    _group: str = ""
     _hint: str = _HINT
     _has_begun: bool = False
     _is_on_disk: bool = False
@@ -163,6 +164,8 @@ class Queue:
     person's jobs, those that they asked for go before those that a page began by itself. A turn ends with the job, with
     a pause, and at the first step after a minute when somebody else waits, or at once when what began by itself stands
     before a click of its owner: then the job is set aside, keeps what it has, and goes on when it is its turn again.
+    Jobs of one group do not take turns, since each would hold what the other needs: who comes later begins when the
+    one that has begun ends, and until then that one is not paused.
 
     Args:
         max_finished: Finished jobs to keep in memory; the oldest go first.
@@ -182,6 +185,7 @@ class Queue:
         self._jobs: OrderedDict[str, Job] = OrderedDict()
         self._work: dict[Job, Work] = {}  # not begun
         self._line: list[Job] = []  # waiting for their turn, in the order in which they came
+        self._begun: list[Job] = []  # and not ended: at work, set aside or paused
         self._at_work: Job | None = None
         self._waits_since: dict[str, float] = {}  # each person in the line: since they came, or since their last turn
         self._max_finished, self._max_bytes = max_finished, max_mb * 2**20
@@ -203,6 +207,7 @@ class Queue:
         *,
         owner: str,
         details: Details | None = None,
+        group: str = "",
         hint: str = _HINT,
         by_itself: bool = False,
     ) -> Job:
@@ -214,6 +219,7 @@ class Queue:
             work: Takes ``on_step``.
             owner: Who wants it.
             details: What people see of it.
+            group: Equal for jobs of which one must end before another begins; empty for nothing but the key.
             hint: Sentence without its full stop that says which setting to lower where memory runs out.
             by_itself: Whether the owner did not ask for it, but opened a page that needs it.
 
@@ -224,7 +230,7 @@ class Queue:
             job = self._jobs.get(key)
             if job is None or not job.can_be_joined:
                 self._check_number(owner)
-                job = self._jobs[key] = Job(key, title, by_itself=by_itself, _hint=hint)
+                job = self._jobs[key] = Job(key, title, by_itself=by_itself, _group=group or key, _hint=hint)
                 self._jobs.move_to_end(key)
                 if self._records:
                     job._record = self._records.begin(key, title, details or Details(), person=owner)
@@ -295,14 +301,19 @@ class Queue:
                 self._end(job, State.CANCELLED)
             self._changed.notify_all()
 
+    def is_awaited(self, job: Job, *, owner: str) -> bool:
+        """Whether a job is wanted by other people than this one, or must end for another job to begin."""
+        with self._changed:
+            return job.owners != {owner} or any(job in self._before(other) for other in self._line)
+
     def pause(self, job: Job, *, owner: str) -> bool:
-        """Stops a job at its next step until it is resumed. Returns whether it does: not while others wait for it.
+        """Stops a job at its next step until it is resumed. Returns whether it does: not while it is awaited.
 
         Raises:
             TooManyJobs: As many are paused as may be.
         """
         with self._changed:
-            if not job.is_live or job.owners != {owner}:
+            if not job.is_live or self.is_awaited(job, owner=owner):
                 return False
             if sum(other._pause and other.is_live and other is not job for other in self._jobs.values()) >= _MOST_ASIDE:
                 raise TooManyJobs(f"{_MOST_ASIDE} jobs are paused already; resume or cancel one of them first.")
@@ -330,15 +341,27 @@ class Queue:
         if not any(owner in job.owners for job in (*self._line, self._at_work) if job is not None):
             self._waits_since[owner] = time.monotonic()
 
+    def _before(self, job: Job) -> list[Job]:
+        """What must end for a job to begin."""
+        return [other for other in self._begun if other is not job and other._group == job._group]
+
     def _order(self) -> list[Job]:
-        """The line as it will be served: whoever waits longest first, then whoever came first."""
+        """The line as it will be served: whoever waits longest first, then whoever came first.
+
+        Those that have another one of their group before them come last.
+        """
         now, left, served = time.monotonic(), list(self._line), []
         since = dict(self._waits_since)
         if self._at_work is not None:
             since |= dict.fromkeys(self._at_work.owners, now)
         while left:
             job = min(
-                left, key=lambda job: (min((since.get(owner, now) for owner in job.owners), default=now), job.by_itself)
+                left,
+                key=lambda job: (
+                    bool(self._before(job)),
+                    min((since.get(owner, now) for owner in job.owners), default=now),
+                    job.by_itself,
+                ),
             )
             left.remove(job)
             served.append(job)
@@ -350,11 +373,14 @@ class Queue:
         if self._at_work is not None or not self._line or _halting.is_set():
             return
         job = self._order()[0]
+        if self._before(job):
+            return
         if not job._has_begun:
             # First, so that where no thread can be had the job is still in the line for the next who comes here.
             threading.Thread(target=self._do, args=(job, self._work[job]), name="cnnviz-job", daemon=True).start()
             del self._work[job]
             job._has_begun = True
+            self._begun.append(job)
             journal.event("job started", title=job.title)
         self._line.remove(job)
         self._at_work, job.state = job, State.RUNNING
@@ -381,20 +407,25 @@ class Queue:
         """Whether another job is to go on in place of the one at work, and there is memory for it."""
         if self._at_work is not job or not self._line:
             return False
-        following = self._order()[0]
-        is_click = job.by_itself and any(not other.by_itself and other.owners & job.owners for other in self._line)
+        ready = [other for other in self._order() if not self._before(other)]
+        if not ready:
+            return False
+        following = ready[0]
+        is_click = job.by_itself and any(not other.by_itself and other.owners & job.owners for other in ready)
         has_had_its_time = time.monotonic() - job._since >= _TURN_SECONDS and not following.owners <= job.owners
         num_aside = sum(other._has_begun and other.is_live for other in self._jobs.values()) - 1
         return (is_click or has_had_its_time) and (following._has_begun or num_aside < _MOST_ASIDE)
 
     def _resume(self, job: Job) -> None:
-        job._pause = False
-        if job.state is State.PAUSED:
-            for owner in job.owners:
-                self._arrive(owner)
-            job.state = State.WAITING
-            self._line.append(job)
-            self._changed.notify_all()
+        """Ends the pause of a job, and of what must end before it."""
+        for one in (*self._before(job), job):
+            one._pause = False
+            if one.state is State.PAUSED:
+                for owner in one.owners:
+                    self._arrive(owner)
+                one.state = State.WAITING
+                self._line.append(one)
+                self._changed.notify_all()
 
     def _drop_oldest(self) -> None:
         finished = [job for job in self._jobs.values() if not job.is_live]
@@ -420,7 +451,9 @@ class Queue:
             _release_memory(job)  # long work leaves hundreds of MB behind
         finally:
             with self._changed:
+                self._begun.remove(job)
                 self._leave(job)
+                self._advance()  # also where it was not its turn: others may have waited for its end
 
     def _outcome(self, job: Job, work: Work) -> tuple[State, object, str]:
         """Does the work: what has become of it, its result, its error."""

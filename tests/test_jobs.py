@@ -551,6 +551,56 @@ def test_a_job_that_was_set_aside_can_be_paused_and_cancelled(after: str) -> Non
     assert queue.live() == []
 
 
+@pytest.mark.usefixtures("short_turns")
+def test_of_one_group_none_begins_before_another_has_ended() -> None:
+    queue, steps, order = Queue(), Steps(), []
+    first = queue.submit("first", "work", steps, owner="ada", group="index")
+    second = queue.submit("second", "work", lambda _: order.append("second"), owner="bob", group="index")
+    other = queue.submit("other", "work", lambda _: order.append("other"), owner="cy")
+    assert queue.live() == [first, other, second]
+    steps.go()
+    assert ended(other).state is State.DONE
+    at_step(first, 1)
+    assert (first.step.done, second.state) == (1, State.WAITING)
+    steps.go(5)
+    assert ended(first).result == "whole"
+    ended(second)
+    assert order == ["other", "second"]
+
+
+def test_what_another_of_its_group_waits_for_goes_on() -> None:
+    queue, steps = Queue(), Steps()
+    first = queue.submit("first", "work", steps, owner="ada", group="index")
+    queue.pause(first, owner="ada")
+    steps.go()
+    until(lambda: first.state is State.PAUSED)
+    second = queue.submit("second", "work", lambda _: 2, owner="bob", group="index")
+    until(lambda: first.state is State.RUNNING)
+    assert second.state is State.WAITING
+    assert queue.is_awaited(first, owner="ada")
+    assert not queue.pause(first, owner="ada")
+    assert queue.pause(second, owner="bob")
+    assert not queue.is_awaited(first, owner="ada")
+    assert queue.pause(first, owner="ada")
+    steps.go()
+    until(lambda: first.state is State.PAUSED)
+    queue.resume(second)
+    steps.go(4)
+    assert ended(first).result == "whole"
+    assert ended(second).result == 2
+
+
+def test_the_end_of_a_job_that_is_aside_lets_the_next_of_its_group_begin() -> None:
+    queue, steps = Queue(), Steps()
+    first = queue.submit("first", "work", steps, owner="ada", group="index")
+    queue.pause(first, owner="ada")
+    steps.go()
+    until(lambda: first.state is State.PAUSED)
+    queue.cancel(first, owner="ada")
+    assert ended(queue.submit("second", "work", lambda _: 2, owner="bob", group="index")).result == 2
+    assert ended(first).state is State.CANCELLED
+
+
 def test_who_comes_while_others_wait_stands_behind_them_also_for_the_first_time() -> None:
     queue, gate, order = Queue(), Gate(), []
     ended(queue.submit("before", "work", lambda _: None, owner="ada"))

@@ -464,8 +464,8 @@ def _locked(folders: Iterable[_Folder], report: OnStep, *, waits: bool) -> Itera
             while not _acquired(lock):
                 if not waits:
                     raise Busy(
-                        "This collection is being indexed by another program, perhaps in a terminal. What it has done "
-                        "so far is used; come back later for the rest."
+                        "This collection is being indexed elsewhere already, perhaps by a command in a terminal. What "
+                        "is done so far is used; come back later for the rest."
                     )
                 report(Step(0, 0))
                 time.sleep(_POLL_SECONDS)

@@ -296,6 +296,8 @@ def indexed(
             "What is indexed is kept for everybody and need not be done again.",
             at_once=seconds <= _AT_ONCE_SECONDS,
             line="indexing",
+            # Whoever writes to an index keeps others from it to the end, also while set aside.
+            group=repr((collection.collection_id, model.spec.model_id, model.spec.weights_hash)),
             about={"network": model.spec.title, "collection": collection.title, "layers": list(wanted)},
         )
         if missed:

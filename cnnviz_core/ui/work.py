@@ -174,6 +174,7 @@ def until_done(
     show: Callable[[Any], None] | None = None,
     at_once: bool | None = False,
     line: str = "methods",
+    group: str = "",
     hint: str = "",
     about: Mapping[str, object] | None = None,
     right: str = "",
@@ -192,6 +193,7 @@ def until_done(
             It is let go when the settings change meanwhile, or when another page has long work to do. None: neither
             by itself nor on demand; it gives only what is there already.
         line: Jobs of one line wait for each other.
+        group: Of one group none begins before another has ended; see :meth:`Queue.submit`.
         hint: Sentence without its full stop that says which setting to lower where memory runs out.
         about: Settings for the list of jobs; None takes those in the address of the page.
         right: A key of :data:`roles.RIGHTS` that starting it takes; what is done already is there for all.
@@ -218,7 +220,7 @@ def until_done(
         _let_others_go(name, key, line, by_itself=by_itself)
         options: dict[str, Any] = {"hint": hint} if hint else {}
         jobs_of_line.submit(
-            key, title, _keeping(work), owner=me, details=_details(about), by_itself=by_itself, **options
+            key, title, _keeping(work), owner=me, details=_details(about), group=group, by_itself=by_itself, **options
         )
 
     mine = job if job is not None and me in job.asked_by else None
@@ -333,7 +335,7 @@ def controls(jobs_of_line: Queue, job: Job, *, name: str) -> None:
     line = st.container(horizontal=True, vertical_alignment="center")
     share, words = progress(jobs_of_line, job)
     line.progress(share, text=frame.plain(words))
-    is_shared = job.owners != {me}
+    is_awaited = jobs_of_line.is_awaited(job, owner=me)
     if job.state is State.PAUSED:
         line.button(
             "Resume",
@@ -347,9 +349,9 @@ def controls(jobs_of_line: Queue, job: Job, *, name: str) -> None:
             "Pause",
             key=f"{name}_pause",
             icon=":material/pause:",
-            disabled=is_shared or job.is_stopping,
-            help="Somebody else waits for it, too."
-            if is_shared
+            disabled=is_awaited or job.is_stopping,
+            help="Somebody else or another job waits for it, too."
+            if is_awaited
             else "It stops after its present step, keeps what it has, and makes room for the next job.",
             on_click=_press,
             args=(jobs_of_line.pause, job),

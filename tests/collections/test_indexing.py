@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,10 +14,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cnnviz_core import models, settings, store
+from cnnviz_core import jobs, models, settings, store
 from cnnviz_core.collections import embedding, indexing, scan
 from cnnviz_core.collections.scan import Picture
 from cnnviz_core.errors import BadSetting
+from cnnviz_core.job_records import State
 from cnnviz_core.models import LoadedModel
 from cnnviz_core.results import Step
 
@@ -426,11 +428,76 @@ def test_who_does_not_wait_is_told(tiny_model: LoadedModel, listed: Listed) -> N
     slow.start()
     inside.wait(20)
     try:
-        with pytest.raises(indexing.Busy, match="another program"):
+        with pytest.raises(indexing.Busy, match="indexed elsewhere"):
             indexing.build(listed, tiny_model, layers=["conv2"], waits=False)
     finally:
         go_on.set()
         slow.join()
+
+
+class Slow:
+    """As :func:`embedding.embed`, but it takes its time, and counts the pictures."""
+
+    def __init__(self) -> None:
+        self.embed, self.num = embedding.embed, 0
+
+    def __call__(self, model: LoadedModel, files: Sequence[embedding.File], **settings: object) -> embedding.Shard:
+        time.sleep(0.1)
+        self.num += len(files)
+        return self.embed(model, files, **settings)
+
+
+@pytest.mark.parametrize("aside", ["turn", "pause", "cancel"])
+def test_two_jobs_on_one_collection_take_over_from_each_other(
+    tiny_model: LoadedModel, listed: Listed, monkeypatch: pytest.MonkeyPatch, aside: str
+) -> None:
+    monkeypatch.setattr(jobs, "_TURN_SECONDS", 0.0)
+    monkeypatch.setattr(indexing, "_POLL_SECONDS", 0.02)
+    monkeypatch.setattr(embedding, "embed", slow := Slow())
+    queue = jobs.Queue()
+
+    def index(owner: str, layers: list[str]) -> jobs.Job:
+        def work(on_step: jobs.OnStep) -> tuple[str, ...]:
+            return indexing.build(listed, tiny_model, layers=layers, waits=False, on_step=on_step)
+
+        return queue.submit(owner, "Index", work, owner=owner, group="the collection")
+
+    def until(condition: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 20
+        while not condition():
+            assert time.monotonic() < deadline, [(job.state, job.error) for job in (first, *others)]
+            time.sleep(0.005)
+
+    others: list[jobs.Job] = []
+    first = index("anna", ["conv1", "conv2"])
+    until(lambda: first.step is not None)
+    if aside == "pause":
+        assert queue.pause(first, owner="anna")
+        until(lambda: first.state is State.PAUSED)
+    elif aside == "cancel":
+        gate = threading.Event()
+        others.append(queue.submit("else", "Something else", lambda _: gate.wait(20), owner="cleo"))
+        until(lambda: others[0].state is State.RUNNING)
+    others.append(index("bert", ["conv2", "scores"]))
+    if aside == "cancel":
+        queue.cancel(first, owner="anna")
+        gate.set()
+    until(lambda: not any(job.is_live for job in (first, *others)))
+    assert [job.error for job in (first, *others)] == [""] * (1 + len(others))
+    assert first.state is (State.CANCELLED if aside == "cancel" else State.DONE)
+    assert {job.state for job in others} == {State.DONE}
+    assert indexing.read(listed, tiny_model, layer="scores").is_complete
+    if aside != "cancel":
+        assert slow.num == 2 * NUM_FILES  # once for each: the second has only its scores to make
+        together = content(listed.collection_id)
+        other = Listed(listed.folder, "folder/the same")
+        indexing.build(other, tiny_model, layers=["conv1", "conv2"])
+        indexing.build(other, tiny_model, layers=["scores"])
+        mine, theirs = (
+            sorted(data for path, data in made.items() if "json" not in path)
+            for made in (together, content(other.collection_id))
+        )
+        assert mine == theirs
 
 
 def test_a_folder_that_cannot_be_written_is_named(tiny_model: LoadedModel, listed: Listed, tmp_path: Path) -> None:

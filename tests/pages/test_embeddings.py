@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import threading
 import time
 import zipfile
 from collections.abc import Callable
@@ -50,6 +51,27 @@ def test_a_collection_that_was_never_indexed_is_indexed_by_itself(open_page: Ope
     until(app, "PCA of global\\_pool · 21 pictures")
     (record,) = work.records().all()
     assert record.about["collection"] == "Photos of scikit-image and scikit-learn", "the list of jobs tells which"
+
+
+def test_two_people_index_one_collection_one_after_the_other_whatever_their_layers(
+    open_page: Open, request: pytest.FixtureRequest
+) -> None:
+    began, may_end = threading.Event(), threading.Event()
+    request.addfinalizer(may_end.set)
+
+    def before(_: object) -> None:
+        began.set()
+        may_end.wait(120)
+
+    work.queue("indexing").submit("before", "Before", before, owner="cleo")
+    assert began.wait(10)
+    for layer in ("global_pool", "blocks.1"):
+        open_page(PAGE, collection="Photos of scikit-image and scikit-learn", layer=layer)
+    first, second = work.queue("indexing").live()[1:]
+    for job in (first, second):
+        work.queue("indexing").cancel(job, owner=next(iter(job.owners)))
+    assert first.key != second.key
+    assert first._group == second._group
 
 
 def test_a_costly_collection_is_to_be_seen_before_it_is_indexed(
