@@ -115,7 +115,7 @@ def _reopen(found: Indexed) -> None:
         format_func=lambda one: one.name,
         key="earlier_map",
         on_change=take,
-        help="Maps of this collection that were made on this server; they open at once.",
+        help="Maps of this collection made on this server. They open at once while its pictures are the same.",
     )
 
 
