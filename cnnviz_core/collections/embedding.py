@@ -39,7 +39,7 @@ PSEUDO_LAYERS = (PIXELS, SCORES)
 NUM_TOPS = 16
 
 PIXELS_SIDE = 32
-_MAX_FLAT = 16_384
+MAX_FLAT = 16_384
 _TRIED = 4
 _DECODING_SECONDS = 3e-3
 _BATCH = {"cpu": 16}
@@ -224,10 +224,20 @@ def check(model: LoadedModel, layers: Sequence[str], pooling: str) -> None:
     for name in layers:
         if name == SCORES:
             model.scores(torch.zeros(1, max(1, model.num_outputs)))
-        elif name != PIXELS and (length := dimension(model, name, pooling)) > _MAX_FLAT:
+        elif not fits(model, name, pooling):
+            length = dimension(model, name, pooling)
             raise BadSetting(
-                f"Layer {name} has {length:,} values per picture; at most {_MAX_FLAT:,} are kept. Pool by mean or max."
+                f"Layer {name} has {length:,} values per picture; at most {MAX_FLAT:,} are kept. Pool by mean or max."
             )
+
+
+def fits(model: LoadedModel, layer: str, pooling: str) -> bool:
+    """Whether a picture's vector at a layer is short enough to be kept.
+
+    Raises:
+        UnknownLayer: No layer of that name.
+    """
+    return layer in PSEUDO_LAYERS or dimension(model, layer, pooling) <= MAX_FLAT
 
 
 def dimension(model: LoadedModel, layer: str, pooling: str) -> int:

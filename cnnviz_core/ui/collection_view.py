@@ -266,13 +266,16 @@ def indexed(
     Args:
         model: The network.
         collection: As chosen.
-        layers: Beside the standard ones.
+        layers: Beside the standard ones, of which those are left out whose vectors are too long when flattened.
         pooling: Of maps.
 
     Returns:
         What is there, which after a cancel may be a part; None while there is next to nothing.
     """
-    wanted = tuple(dict.fromkeys([*embedding.standard_layers(model), *layers]))
+    standard = embedding.standard_layers(model)
+    if pooling == "flat":
+        standard = tuple(layer for layer in standard if embedding.fits(model, layer, pooling))
+    wanted = tuple(dict.fromkeys([*standard, *layers]))
     found = {layer: _index(collection, model, layer, pooling) for layer in wanted}
     num_missing = max(index.num_pictures - len(index.rows) for index in found.values())
     if num_missing:

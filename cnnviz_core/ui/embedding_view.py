@@ -23,10 +23,12 @@ from cnnviz_core.ui.collection_view import Indexed
 from cnnviz_core.ui.components import picture_map
 
 _PCA_AXES = 10
+_POOLING_PX = 150
 _AT_ONCE_SECONDS = 30
 _SHORT_SECONDS = 2
 _SO_FAR_PX = 360
 _MOST_COMPARED = 2000
+_POOLINGS = {"mean": "mean", "max": "max", "flat": "flattened"}
 
 
 @dataclass(frozen=True)
@@ -62,9 +64,40 @@ def layer(model: LoadedModel) -> str:
         default=linked if linked in names else default,
         of=model.spec.title,
         name=lambda name: {embedding.PIXELS: "pixels, the baseline", embedding.SCORES: "class scores"}.get(name, name),
-        help="What describes each picture: a layer’s maps, averaged over all places; by default what the classifier "
+        help="What describes each picture: a layer’s maps, pooled over all places; by default what the classifier "
         "reads. Pixels are the crop itself at 32 × 32, to compare with.",
     )
+
+
+def pooling(model: LoadedModel, layer: str) -> str:
+    """Asks how a layer's map becomes one vector; flattened, where that is short enough to be kept."""
+    offered = [pooling for pooling in _POOLINGS if pooling != "flat" or embedding.fits(model, layer, pooling)]
+    why_not = ""
+    if "flat" not in offered:
+        length = embedding.dimension(model, layer, "flat")
+        why_not = (
+            f"It is not on offer for {layer}, which has {length:,} values per picture; {embedding.MAX_FLAT:,} at most "
+            "are kept."
+        )
+        if st.session_state.get("pooling") == "flat":
+            frame.notice(f"Flattened: {why_not[0].lower()}{why_not[1:]} The mean is shown instead.")
+            st.session_state["pooling"] = "mean"
+    return pickers.choose(
+        "Pooling",
+        offered,
+        key="pooling",
+        name=lambda pooling: _POOLINGS[pooling],
+        width=_POOLING_PX,
+        help="How a map becomes one vector. **Mean**: how much of each channel there is on average. **Max**: its "
+        "strongest place, however small. **Flattened**: all values, so that places count, too. Each pooling has an "
+        f"index of its own. {frame.plain(why_not)}",
+    )
+
+
+def pooled(layer: str, found: Indexed) -> str:
+    """What to call the vectors of a layer: with the pooling, where it is another than the mean of maps."""
+    of_maps = layer not in embedding.PSEUDO_LAYERS and found.pooling != "mean"
+    return f"{layer}, {_POOLINGS[found.pooling]}" if of_maps else layer
 
 
 def wanted(found: Indexed, layer: str) -> Wanted:
@@ -90,7 +123,7 @@ def wanted(found: Indexed, layer: str) -> Wanted:
         _reopen(found)
     words = ", ".join(f"{word} {settings[name]}" for name, word in _SETTING_WORDS.items() if name in settings)
     extra = ", standardised" if settings["standardize"] else ""
-    name = f"{embeddings.METHODS[method].title}{f' ({words})' if words else ''}{extra} of {layer}"
+    name = f"{embeddings.METHODS[method].title}{f' ({words})' if words else ''}{extra} of {pooled(layer, found)}"
     return Wanted(layer, method, {"method": method, **settings}, name)
 
 
@@ -227,7 +260,9 @@ def project(found: Indexed, wanted: Wanted) -> Projection | None:
 
 
 def _network(found: Indexed) -> str:
-    return f"{found.model.spec.model_id} {found.model.spec.weights_hash}"
+    """Whose maps can be opened again: those of this network, and of the pooling that is chosen."""
+    of_pooling = "" if found.pooling == "mean" else f" {found.pooling}"
+    return f"{found.model.spec.model_id} {found.model.spec.weights_hash}{of_pooling}"
 
 
 def _so_far(partial: Projection) -> None:
@@ -265,7 +300,7 @@ def separation(found: Indexed) -> None:
         ),
         key="separation",
         title="Do the labels separate with depth?",
-        made={"network": found.model.spec.title, "collection": found.collection.title},
+        made={"network": found.model.spec.title, "collection": found.collection.title, "pooling": found.pooling},
     )
     sampled = "a sample of " if len(chosen) < len(found.rows) else ""
     st.caption(

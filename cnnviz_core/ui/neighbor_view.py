@@ -20,7 +20,18 @@ from cnnviz_core.methods import neighbors
 from cnnviz_core.methods.neighbors import RegionMatch
 from cnnviz_core.numerals import format_percent
 from cnnviz_core.results import FloatArray, Mask, Neighbors, Step
-from cnnviz_core.ui import charts, closeup, collection_view, compute, frame, linked_rows, pickers, show, work
+from cnnviz_core.ui import (
+    charts,
+    closeup,
+    collection_view,
+    compute,
+    embedding_view,
+    frame,
+    linked_rows,
+    pickers,
+    show,
+    work,
+)
 from cnnviz_core.ui.collection_view import Indexed
 from cnnviz_core.ui.pickers import Selection
 
@@ -191,7 +202,7 @@ def draw(query: Query, found: Indexed, wanted: Wanted) -> None:
         st.image(render.jpeg(found.model.preprocessing.crop(query.image), quality=90), width=_QUERY_PX)
         st.caption(f"Query: {frame.plain(query.name)}, as the network sees it.{_left_out(query, found)}")
     with right:
-        st.markdown(f"**Nearest by {frame.plain(_layer_name(wanted.layer))}**")
+        st.markdown(f"**Nearest by {frame.plain(_layer_name(wanted.layer, found))}**")
         near = _search(found, wanted.layer, query, wanted)
         _show(found, near, query, key="near")
     if wanted.layer != embedding.PIXELS:
@@ -211,8 +222,9 @@ def _left_out(query: Query, found: Indexed) -> str:
     return f" The collection has it, too ({names}), which is left out of its neighbours."
 
 
-def _layer_name(layer: str) -> str:
-    return {embedding.PIXELS: "the pixels", embedding.SCORES: "the class scores"}.get(layer, layer)
+def _layer_name(layer: str, found: Indexed) -> str:
+    names = {embedding.PIXELS: "the pixels", embedding.SCORES: "the class scores"}
+    return names.get(layer, embedding_view.pooled(layer, found))
 
 
 def _search(found: Indexed, layer: str, query: Query, wanted: Wanted) -> Neighbors:
@@ -267,6 +279,7 @@ def _bars(query: Query, found: Indexed, near: Neighbors, wanted: Wanted) -> None
         "collection": found.collection.title,
         "query": query.name,
         "layer": wanted.layer,
+        "pooling": found.pooling,
         "distance": _METRICS[wanted.metric],
     }
     charts.draw(
@@ -294,6 +307,9 @@ def region(query: Query, found: Indexed, wanted: Wanted) -> None:
     st.subheader("Only a part of it", anchor=False)
     if not found.model.layers.stages:
         st.caption("This network has no layer with maps, so there are no places to compare.")
+        return
+    if found.pooling != "mean":
+        st.caption("A part is compared by the averages over its places; choose the pooling “mean” for that.")
         return
     spatial = [info.name for info in found.model.layers.spatial]
     layer = wanted.layer if wanted.layer in spatial else found.model.layers.stages[-1].representative

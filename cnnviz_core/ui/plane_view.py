@@ -285,6 +285,7 @@ def _made(found: Indexed, wanted: Wanted, projection: Projection, view: View) ->
         "network": found.model.spec.title,
         "collection": found.collection.title,
         "vectors": wanted.name,
+        "pooling": found.pooling,
         **projection.settings,
         "colours": None if view.colours is None else view.colours.title,
     }

@@ -4,8 +4,10 @@ from cnnviz_core.ui import collection_view, embedding_view, frame, plane_view, s
 chosen = sidebar.current()
 
 if collection := collection_view.choose():
-    layer = embedding_view.layer(chosen.model)
-    if found := collection_view.indexed(chosen.model, collection, layers=[layer]):
+    with frame.row():
+        layer = embedding_view.layer(chosen.model)
+        pooling = embedding_view.pooling(chosen.model, layer)
+    if found := collection_view.indexed(chosen.model, collection, layers=[layer], pooling=pooling):
         with frame.row():
             wanted = embedding_view.wanted(found, layer)
             view = plane_view.view(found)

@@ -6,8 +6,9 @@ chosen = sidebar.current()
 if collection := collection_view.choose():
     with frame.row():
         layer = embedding_view.layer(chosen.model)
+        pooling = embedding_view.pooling(chosen.model, layer)
         wanted = neighbor_view.wanted(layer)
-    if found := collection_view.indexed(chosen.model, collection, layers=[layer]):
+    if found := collection_view.indexed(chosen.model, collection, layers=[layer], pooling=pooling):
         query = neighbor_view.query(chosen, found)
         neighbor_view.draw(query, found, wanted)
         neighbor_view.region(query, found, wanted)

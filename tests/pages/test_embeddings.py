@@ -17,7 +17,8 @@ from PIL import Image
 from streamlit.testing.v1 import AppTest
 
 from cnnviz_core import collections, settings
-from cnnviz_core.collections import sources
+from cnnviz_core.collections import embedding, indexing, sources
+from cnnviz_core.models import LoadedModel
 from cnnviz_core.ui import collection_view, work
 
 Open = Callable[..., AppTest]
@@ -187,6 +188,33 @@ def test_the_chosen_picture_is_placed_in_three_dimensions_too(open_explore: Open
     app.toggle(key="place_own").set_value(False).run()
     assert "orange diamond" not in captions(app)
     assert "Chelsea the cat" not in app.get("plotly_chart")[0].proto.spec
+
+
+def test_an_index_of_another_pooling_is_picked_up(open_explore: Open, lite0: LoadedModel) -> None:
+    layer = "blocks.3.0.bn1"
+    collection = collections.open_collection("bundled/photos")
+    layers = (*embedding.standard_layers(lite0), layer)
+    indexing.build(collection, lite0, layers=layers, pooling="max")  # as the terminal does
+    app = open_explore(PAGE, layer_of_vectors=layer, pooling="max")
+    assert "PCA of blocks.3.0.bn1, max · 21 pictures" in captions(app)
+    assert not work.records().all(), "it was there already"
+    of_max = app.get("plotly_chart")[-1].proto.spec
+    app.toggle(key="place_own").set_value(True).run()
+    assert not app.exception
+    app.selectbox(key="pooling").set_value("mean").run()
+    assert "PCA of blocks.3.0.bn1 · 21 pictures" in captions(app)
+    assert app.get("plotly_chart")[-1].proto.spec != of_max, "the layers compared are those of the pooling"
+
+
+def test_flattened_is_on_offer_where_the_layer_is_small_enough(open_explore: Open) -> None:
+    app = open_explore(PAGE, pooling="flattened")
+    until(app, "PCA of global\\_pool, flattened · 21 pictures")
+    app.selectbox(key="layer_of_vectors").set_value("bn2").run()
+    pooling = app.selectbox(key="pooling")
+    assert pooling.options == ["mean", "max"]
+    assert "not on offer for bn2, which has 62,720 values per picture; 16,384 at most are kept" in pooling.help
+    assert pooling.value == "mean"
+    assert "The mean is shown instead." in " ".join(w.value for w in app.warning)
 
 
 def values(written: dict[str, str] | list[float]) -> list[float]:

@@ -130,6 +130,18 @@ def test_metric_number_and_layer(open_explore: Open) -> None:
     assert "same in both" not in captions(app)
 
 
+def test_a_pooling_of_ones_own(open_explore: Open) -> None:
+    app = open_explore(PAGE, layer_of_vectors="bn2", pooling="max")
+    deadline = time.monotonic() + 60
+    while "Nearest by bn2, max" not in markdown(app):
+        assert time.monotonic() < deadline, captions(app)
+        time.sleep(0.3)
+        app.run()
+    assert not app.exception
+    assert "choose the pooling “mean” for that" in captions(app), "a part has no maximum to compare with"
+    assert "Nearest by the pixels themselves" in markdown(app)
+
+
 def test_a_region_is_searched_place_by_place(open_explore: Open, rectangle_key: str) -> None:
     app = open_explore(PAGE)
     app.session_state[rectangle_key] = (0.1, 0.1, 0.5, 0.5)
