@@ -236,8 +236,9 @@ def _is_slow(name: str) -> bool:
 def _method(
     model: LoadedModel, *, layer: str | None = None, needs_any_layer: bool = False, needs_class: bool = False
 ) -> str:
-    """The picker of one quick method."""
+    """The picker of one quick method, which says where the slow ones are."""
     fitting, _ = _fitting(model, layer or cam.default_layer(model))
+    slow = " and ".join(cam.METHODS[name].title for name in fitting if _is_slow(name))
     offered = [
         name
         for name in fitting
@@ -251,7 +252,8 @@ def _method(
         key="method",
         default="grad_cam" if "grad_cam" in offered else None,
         name=lambda name: cam.METHODS[name].title,
-        help="  \n".join(f"**{cam.METHODS[name].title}**: {cam.METHODS[name].help}" for name in offered),
+        help="  \n".join(f"**{cam.METHODS[name].title}**: {cam.METHODS[name].help}" for name in offered)
+        + (f"\n\n{slow} take a forward for each channel and each map; they are under **methods**." if slow else ""),
     )
 
 

@@ -53,6 +53,12 @@ def test_each_comparison_has_its_maps(open_page: Open, comparison: str, names: l
     assert enlarged(app) == (names[0], names)
 
 
+def test_where_one_method_is_chosen_its_help_says_where_the_slow_ones_are(open_page: Open) -> None:
+    box = open_page(PAGE, compare="layers").selectbox(key="method")
+    assert "Score-CAM" not in box.options
+    assert "Score-CAM and Ablation-CAM take a forward for each channel and each map; they are under" in box.help
+
+
 def test_a_link_restores_comparison_method_layer_and_map(open_page: Open) -> None:
     link = {"compare": "layers", "method": "HiResCAM", "layer": "blocks.4", "map": "blocks.4"}
     app = open_page(PAGE, **link)
