@@ -19,6 +19,7 @@ _NAMES = {
     "direction": "mixture",
     "epsilon": "ε in 255ths",
     "fourier": "Fourier",
+    "from_zero": "cut at zero",
     "image": "picture",
     "k": "how many",
     "l2": "penalty on squares",

@@ -242,7 +242,11 @@ def _cheating(one: MapPicture, _all_maps: Sequence[MapPicture]) -> None:
 def _as_cut_out(one: MapPicture) -> dict[str, Any]:
     """What makes GrabCut's mask of the map made anew that of the map on the page."""
     foreground, background = cut_view.quantiles()
-    return {"foreground": foreground, "background": background, "from_zero": bool(one.checked.min() >= 0)}
+    return {
+        "foreground_quantile": foreground,
+        "background_quantile": background,
+        "from_zero": bool(one.checked.min() >= 0),
+    }
 
 
 def _draw_context(found: ContextTest) -> None:
@@ -378,8 +382,8 @@ def _object(
     explain: Callable[..., Any],
     *,
     box: Box | None = None,
-    foreground: float = 0,
-    background: float = 0,
+    foreground_quantile: float = 0,
+    background_quantile: float = 0,
     from_zero: bool = False,
 ) -> Mask:
     """Where the object is, over the crop: in the rectangle, or where GrabCut finds it from the map and two quantiles.
@@ -392,8 +396,8 @@ def _object(
     found = segmentation.grabcut(
         image,
         values.clip(min=0) if from_zero else values,
-        foreground_quantile=foreground,
-        background_quantile=background,
+        foreground_quantile=foreground_quantile,
+        background_quantile=background_quantile,
         crop_box=model.preprocessing.crop_box(image),
     )
     return trust.crop_mask(model, image, found)
