@@ -131,8 +131,18 @@ class Index:
 
     @cached_property
     def searcher(self) -> Searcher:
-        """The vectors made ready for many searches."""
-        return Searcher.build(self.vectors)
+        """The vectors made ready for many searches; what that takes is kept beside them, mapped from disk, too."""
+        if not self.records or not self.records[0].exists():  # nothing there, or removed meanwhile
+            return Searcher.build(self.vectors)
+        home, mine = self.records[0].parent, f"search-{self.digest}"
+        try:
+            found = Searcher.build(self.vectors, folder=home / mine)
+        except store.StorageFailed:  # a full disk takes nothing from a search
+            return Searcher.build(self.vectors)
+        for other in home.glob("search-*"):  # of other rows
+            if other.name != mine:
+                shutil.rmtree(other, ignore_errors=True)
+        return found
 
 
 def build(

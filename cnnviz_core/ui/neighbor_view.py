@@ -245,7 +245,8 @@ def _searcher(found: Indexed, layer: str) -> Searcher:
 
 @st.cache_resource(max_entries=16, show_spinner="Preparing the search")
 def _prepared(found_by: str, layer: str, _found: Indexed) -> Searcher:  # noqa: ARG001 - the cache's key
-    return Searcher.build(_found.vectors[layer])
+    index, vectors = _found.indexes[layer], _found.vectors[layer]
+    return index.searcher if vectors is index.vectors else Searcher.build(vectors)
 
 
 def _show(found: Indexed, near: Neighbors, query: Query, *, key: str) -> None:

@@ -102,6 +102,39 @@ def test_the_strongest_answers_over_all_shards(tiny_model: LoadedModel, listed: 
     assert indexing.read(listed, tiny_model, layer="scores").tops is None
 
 
+def test_the_search_is_made_ready_once_for_the_same_rows(tiny_model: LoadedModel, listed: Listed) -> None:
+    def kept() -> list[tuple[str, int]]:
+        """What is kept for searches, after one that was right."""
+        index = indexing.read(listed, tiny_model, layer="conv2")
+        (found,) = index.searcher.nearest(index.vectors[:1], k=4)
+        cosines = index.vectors @ index.vectors[0] / np.linalg.norm(index.vectors, axis=1)
+        assert set(found.ids.tolist()) == set(np.argsort(-cosines)[:4].tolist())
+        return [(path.parent.name, path.stat().st_ino) for path in indexing.folders()[0].glob("search-*/codes.npy")]
+
+    indexing.build(listed, tiny_model, layers=["conv2"])
+    first = kept()
+    assert len(first) == 1
+    assert kept() == first
+    draw(listed.folder / "00.png", 77)
+    indexing.build(listed, tiny_model, layers=["conv2"])
+    second = kept()
+    assert len(second) == 1
+    assert second[0][0] != first[0][0]
+
+
+def test_a_full_disk_takes_nothing_from_a_search(
+    tiny_model: LoadedModel, listed: Listed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path) -> None:
+        raise store.StorageFailed(f"There is no room for {path.name}.")
+
+    indexing.build(listed, tiny_model, layers=["conv2"])
+    index = indexing.read(listed, tiny_model, layer="conv2")
+    monkeypatch.setattr(store, "written_aside", full)
+    assert index.searcher.codes.shape == index.vectors.shape
+    assert not list(indexing.folders()[0].glob("search-*/codes.npy"))
+
+
 def test_before_it_is_built_it_is_empty(tiny_model: LoadedModel, listed: Listed) -> None:
     index = indexing.read(listed, tiny_model, layer="conv2")
     assert index.vectors.shape == (0, 6)
