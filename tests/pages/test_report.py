@@ -70,7 +70,7 @@ def test_a_chart_goes_into_the_report_as_a_drawing(open_page: Open) -> None:
         ("", {}, {"answer"}),
         ("look/feature_maps", {}, {"histogram"}),
         ("look/filters", {"kernel": "3"}, {"frequencies"}),
-        ("explain/occlusion", {"hand": "2~3"}, {"probabilities", "winners", "hand_bars"}),
+        ("explain/occlusion", {"hand": "2~3"}, {"agreement", "probabilities", "winners", "hand_bars"}),
         ("compare/similarity", {}, {"self_similarity"}),
         ("compare/comparison", {"part": "This picture", "other": "itself"}, {"answer_base", "answer_tuned"}),
         ("create/adversarial", {}, {"answers_before", "answers_after", "way", "drift"}),
