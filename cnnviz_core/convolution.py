@@ -2,8 +2,9 @@
 
 PyTorch's own takes the weights in one order and rearranges them at every call, forward and back, into the one that
 oneDNN computes in. Here that one is kept, for each way and for the last sizes of what is read. The activation that
-follows is applied as the convolution writes. Going back is a transposed convolution; a kernel that reads the few
-channels of a picture goes back as several convolutions side by side, one for each place within a step.
+follows is applied as the convolution writes. Going back is a transposed convolution, but for two kinds: a kernel that
+reads the few channels of a picture goes back as several convolutions side by side, one for each place within a step,
+and in half precision one for single channels as a convolution with the kernel turned round.
 
 The operators are private ones of PyTorch; where they are missing, :data:`IS_THERE` is false and nothing here is used.
 """
@@ -200,6 +201,8 @@ class _Kernel:
             and weight.shape[1] * step * step <= _FEW_CHANNELS
             and min(self._sides) > 2 * step
         )
+        # In half precision a transposed convolution is several times as slow for single channels.
+        self._is_turned = weight.dtype is torch.bfloat16 and weight.shape[0] == groups and weight.shape[1] == 1
         self._ahead, self._back, self._side_by_side = _Ordered(), _Ordered(), _Ordered()
 
     @classmethod
@@ -238,6 +241,9 @@ class _Kernel:
         """The gradient on the inputs x, (N, C', H, W), from that on the outputs, (N, C, h, w)."""
         if self._is_woven:
             return self._woven(gradient, x, padding)
+        around = [step * (side - 1) - pad for step, side, pad in zip(self.dilation, self._sides, padding, strict=True)]
+        if self._is_turned and min(around) >= 0:
+            return self._turned(gradient, x, padding, around)
         unread = [  # rows and columns at the far side that the last step does not reach
             (side + 2 * pad - dilation * (length - 1) - 1) % step
             for side, pad, dilation, length, step in zip(
@@ -249,6 +255,25 @@ class _Kernel:
         size = gradient.shape, *unread
         weight = self._back.find(size, lambda: arrange(self.weight, *geometry, list(gradient.shape)))
         result: Tensor = torch.ops.mkldnn._convolution_transpose_pointwise.default(
+            gradient, weight, None, *geometry, "none", [], ""
+        )
+        return result
+
+    def _turned(self, gradient: Tensor, x: Tensor, padding: list[int], around: list[int]) -> Tensor:
+        """Back through single channels: forward with the kernel turned round, and zeros between for larger steps."""
+        if self.stride != [1, 1]:
+            rows, columns = (
+                side + 2 * pad - step * (length - 1)
+                for side, pad, step, length in zip(x.shape[2:], padding, self.dilation, self._sides, strict=True)
+            )
+            spread = torch.empty(
+                (*gradient.shape[:2], rows, columns), dtype=gradient.dtype, memory_format=torch.channels_last
+            )
+            spread.zero_()[..., :: self.stride[0], :: self.stride[1]] = gradient
+            gradient = spread
+        geometry = around, [1, 1], self.dilation, self.groups
+        weight = self._back.find(gradient.shape, lambda: _arranged(self.weight.flip(2, 3), gradient, *geometry))
+        result: Tensor = torch.ops.mkldnn._convolution_pointwise.default(
             gradient, weight, None, *geometry, "none", [], ""
         )
         return result

@@ -85,9 +85,21 @@ def test_other_sizes_than_the_first() -> None:
 
 
 @pytest.mark.skipif(not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="this processor does not know bfloat16")
-def test_in_bfloat16() -> None:
-    conv = nn.Conv2d(8, 8, 3, padding=1).requires_grad_(requires_grad=False).bfloat16()
-    x = torch.randn(1, 8, 9, 9)
+@pytest.mark.parametrize(
+    ("groups", "kernel", "stride", "padding", "dilation"),
+    [
+        (1, 3, 1, 1, 1),
+        (1, 3, 2, 1, 1),
+        (8, 3, 1, 1, 1),
+        (8, 3, 2, 1, 1),
+        (8, 5, (2, 1), 2, 1),
+        (8, 3, 1, 3, 2),
+        (8, 1, 2, 3, 1),
+    ],
+)
+def test_in_bfloat16(groups: int, kernel: int, stride: int, padding: int, dilation: int) -> None:
+    conv = nn.Conv2d(8, 8, kernel, stride, padding, dilation, groups).requires_grad_(requires_grad=False).bfloat16()
+    x = torch.randn(2, 8, 9, 10)
     y, gradient = both_ways(lambda x: Convolution(conv)(x.bfloat16()), x)
     expected = both_ways(copy.deepcopy(conv).float(), x)
     for found, right in zip((y.float(), gradient), expected, strict=True):
