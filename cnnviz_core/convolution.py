@@ -241,15 +241,14 @@ class _Kernel:
         """The gradient on the inputs x, (N, C', H, W), from that on the outputs, (N, C, h, w)."""
         if self._is_woven:
             return self._woven(gradient, x, padding)
+        by_ones = [  # rows and columns that steps of one would have put out
+            side + 2 * pad - dilation * (length - 1)
+            for side, pad, dilation, length in zip(x.shape[2:], padding, self.dilation, self._sides, strict=True)
+        ]
         around = [step * (side - 1) - pad for step, side, pad in zip(self.dilation, self._sides, padding, strict=True)]
         if self._is_turned and min(around) >= 0:
-            return self._turned(gradient, x, padding, around)
-        unread = [  # rows and columns at the far side that the last step does not reach
-            (side + 2 * pad - dilation * (length - 1) - 1) % step
-            for side, pad, dilation, length, step in zip(
-                x.shape[2:], padding, self.dilation, self._sides, self.stride, strict=True
-            )
-        ]
+            return self._turned(gradient, by_ones, around)
+        unread = [(side - 1) % step for side, step in zip(by_ones, self.stride, strict=True)]  # after the last step
         geometry = padding, unread, self.stride, self.dilation, self.groups
         arrange = torch.ops.mkldnn._reorder_convolution_transpose_weight.default
         size = gradient.shape, *unread
@@ -259,15 +258,11 @@ class _Kernel:
         )
         return result
 
-    def _turned(self, gradient: Tensor, x: Tensor, padding: list[int], around: list[int]) -> Tensor:
+    def _turned(self, gradient: Tensor, by_ones: list[int], around: list[int]) -> Tensor:
         """Back through single channels: forward with the kernel turned round, and zeros between for larger steps."""
         if self.stride != [1, 1]:
-            rows, columns = (
-                side + 2 * pad - step * (length - 1)
-                for side, pad, step, length in zip(x.shape[2:], padding, self.dilation, self._sides, strict=True)
-            )
             spread = torch.empty(
-                (*gradient.shape[:2], rows, columns), dtype=gradient.dtype, memory_format=torch.channels_last
+                (*gradient.shape[:2], *by_ones), dtype=gradient.dtype, memory_format=torch.channels_last
             )
             spread.zero_()[..., :: self.stride[0], :: self.stride[1]] = gradient
             gradient = spread
