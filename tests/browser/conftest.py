@@ -18,9 +18,10 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import ConsoleMessage, Page, Request
+from playwright.sync_api import BrowserContext, ConsoleMessage, Page, Request, expect
 
 HERE = Path(__file__).parent
+WAIT_MS = 180_000  # for whatever a test waits for: machines differ by a factor of four
 REPOSITORY = HERE.parents[1]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 QUIET = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync")
@@ -30,6 +31,9 @@ IDLE = """() => {
   return app && app.dataset.testConnectionState === 'CONNECTED' && app.dataset.testScriptState === 'notRunning'
     && !document.querySelector('[data-stale=true]') && !document.querySelector('[data-testid=stSkeleton]');
 }"""
+
+
+expect.set_options(timeout=WAIT_MS)
 
 
 def chromium() -> str | None:
@@ -62,6 +66,12 @@ def browser_type_launch_args(browser_type_launch_args: dict) -> dict:
 @pytest.fixture(scope="session")
 def browser_context_args(browser_context_args: dict) -> dict:
     return {**browser_context_args, "viewport": {"width": 1280, "height": 900}}
+
+
+@pytest.fixture
+def context(context: BrowserContext) -> BrowserContext:
+    context.set_default_timeout(WAIT_MS)
+    return context
 
 
 @pytest.fixture(scope="session")
@@ -148,9 +158,9 @@ class Site:
         self.idle()
         return self.page
 
-    def idle(self, timeout_ms: int = 30_000) -> None:
+    def idle(self) -> None:
         """Waits until no run is going on. Right after a click, expect its outcome first: the run may not have begun."""
-        self.page.wait_for_function(IDLE, timeout=timeout_ms)
+        self.page.wait_for_function(IDLE)
 
     def go(self, section: str, title: str) -> None:
         """Goes to a page by the menu."""

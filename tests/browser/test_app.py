@@ -42,10 +42,10 @@ def test_a_click_on_a_thumbnail_changes_picture_and_link(app) -> None:
     page.locator(".st-key-thumbnails canvas").scroll_into_view_if_needed()  # the menu is long
     box = page.locator(".st-key-thumbnails canvas").bounding_box()
     page.mouse.click(box["x"] + box["width"] / 2, box["y"] + 20)  # the second of three in the first row
-    expect(page.get_by_role("heading", name="It says: espresso")).to_be_visible(timeout=20_000)
+    expect(page.get_by_role("heading", name="It says: espresso")).to_be_visible()
     expect(page).to_have_url(re.compile("image="))
     page.reload()
-    expect(page.get_by_role("heading", name="It says: espresso")).to_be_visible(timeout=20_000)
+    expect(page.get_by_role("heading", name="It says: espresso")).to_be_visible()
 
 
 def test_a_click_on_the_wall_enlarges_the_channel(app) -> None:
@@ -53,7 +53,7 @@ def test_a_click_on_the_wall_enlarges_the_channel(app) -> None:
     wall(page, "channel_wall")
     box = page.locator(".st-key-channel_wall canvas").bounding_box()
     page.mouse.click(box["x"] + 20, box["y"] + 20)
-    expect(page).not_to_have_url(re.compile("channel=5&|channel=5$"), timeout=20_000)
+    expect(page).not_to_have_url(re.compile("channel=5&|channel=5$"))
     app.idle()
     chosen = page.locator(".st-key-channel input").input_value()
     expect(page.get_by_text(f"conv_stem channel {chosen}")).to_be_visible()
@@ -73,12 +73,12 @@ def test_another_layer_starts_with_its_own_first_channel(app) -> None:
     expect(page).not_to_have_url(re.compile("1e400"))
     app.idle()
     page.go_back()  # to that address, when the widget has its name in it already
-    expect(page.get_by_text("no usable number for channel")).to_be_visible(timeout=20_000)
-    expect(page).not_to_have_url(re.compile("1e400"), timeout=20_000)
+    expect(page.get_by_text("no usable number for channel")).to_be_visible()
+    expect(page).not_to_have_url(re.compile("1e400"))
     app.open("/feature_maps?channel=5")
     expect(page.locator(".st-key-channel input")).to_have_value("5")
     page.get_by_text("7 × 7", exact=True).click()
-    expect(page.get_by_text("1280 channels of 7 × 7 cells")).to_be_visible(timeout=20_000)
+    expect(page.get_by_text("1280 channels of 7 × 7 cells")).to_be_visible()
     app.idle()
     shown = page.locator(".st-key-channel input").input_value()
     assert shown != "5"
@@ -116,11 +116,11 @@ def test_an_uploaded_picture_is_in_the_link(app, browser) -> None:
     page = app.open("/")
     noise = np.random.default_rng(3).integers(0, 255, (40, 60), dtype=np.uint8)
     _upload(page, "grey <b>noise</b>.png", _png(noise))
-    expect(page).to_have_url(re.compile("image=grey"), timeout=20_000)
+    expect(page).to_have_url(re.compile("image=grey"))
     expect(page.get_by_text("60 × 40 px picture")).to_be_visible()
     other = browser.new_page()  # another session, as a colleague who got the link
     other.goto(page.url)
-    expect(other.get_by_text("60 × 40 px picture")).to_be_visible(timeout=30_000)
+    expect(other.get_by_text("60 × 40 px picture")).to_be_visible()
     other.close()
 
 
@@ -128,7 +128,7 @@ def test_a_bad_picture_is_said_and_the_old_one_stays(app) -> None:
     page = app.open("/?image=Coffee")
     _upload(page, "drawing.png", b"<svg xmlns='http://www.w3.org/2000/svg'></svg>")
     expect(page.get_by_text("drawing.png")).not_to_have_count(0)
-    expect(page.get_by_test_id("stAlert").filter(has_text="drawing.png")).to_be_visible(timeout=20_000)
+    expect(page.get_by_test_id("stAlert").filter(has_text="drawing.png")).to_be_visible()
     expect(page.get_by_role("heading", name="It says")).to_be_visible()
 
 
@@ -147,7 +147,7 @@ def _bomb(side: int) -> bytes:
 def test_a_huge_picture_is_refused(app) -> None:
     page = app.open("/")
     _upload(page, "huge.png", _bomb(30_000))
-    expect(page.get_by_test_id("stAlert").filter(has_text="huge.png")).to_be_visible(timeout=20_000)
+    expect(page.get_by_test_id("stAlert").filter(has_text="huge.png")).to_be_visible()
 
 
 def _save(page: Page, label: str) -> Download:

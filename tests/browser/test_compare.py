@@ -6,12 +6,10 @@ import re
 
 from playwright.sync_api import Locator, Page, expect
 
-LONG = 60_000
-
 
 def ready(page: Page, kind: str) -> Locator:
     view = page.locator(f".{kind}[data-ready]")
-    view.wait_for(timeout=LONG)
+    view.wait_for()
     return view
 
 
@@ -37,7 +35,7 @@ def iou(view: Locator) -> float:
 
 def changed(view: Locator, before: float) -> float:
     """The IoU, once it is another one."""
-    expect(view).not_to_have_attribute("data-iou", str(before), timeout=LONG)
+    expect(view).not_to_have_attribute("data-iou", str(before))
     return iou(view)
 
 
@@ -47,7 +45,7 @@ def test_a_mask_is_painted_cut_and_the_threshold_moved(app) -> None:
     bundled = iou(view)
     assert round(bundled, 2) == 0.86
     painter.get_by_role("button", name="Clear").click()
-    expect(page.get_by_text("Mark the object in a picture on the left")).to_be_visible(timeout=LONG)
+    expect(page.get_by_text("Mark the object in a picture on the left")).to_be_visible()
     painter.get_by_role("button", name="Rectangle", exact=True).click()
     drag(painter, (0.1, 0.15), (0.95, 0.92))
     view = ready(page, "threshold-view")
@@ -68,10 +66,10 @@ def test_a_mask_is_painted_cut_and_the_threshold_moved(app) -> None:
     assert moved != cut
     assert "threshold=" not in page.url
     page.mouse.up()
-    expect(page).to_have_url(re.compile("threshold=0"), timeout=LONG)
+    expect(page).to_have_url(re.compile("threshold=0"))
     app.idle()
     page.reload()
     view = ready(page, "threshold-view")
     assert iou(view) == moved, "masks and threshold are in the link"
     view.get_by_role("button", name=re.compile("honest")).click()
-    expect(page).not_to_have_url(re.compile("threshold="), timeout=LONG)
+    expect(page).not_to_have_url(re.compile("threshold="))

@@ -33,11 +33,11 @@ def test_a_click_on_the_grid_enlarges_a_method_and_names_it_in_the_link(app) -> 
     page = app.open("/cam")
     wall = ready(page, "maps_wall")
     page.mouse.click(*place(wall, 0.5, 0.1))
-    expect(page.locator(".st-key-map input")).to_have_value("Grad-CAM", timeout=20_000)
+    expect(page.locator(".st-key-map input")).to_have_value("Grad-CAM")
     expect(page).to_have_url(re.compile("map=Grad-CAM"))
     expect(page.get_by_text(re.compile("Grad-CAM at bn2 for Egyptian cat"))).to_be_visible()
     page.reload()
-    expect(page.locator(".st-key-map input")).to_have_value("Grad-CAM", timeout=20_000)
+    expect(page.locator(".st-key-map input")).to_have_value("Grad-CAM")
 
 
 def test_a_dragged_rectangle_is_measured(app) -> None:
@@ -48,12 +48,10 @@ def test_a_dragged_rectangle_is_measured(app) -> None:
     page.mouse.move(*place(view, 0.3, 0.4), steps=4)
     page.mouse.move(*place(view, 0.98, 0.5), steps=4)
     page.mouse.up()
-    expect(page.get_by_text(re.compile(r"% of the map’s positive values lie in your rectangle"))).to_be_visible(
-        timeout=20_000
-    )
+    expect(page.get_by_text(re.compile(r"% of the map’s positive values lie in your rectangle"))).to_be_visible()
     expect(view.locator(".boxes [data-name='your rectangle']")).to_be_visible()
     page.get_by_role("button", name="Remove the rectangle").click()
-    expect(view.locator(".boxes [data-name='your rectangle']")).to_have_count(0, timeout=20_000)
+    expect(view.locator(".boxes [data-name='your rectangle']")).to_have_count(0)
 
 
 def test_a_rectangle_can_be_drawn_with_the_keyboard(app) -> None:
@@ -62,7 +60,7 @@ def test_a_rectangle_can_be_drawn_with_the_keyboard(app) -> None:
     stage.focus()
     for key in ("Home", "Shift+ArrowRight", "Shift+ArrowRight", "Shift+ArrowDown", "Enter"):
         stage.press(key)
-    expect(page.get_by_text("positive values lie in your rectangle")).to_be_visible(timeout=20_000)
+    expect(page.get_by_text("positive values lie in your rectangle")).to_be_visible()
 
 
 def test_the_map_taken_away_is_the_map_that_its_manifest_makes(app, tmp_path: Path) -> None:
@@ -83,7 +81,7 @@ def test_a_clicked_unit_is_explained(app) -> None:
     page = app.open("/saliency?explain=a+unit&layer=blocks.3&channel=7")
     view = ready(page, "unit_map")
     page.mouse.click(*place(view, 0.25, 0.75))
-    expect(page.locator(".st-key-row input")).to_have_value("10", timeout=20_000)
+    expect(page.locator(".st-key-row input")).to_have_value("10")
     expect(page.locator(".st-key-column input")).to_have_value("3")
     expect(page.get_by_text(re.compile(r"of unit \(7, 10, 3\) of blocks.3"))).to_be_visible()
     expect(page).to_have_url(re.compile("row=10"))
@@ -92,11 +90,9 @@ def test_a_clicked_unit_is_explained(app) -> None:
 def test_an_occlusion_is_seen_while_it_runs_and_keeps_what_is_there_when_cancelled(app) -> None:
     page = app.open("/occlusion?patch=12&stride=2")
     page.get_by_role("button", name="Run: Occlusion").click()
-    expect(page.get_by_text(re.compile(r"Occlusion: \d+ of 11,449, \d+ a second"))).to_be_visible(timeout=30_000)
+    expect(page.get_by_text(re.compile(r"Occlusion: \d+ of 11,449, \d+ a second"))).to_be_visible()
     page.get_by_role("button", name="Cancel").click()
-    expect(page.get_by_text(re.compile("Cancelled after .* What is shown was computed until then"))).to_be_visible(
-        timeout=20_000
-    )
+    expect(page.get_by_text(re.compile("Cancelled after .* What is shown was computed until then"))).to_be_visible()
     expect(page.get_by_text(re.compile("patch 12 px, step 2 px"))).to_be_visible()
     expect(page.get_by_role("button", name="Run: Occlusion")).to_be_visible()
 
@@ -104,11 +100,11 @@ def test_an_occlusion_is_seen_while_it_runs_and_keeps_what_is_there_when_cancell
 def test_a_run_goes_on_when_its_page_is_left(app) -> None:
     page = app.open("/occlusion?patch=18&stride=9")
     page.get_by_role("button", name="Run: Occlusion").click()
-    expect(page.get_by_text(re.compile(r"Occlusion: \d+ of 576"))).to_be_visible(timeout=30_000)
+    expect(page.get_by_text(re.compile(r"Occlusion: \d+ of 576"))).to_be_visible()
     app.go("Look", "Home")
-    expect(page.get_by_role("heading", name="It says: Egyptian cat")).to_be_visible(timeout=20_000)
+    expect(page.get_by_role("heading", name="It says: Egyptian cat")).to_be_visible()
     page.goto(app.url + "/occlusion?patch=18&stride=9")
-    expect(page.get_by_text(re.compile("patch 18 px, step 9 px"))).to_be_visible(timeout=60_000)
+    expect(page.get_by_text(re.compile("patch 18 px, step 9 px"))).to_be_visible()
 
 
 def test_the_patch_follows_the_pointer_and_the_answer_the_patch(app) -> None:
@@ -118,7 +114,7 @@ def test_the_patch_follows_the_pointer_and_the_answer_the_patch(app) -> None:
     page.mouse.down()
     page.mouse.move(*place(view, 0.2, 0.4), steps=6)
     page.mouse.up()
-    expect(view.locator("[data-selected='12,6']")).to_be_visible(timeout=20_000)
+    expect(view.locator("[data-selected='12,6']")).to_be_visible()
     app.idle()
 
 
@@ -141,8 +137,6 @@ def test_the_charts_of_the_places_are_beside_the_map_where_there_is_room_else_be
 def test_the_trust_panel_gives_a_verdict(app) -> None:
     page = app.open("/cam?map=Grad-CAM&check=is+it+cheating%3F")
     page.get_by_role("button", name="Run: Is it cheating?").click()
-    expect(page.get_by_text(re.compile("of the map’s positive values lie outside the object"))).to_be_visible(
-        timeout=60_000
-    )
+    expect(page.get_by_text(re.compile("of the map’s positive values lie outside the object"))).to_be_visible()
     ready(page, "edits")
     ready(page, "edited_maps")

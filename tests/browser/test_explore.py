@@ -8,12 +8,10 @@ import numpy as np
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
-LONG = 90_000  # the first page indexes the bundled tiles
-
 
 def ready(page: Page, key: str) -> Locator:
     view = page.locator(f".st-key-{key} [data-ready]").first
-    view.wait_for(timeout=LONG)
+    view.wait_for()
     return view
 
 
@@ -41,13 +39,13 @@ def test_lasso_to_a_picture_grid_and_a_click_there_lights_the_point(app, embeddi
     page.mouse.down()
     page.mouse.move(box["x"] + box["width"] * 0.6, box["y"] + box["height"] * 0.6, steps=5)
     page.mouse.up()
-    expect(page.get_by_role("heading", name=re.compile(r"\d+ selected"))).to_be_visible(timeout=20_000)
+    expect(page.get_by_role("heading", name=re.compile(r"\d+ selected"))).to_be_visible()
     expect(page.get_by_text(re.compile("^Labels: "))).to_be_visible()
     wall = ready(page, "selected_wall")
     wall.scroll_into_view_if_needed()
     corner = wall.locator("canvas").first.bounding_box()
     page.mouse.click(corner["x"] + 20, corner["y"] + 20)
-    expect(view).not_to_have_attribute("data-lit", "", timeout=20_000)
+    expect(view).not_to_have_attribute("data-lit", "")
 
 
 def test_hover_shows_the_picture_without_a_word_to_the_server(app, embeddings: Page) -> None:
@@ -73,7 +71,7 @@ def test_the_picture_grid_zooms_and_is_taken_away(app) -> None:
     page.mouse.wheel(0, -600)
     expect(view).not_to_have_attribute("data-view", before)
     page.locator(".st-key-grid_downloads").get_by_role("button", name="Download").click()
-    with page.expect_download(timeout=60_000) as waiting:
+    with page.expect_download() as waiting:
         page.get_by_role("button", name="The grid as one picture").click()
     assert waiting.value.suggested_filename == "grid.jpg"
 
@@ -84,22 +82,21 @@ def test_a_neighbour_leads_on_and_the_trail_back(app) -> None:
     expect(page.get_by_text("Query: Chelsea the cat")).to_be_visible()
     corner = wall.locator("canvas").first.bounding_box()
     page.mouse.click(corner["x"] + 30, corner["y"] + 30)
-    expect(page.get_by_text(re.compile("Query: chelsea/"))).to_be_visible(timeout=20_000)
+    expect(page.get_by_text(re.compile("Query: chelsea/"))).to_be_visible()
     page.get_by_role("button", name="the chosen picture").click()
-    expect(page.get_by_text("Query: Chelsea the cat")).to_be_visible(timeout=20_000)
+    expect(page.get_by_text("Query: Chelsea the cat")).to_be_visible()
 
 
 def test_a_drawn_region_finds_places(app) -> None:
     page = app.open("/neighbors")
-    view = page.locator(".st-key-region_view")
-    view.locator("[data-ready]").first.wait_for(timeout=LONG)
-    view.scroll_into_view_if_needed()
-    box = view.locator("canvas").first.bounding_box()
-    page.mouse.move(box["x"] + 40, box["y"] + 40)
+    ready(page, "region_view")
+    app.idle()
+    stage = page.locator(".st-key-region_view .stage")
+    stage.hover(position={"x": 40, "y": 40})  # waits until what is above it has its height
     page.mouse.down()
-    page.mouse.move(box["x"] + 160, box["y"] + 150, steps=5)
+    stage.hover(position={"x": 160, "y": 150})
     page.mouse.up()
-    expect(page.get_by_text(re.compile("The best place of"))).to_be_visible(timeout=LONG)
+    expect(page.get_by_text(re.compile("The best place of"))).to_be_visible()
     ready(page, "regions_wall")
 
 
@@ -110,7 +107,7 @@ def test_a_click_on_the_wall_of_channels_chooses_one(app) -> None:
     before = page.locator(".st-key-channel input").input_value()
     corner = wall.locator("canvas").first.bounding_box()
     page.mouse.click(corner["x"] + 170, corner["y"] + 40)
-    expect(page.locator(".st-key-channel input")).not_to_have_value(before, timeout=20_000)
+    expect(page.locator(".st-key-channel input")).not_to_have_value(before)
     number = page.locator(".st-key-channel input").input_value()
-    expect(page.get_by_role("heading", name=f"Channel {number}")).to_be_visible(timeout=20_000)
+    expect(page.get_by_role("heading", name=f"Channel {number}")).to_be_visible()
     expect(page).to_have_url(re.compile(f"channel={number}"))

@@ -13,7 +13,7 @@ from cnnviz_core.models import LoadedModel
 
 def test_the_downloaded_picture_fools(app, lite0: LoadedModel, tmp_path: Path) -> None:
     page = app.open("/adversarial?attack=FGSM&seen_as=anything+else")
-    expect(page.get_by_text(re.compile("^Fooled: Egyptian cat"))).to_be_visible(timeout=60_000)
+    expect(page.get_by_text(re.compile("^Fooled: Egyptian cat"))).to_be_visible()
     with page.expect_download() as waiting:
         page.get_by_role("button", name="Altered picture").click()
     file = tmp_path / waiting.value.suggested_filename
@@ -27,9 +27,9 @@ def test_the_downloaded_picture_fools(app, lite0: LoadedModel, tmp_path: Path) -
 
 def test_a_long_attack_is_shown_while_it_goes_on_and_cancelled(app) -> None:
     page = app.open("/adversarial?attack_steps=200")
-    page.get_by_role("button", name="Run: PGD").click(timeout=60_000)
-    expect(page.locator(".st-key-adversarial_so_far img").first).to_be_visible(timeout=60_000)
+    page.get_by_role("button", name="Run: PGD").click()
+    expect(page.locator(".st-key-adversarial_so_far img").first).to_be_visible()
     expect(page.get_by_text(re.compile("^So far: "))).to_be_visible()
     page.get_by_role("button", name="Cancel").click()
-    expect(page.get_by_text(re.compile(r"^Cancelled after \d+ of 200 steps"))).to_be_visible(timeout=60_000)
+    expect(page.get_by_text(re.compile(r"^Cancelled after \d+ of 200 steps"))).to_be_visible()
     expect(page.get_by_text(re.compile("^After step"))).not_to_have_count(0)

@@ -12,8 +12,6 @@ from playwright.sync_api import Browser, Page, expect
 
 from tests.browser.conftest import Site
 
-LONG = 60_000
-
 
 def channel(page: Page) -> str:
     return page.locator(".st-key-channel input").input_value()
@@ -26,7 +24,7 @@ def test_a_copied_link_brings_back_the_screen_with_an_uploaded_picture(app: Site
     page = app.open("/feature_maps?channel=7")
     page.get_by_role("button", name="Your own picture").click()
     page.get_by_test_id("stFileUploaderDropzoneInput").first.set_input_files(tmp_path / "my noise.png")
-    expect(page).to_have_url(re.compile("image=my"), timeout=LONG)
+    expect(page).to_have_url(re.compile("image=my"))
     app.idle()
     page.keyboard.press("Escape")
     copy = page.locator(".st-key-enlarged_link").get_by_role("button", name="Copy link")
@@ -72,7 +70,7 @@ def test_a_report_is_exported_as_one_file_and_leads_back(app: Site, browser: Bro
     waiting.value.save_as(manifest)
     page.keyboard.press("Escape")
     figure.get_by_role("button", name="Add to report").click()
-    expect(page.get_by_text("Added to your report: 1 figure.")).to_be_visible(timeout=LONG)
+    expect(page.get_by_text("Added to your report: 1 figure.")).to_be_visible()
 
     app.open("/report")
     comment = page.get_by_role("textbox", name="Comment")
@@ -100,18 +98,18 @@ def test_a_report_is_exported_as_one_file_and_leads_back(app: Site, browser: Bro
 
     # The other screen differs in page, network and picture from what stands in the sidebar now.
     page.get_by_role("button", name="Open the screen").click()
-    expect(page).to_have_url(re.compile("feature_maps.*channel=7"), timeout=LONG)
+    expect(page).to_have_url(re.compile("feature_maps.*channel=7"))
     app.idle()
     expect(page.locator(".st-key-image input")).to_have_value("A cup of espresso")
     expect(page).to_have_url(re.compile("weights=untrained"))
     # The same page in another state: what the manifest does not name has its default again.
     page.locator(".st-key-channel input").fill("9")
     page.keyboard.press("Enter")
-    expect(page).to_have_url(re.compile("channel=9"), timeout=LONG)
+    expect(page).to_have_url(re.compile("channel=9"))
     app.idle()
     page.get_by_role("button", name="Open a manifest or link").click()
     page.get_by_test_id("stFileUploaderDropzoneInput").last.set_input_files(manifest)
-    expect(page).to_have_url(re.compile("channel=7"), timeout=LONG)
+    expect(page).to_have_url(re.compile("channel=7"))
     app.idle()
     expect(page.locator(".st-key-channel input")).to_have_value("7")
     expect(page.locator(".st-key-image input")).to_have_value("A cup of espresso")
@@ -120,11 +118,11 @@ def test_a_report_is_exported_as_one_file_and_leads_back(app: Site, browser: Bro
 def test_an_earlier_address_opens_with_its_values_also_on_the_way_back_to_it(app: Site) -> None:
     page, earlier = app.open("/class_image?steps=0&seed=7&size=64"), re.compile(r"[?&](steps|seed|size)=")
     shown = page.get_by_text("0 steps · from noise, seed 7").first
-    expect(shown).to_be_visible(timeout=LONG)
+    expect(shown).to_be_visible()
     expect(page).not_to_have_url(earlier)
     app.idle()
     page.go_back()  # to that address, when the widgets have their names in it already
-    expect(page).not_to_have_url(earlier, timeout=LONG)
+    expect(page).not_to_have_url(earlier)
     app.idle()
     assert "class_image_seed=7" in page.url
     expect(shown).to_be_visible()
@@ -134,7 +132,7 @@ def test_an_earlier_address_opens_with_its_values_also_on_the_way_back_to_it(app
 def test_the_manifest_of_a_chart_brings_its_screen_back(app: Site, tmp_path: Path) -> None:
     page = app.open("/adversarial?attack_steps=7&target=15+robin&image=A+cup+of+espresso")
     row = page.locator(".st-key-way_take_away")
-    expect(row).to_be_visible(timeout=LONG)
+    expect(row).to_be_visible()
     app.idle()
     row.get_by_role("button", name="Take away").click()
     taken = {}
@@ -152,7 +150,7 @@ def test_the_manifest_of_a_chart_brings_its_screen_back(app: Site, tmp_path: Pat
     app.open("/filters")
     page.get_by_role("button", name="Open a manifest or link").click()
     page.get_by_test_id("stFileUploaderDropzoneInput").last.set_input_files(taken["Manifest (JSON)"])
-    expect(page).to_have_url(re.compile("adversarial.*attack_steps=7"), timeout=LONG)
+    expect(page).to_have_url(re.compile("adversarial.*attack_steps=7"))
     app.idle()
     expect(page.locator(".st-key-attack_steps input")).to_have_value("7")
     expect(page.locator(".st-key-image input")).to_have_value("A cup of espresso")
@@ -162,7 +160,7 @@ def test_the_manifest_of_a_chart_brings_its_screen_back(app: Site, tmp_path: Pat
 def test_an_export_right_after_typing_is_not_lost(app: Site) -> None:
     page = app.open("/feature_maps?channel=7")
     page.locator(".st-key-enlarged_take_away").get_by_role("button", name="Add to report").click()
-    expect(page.get_by_text(re.compile("Added to your report"))).to_be_visible(timeout=LONG)
+    expect(page.get_by_text(re.compile("Added to your report"))).to_be_visible()
     app.open("/report")
     comment = page.get_by_role("textbox", name="Comment").first
     for number in range(6):

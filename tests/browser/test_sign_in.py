@@ -33,7 +33,7 @@ class Visit:
 
     def sign_out(self) -> None:
         self.page.get_by_role("button", name="Sign out").click()
-        expect(self.page.get_by_role("button", name="Sign in")).to_be_visible(timeout=20_000)
+        expect(self.page.get_by_role("button", name="Sign in")).to_be_visible()
 
 
 @pytest.fixture
@@ -68,36 +68,36 @@ def test_people_sign_in_have_their_rights_and_sign_out(visit_with_sign_in: Visit
     menu = page.get_by_test_id("stTopNavSection")
     link = f"{visit.url}/cam?image=coffee"
     page.goto(link)  # also a link to a page shows nothing before
-    expect(page.get_by_role("button", name="Sign in")).to_be_visible(timeout=20_000)
+    expect(page.get_by_role("button", name="Sign in")).to_be_visible()
     expect(menu).to_have_count(0)
 
     visit.sign_in("Impostor")
     page.goto(link)
-    expect(page.get_by_role("button", name="Sign in")).to_be_visible(timeout=20_000)
+    expect(page.get_by_role("button", name="Sign in")).to_be_visible()
 
     visit.sign_in("Ben")
-    expect(page.get_by_role("heading", name="CAM", exact=True)).to_be_visible(timeout=30_000)  # where the link led
+    expect(page.get_by_role("heading", name="CAM", exact=True)).to_be_visible()  # where the link led
     assert "image=coffee" in page.url
     page.goto(visit.url)
-    expect(menu.filter(has_text="Explain")).to_be_visible(timeout=30_000)
+    expect(menu.filter(has_text="Explain")).to_be_visible()
     pages = page.get_by_test_id("stMain")  # the start page lists them all
-    expect(pages.get_by_role("link", name="Networks")).to_be_visible(timeout=20_000)
+    expect(pages.get_by_role("link", name="Networks")).to_be_visible()
     expect(pages.get_by_role("link", name="Host")).to_have_count(0)
     page.get_by_role("button", name="Your own picture").click()
-    expect(page.get_by_text("You may not bring files to this server")).to_be_visible(timeout=20_000)
+    expect(page.get_by_text("You may not bring files to this server")).to_be_visible()
     page.reload()  # the cookie keeps it
-    expect(menu.filter(has_text="Explain")).to_be_visible(timeout=30_000)
+    expect(menu.filter(has_text="Explain")).to_be_visible()
     visit.sign_out()
     assert visit.provider.signed_out == 1
 
     visit.sign_in("Ann")
-    expect(pages.get_by_role("link", name="Host")).to_be_visible(timeout=30_000)
+    expect(pages.get_by_role("link", name="Host")).to_be_visible()
     page.goto(f"{visit.url}/host")
-    expect(page.get_by_role("heading", name="Settings in force")).to_be_visible(timeout=20_000)
+    expect(page.get_by_role("heading", name="Settings in force")).to_be_visible()
     visit.sign_out()
 
     visit.sign_in("Stranger")
-    expect(page.get_by_text("not open to your account")).to_be_visible(timeout=30_000)
+    expect(page.get_by_text("not open to your account")).to_be_visible()
     expect(menu).to_have_count(0)
 
     log = visit.log.read_text()

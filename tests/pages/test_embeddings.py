@@ -50,8 +50,9 @@ def test_a_map_with_its_numbers_is_there_before_the_first_click(open_explore: Op
 def test_a_collection_that_was_never_indexed_is_indexed_by_itself(open_page: Open) -> None:
     app = open_page(PAGE, collection="Photos of scikit-image and scikit-learn")
     until(app, "PCA of global\\_pool · 21 pictures")
-    (record,) = work.records().all()
-    assert record.about["collection"] == "Photos of scikit-image and scikit-learn", "the list of jobs tells which"
+    # A run that reads the index while it is written may ask once more for what is done already.
+    told = {record.about["collection"] for record in work.records().all()}
+    assert told == {"Photos of scikit-image and scikit-learn"}, "the list of jobs tells which"
 
 
 def test_two_people_index_one_collection_one_after_the_other_whatever_their_layers(
