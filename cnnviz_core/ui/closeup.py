@@ -15,7 +15,7 @@ from cnnviz_core.methods import segmentation, trust
 from cnnviz_core.models import LoadedModel
 from cnnviz_core.numerals import format_percent
 from cnnviz_core.render import Scale
-from cnnviz_core.results import FloatArray, Mask
+from cnnviz_core.results import Mask
 from cnnviz_core.ui import frame, pickers, screen, show
 from cnnviz_core.ui.components import heat_view
 from cnnviz_core.ui.components.heat_view import Box
@@ -39,13 +39,11 @@ def draw(one: MapPicture, scale: Scale, look: Look) -> None:
         key="shown_on",
         help="The network sees a resized crop; the rest of the photo plays no part in its answer.",
     )
+    whole = place == _PHOTO
     share, hides = _threshold(one)
     found = _box_above(one, share)
     limit = share * float(np.nanmax(one.values, initial=0.0))
     values = np.where(one.values >= limit, one.values, np.float32(np.nan)) if hides else one.values
-    if place == _PHOTO:
-        _on_photo(one, values, scale, look)
-        return
     drawn = rectangle_box(one.chosen)
     boxes = ({"your rectangle": drawn} if drawn else {}) | ({f"above {format_percent(share)}": found} if found else {})
 
@@ -60,15 +58,25 @@ def draw(one: MapPicture, scale: Scale, look: Look) -> None:
         scale=scale,
         colour_map=look.map_for(scale),
         unit=one.unit,
-        max_px=_SIDE_PX,
+        max_px=_photo_px(one.chosen) if whole else _SIDE_PX,
+        in_photo=whole,
         smooth=look.smooth,
         opacity=look.opacity,
         drawable=True,
         boxes=boxes,
         on_box=partial(keep_rectangle, one.chosen),
     )
+    if whole:
+        all_seen = show.window(one.chosen) == (0, 0, 1, 1)
+        st.caption(f"The network saw {'all of it' if all_seen else 'only what is inside the white frame'}.")
     if drawn:
         _inside(one, drawn)
+
+
+def _photo_px(chosen: Selection) -> int:
+    """The whole photo's longer side on screen: the shorter one is as long as that of a crop, where there is room."""
+    sides = chosen.image.height, chosen.image.width
+    return min(_PHOTO_PX, round(_SIDE_PX * max(sides) / min(sides)))
 
 
 def _in_own_colours(one: MapPicture, pixels: show.Pixels) -> None:
@@ -201,37 +209,3 @@ def as_mask(model: LoadedModel, box: Box) -> Mask:
     # Every pixel that it touches, so that a thin one has some, too.
     edges = (floor(left * width), floor(top * height), ceil(right * width), ceil(bottom * height))
     return segmentation.rectangle(edges, shape=shape)
-
-
-def _on_photo(one: MapPicture, values: FloatArray, scale: Scale, look: Look) -> None:
-    """The map where it lies in the original; a large photo is shown smaller."""
-    chosen = one.chosen
-    picture = chosen.image.pil()
-    picture.thumbnail((_PHOTO_PX, _PHOTO_PX))
-    shrink = picture.width / chosen.image.width
-    left, top, right, bottom = (edge * shrink for edge in chosen.model.preprocessing.crop_box(chosen.image))
-    pixels = render.paste_onto(
-        np.asarray(picture.convert("RGB")),
-        (left, top, right, bottom),
-        values,
-        scale=scale,
-        colour_map=look.map_for(scale),
-        opacity=0.6,
-        smooth=look.smooth,
-    )
-    st.image(render.jpeg(pixels, quality=92), width="stretch")
-    show.colour_bar(scale, look.map_for(scale), one.unit)
-    st.caption("The network saw only what is inside the white frame.")
-    caption = f"{chosen.model.spec.title}, {chosen.image.name}"
-    show.downloads(
-        chosen,
-        one.run,
-        key="closeup",
-        title=one.title,
-        figure=lambda: render.figure_png(
-            pixels, title=one.title, caption=caption, scale=scale, colour_map=look.map_for(scale), unit=one.unit
-        ),
-        exact=lambda: render.png(pixels),
-        values=one.values,
-        code=one.code,
-    )

@@ -17,6 +17,7 @@ from cnnviz_core.render import Scale
 from cnnviz_core.results import FloatArray, Run
 from cnnviz_core.ui import screen, take_away
 from cnnviz_core.ui.components import heat_view, tiles
+from cnnviz_core.ui.components.heat_view import Box
 from cnnviz_core.ui.pickers import Selection
 from cnnviz_core.ui.take_away import File
 
@@ -94,9 +95,10 @@ def map_over_photo(
     unit: str = "activation",
     max_px: int = 512,
     shown: FloatArray | None = None,
+    in_photo: bool = False,
     **view: Any,
 ) -> None:
-    """A map over the very crop that the network saw, with colour bar, opacity, values on hover, and its downloads.
+    """A map over what the network saw, with colour bar, opacity, values on hover, and its downloads.
 
     Args:
         selection: Network and picture.
@@ -110,10 +112,13 @@ def map_over_photo(
         unit: What the values are.
         max_px: Displayed size.
         shown: The values on screen where they differ from those taken away: parts of them hidden.
+        in_photo: Whether on the whole photo, where it lies in it; else on the very crop that the network saw.
         **view: Further arguments of :func:`heat_view.show`: clicks, boxes, interpolation.
     """
+    if in_photo:
+        view["window"] = window(selection)
     heat_view.show(
-        crop(selection),
+        whole(selection.image) if in_photo else crop(selection),
         np.ascontiguousarray(values if shown is None else shown, dtype=np.float32),
         key=key,
         low=scale.low[0],
@@ -126,9 +131,9 @@ def map_over_photo(
     )
 
     def figure() -> bytes:
-        over = {"scale": scale, "colour_map": colour_map, "smooth": view.get("smooth", False)}
+        over = {"scale": scale, "colour_map": colour_map, "smooth": view.get("smooth", False), "opacity": 0.6}
         return render.figure_png(
-            render.overlay(crop_pixels(selection), values, opacity=0.6, **over),
+            _over(selection, values, in_photo=in_photo, **over),
             title=title,
             caption=_caption(selection),
             scale=scale,
@@ -147,6 +152,16 @@ def map_over_photo(
         code=code,
         shown=_shown(scale, colour_map),
     )
+
+
+def _over(selection: Selection, values: FloatArray, *, in_photo: bool, **over: Any) -> Pixels:
+    """The map on the crop or in the photo; further arguments are those of :func:`render.overlay`."""
+    if not in_photo:
+        return render.overlay(crop_pixels(selection), values, **over)
+    pixels = _whole_pixels(selection.image)
+    height, width = pixels.shape[:2]
+    top, left, bottom, right = window(selection)
+    return render.paste_onto(pixels, (left * width, top * height, right * width, bottom * height), values, **over)
 
 
 def so_far(selection: Selection, values: FloatArray, *, key: str, scale: Scale, unit: str) -> None:
@@ -190,9 +205,22 @@ def whole(image: InputImage) -> bytes:
 
 @st.cache_data(max_entries=64, show_spinner=False)
 def _whole(digest: str, _image: InputImage) -> bytes:  # noqa: ARG001 - the cache's key
-    picture = _image.pil()
+    return render.jpeg(_whole_pixels(_image), quality=90)
+
+
+def _whole_pixels(image: InputImage) -> Pixels:
+    """All of a picture, (H, W, 3), a large one reduced."""
+    picture = image.pil()
     picture.thumbnail((_WHOLE_PX, _WHOLE_PX))
-    return render.jpeg(np.asarray(picture), quality=90)
+    return np.asarray(picture)
+
+
+def window(selection: Selection) -> Box:
+    """Where the crop lies in the photo: (top, left, bottom, right) as shares of it; may reach outside."""
+    height, width = selection.image.height, selection.image.width
+    left, top, right, bottom = selection.model.preprocessing.crop_box(selection.image)
+    # Rounded, so that all of a photo is all of it.
+    return round(top / height, 6), round(left / width, 6), round(bottom / height, 6), round(right / width, 6)
 
 
 def fitted(pixels: Pixels, shape: tuple[int, int]) -> Pixels:

@@ -209,6 +209,28 @@ def heat() -> None:
         )
 
 
+def windows() -> None:
+    """A map of 2 x 4 cells on a grey picture of 400 x 200 px, once in its middle, once beyond its upper left corner."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (400, 200), (200, 200, 200)).save(buffer, "PNG")
+    for key, window in {"middle": (0.25, 0.25, 0.75, 0.75), "corner": (-0.5, -0.25, 0.5, 0.75)}.items():
+        heat_view.show(
+            buffer.getvalue(),
+            np.arange(8, dtype=np.float32).reshape(2, 4),
+            key=key,
+            high=7.0,
+            lut=lut(),
+            opacity=1.0,
+            drawable=True,
+            boxes={"yours": st.session_state[f"{key}_box"]} if f"{key}_box" in st.session_state else {},
+            window=window,
+            max_px=400,
+            aria=key,
+            on_box=lambda box, key=key: st.session_state.update({f"{key}_box": box}),
+        )
+        st.caption(f"{key}: {st.session_state.get(f'{key}_box')}")
+
+
 def gallery() -> None:
     """For looking at."""
     names = ["astronaut", "chelsea", "coffee", "rocket", "a rather long file name.jpg"]
@@ -264,6 +286,8 @@ def emptied() -> None:
     del st.session_state.is_running
 
 
-SCENES = {f.__name__: f for f in (wall, refusing, flat, shrunk, tabs, thousand, heat, gallery, compared, emptied)}
+SCENES = {
+    f.__name__: f for f in (wall, refusing, flat, shrunk, tabs, thousand, heat, windows, gallery, compared, emptied)
+}
 st.set_page_config(layout="wide")
 SCENES[st.query_params.get("scene", "wall")]()

@@ -471,6 +471,57 @@ def test_a_picture_alone_and_cells_without_colours(parts):
     assert shown.shape == (224, 224, 4)
 
 
+WINDOWS = {  # by scene: places in px of the stage, 400 x 200, worked out by hand from the window
+    "middle": {  # the map lies from (100, 50) to (300, 150); a cell is 50 x 50 px
+        "cells": {(101, 51): 0, (299, 51): 3, (199, 149): 5, (201, 149): 6},
+        "beside": [(98, 100), (302, 100), (200, 48), (200, 152), (5, 5)],
+        "drags": {((150, 60), (250, 140)): (0.1, 0.25, 0.9, 0.75), ((20, 75), (390, 190)): (0.25, 0.0, 1.0, 1.0)},
+    },
+    "corner": {  # the map lies from (-100, -100) to (300, 100); a cell is 100 x 100 px
+        "cells": {(1, 1): 5, (99, 99): 5, (101, 99): 6, (299, 1): 7},
+        "beside": [(302, 50), (150, 102), (390, 190)],
+        "drags": {((100, 20), (200, 60)): (0.6, 0.5, 0.8, 0.75), ((350, 150), (-40, -40)): (0.5, 0.25, 1.0, 1.0)},
+    },
+}
+
+
+@pytest.mark.parametrize("scene", WINDOWS)
+def test_a_map_on_part_of_a_picture_has_its_cells_colours_and_rectangles_there(parts, scene):
+    page = parts.open("/?scene=windows")
+    view, places = component(page, scene), WINDOWS[scene]
+    stage = view.locator(".stage")
+    stage.scroll_into_view_if_needed()
+    box = stage.bounding_box()
+    assert (box["width"], box["height"]) == (400, 200)
+    shown = screenshot(stage)
+    for (x, y), cell in places["cells"].items():
+        page.mouse.move(box["x"] + x, box["y"] + y)
+        expect(view).to_have_attribute("data-hover", f"{cell // 4},{cell % 4}")
+        assert view.get_attribute("data-value") == str(cell)
+        assert np.abs(shown[y, x] - LUT[np.floor(254 * cell / 7 + 0.5).astype(int)]).max() <= 2
+    for x, y in places["beside"]:
+        page.mouse.move(box["x"] + x, box["y"] + y)
+        expect(view).to_have_attribute("data-hover", "")
+        expect(view.locator(".readout")).to_have_text("The network did not see this place.")
+        assert np.abs(shown[y, x] - 80).max() <= 2  # 200 dimmed by 60 %
+    view.get_by_role("button", name="Map").click()
+    expect(view).to_have_attribute("data-opacity", "0")
+    page.wait_for_timeout(300)
+    x, y = next(iter(places["cells"]))
+    assert np.abs(screenshot(stage)[y, x] - 200).max() <= 2  # what is seen without its map is not dimmed
+    for (start, end), edges in places["drags"].items():
+        page.mouse.move(box["x"] + start[0], box["y"] + start[1])
+        page.mouse.down()
+        page.mouse.move(box["x"] + (start[0] + end[0]) / 2, box["y"] + (start[1] + end[1]) / 2)
+        page.mouse.move(box["x"] + end[0], box["y"] + end[1])
+        page.mouse.up()
+        says(page, f"{scene}: {edges}")
+        outlined, window = view.locator(".boxes .box").bounding_box(), view.locator(".window").bounding_box()
+        assert outlined["x"] == pytest.approx(window["x"] + edges[1] * window["width"], abs=1)
+        assert outlined["y"] == pytest.approx(window["y"] + edges[0] * window["height"], abs=1)
+        assert outlined["width"] == pytest.approx((edges[3] - edges[1]) * window["width"], abs=1)
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_components_take_the_colours_of_the_theme(parts, scheme):
     parts.page.emulate_media(color_scheme=scheme)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
+from typing import Any
 
 import pytest
+from PIL import Image
 from streamlit.testing.v1 import AppTest
 
 from cnnviz_core.models import LoadedModel
 from cnnviz_core.ui import gallery
+from cnnviz_core.ui.components import heat_view
 
 Open = Callable[..., AppTest]
 PAGE = "explain/cam"
@@ -131,9 +135,28 @@ def test_a_rectangle_is_in_the_link_of_its_picture(open_page: Open, rectangle_ke
     assert any("rectangle that is none" in w.value for w in app.warning)
 
 
-def test_the_whole_photo_can_be_shown(open_page: Open) -> None:
-    app = open_page(PAGE, shown_on="the whole photo")
+def test_on_the_whole_photo_the_map_lies_where_the_crop_does_and_is_measured_likewise(
+    open_page: Open, rectangle_key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: dict[str, Any] = {}
+    show_view = heat_view.show
+
+    def noting(picture: bytes, *values: Any, **view: Any) -> Any:
+        shown.update(view, size=Image.open(io.BytesIO(picture)).size)
+        return show_view(picture, *values, **view)
+
+    monkeypatch.setattr(heat_view, "show", noting)
+    app = open_page(PAGE, shown_on="the whole photo", rectangle="0.000~0.000~1.000~0.500")
     assert "only what is inside the white frame" in captions(app)
+    assert shown["size"] == (451, 300)
+    # The shorter side becomes 224 px, the longer one int(451 * 224 / 300) = 336, of which the middle 224 are cut.
+    assert shown["window"] == pytest.approx((0, 56 / 336, 1, 280 / 336), abs=1e-6)
+    assert shown["drawable"]
+    assert shown["boxes"]["your rectangle"] == (0, 0, 1, 0.5)
+    assert [name.split()[0] for name in shown["boxes"]] == ["your", "above"]
+    words = " ".join(m.value for m in app.markdown)
+    assert "of the map’s positive values lie in your rectangle" in words
+    assert app.session_state[rectangle_key] == (0, 0, 1, 0.5)
 
 
 def test_a_link_with_too_many_layers_shows_as_many_as_fit(open_page: Open, lite0: LoadedModel) -> None:

@@ -256,6 +256,7 @@ def drawing():
         boxes={} if box is None else {"yours": box},
         aria="Map",
         on_box=lambda box: st.session_state.update(box=box),
+        **st.session_state.get("more", {}),
     )
 
 
@@ -269,6 +270,15 @@ def test_a_drawn_rectangle_is_told_in_shares_of_the_picture_and_comes_back_to_be
     for nonsense in ([0, 0, 1001, 10, 80], [-1, 0, 10, 10, 90], [0, 0, 10, 100]):
         click(at, "cnnviz.heat_view", nonsense)
         assert at.session_state["box"] == (0.1, 0.0, 1.0, 0.255)
+
+
+@pytest.mark.parametrize("window", [None, (0.25, -0.125, 0.75, 1.5)])
+def test_what_the_map_covers_is_the_whole_picture_unless_said(window):
+    at = AppTest.from_function(drawing)
+    at.session_state["more"] = {} if window is None else {"window": window}
+    header, _ = unpack(mounted(at.run())["cnnviz.heat_view"][0].bytes)
+    assert not at.exception
+    assert header["window"] == list(window or (0, 0, 1, 1))
 
 
 @pytest.mark.parametrize(
@@ -289,6 +299,13 @@ def test_a_drawn_rectangle_is_told_in_shares_of_the_picture_and_comes_back_to_be
         ({"values": None, "clickable": True}, ValueError),
         ({"drawable": True, "clickable": True}, ValueError),
         ({"drawable": True, "follow": True}, ValueError),
+        ({"window": (0, 0, 1)}, ValueError),
+        ({"window": (0, 0, float("nan"), 1)}, ValueError),
+        ({"window": (0, 0, float("inf"), 1)}, ValueError),
+        ({"window": (0.5, 0, 0.5, 1)}, ValueError),
+        ({"window": (0, 0.8, 1, 0.2)}, ValueError),
+        ({"window": (1, 0, 2, 1)}, ValueError),
+        ({"window": (0, -0.5, 1, 0)}, ValueError),
     ],
 )
 def test_heat_view_refuses_wrong_arguments(wrong, error):

@@ -9,6 +9,7 @@ class HeatView {
     this.root = find(".heat-view");
     this.stage = find(".stage");
     this.pictureCanvas = find(".picture");
+    this.window = find(".window"); // what the map covers: cells and boxes are measured in it
     this.mapCanvas = find(".map");
     this.pinnedRing = find(".pinned");
     this.pointedRing = find(".pointed");
@@ -27,6 +28,7 @@ class HeatView {
     this.header = null; // what is on screen
     this.pinned = null;
     this.pointed = null;
+    this.beside = false; // whether the pointer is on the picture where there is no map
     this.pending = 0; // stamp of the last click
     this.drag = null; // where the pointer went down, or the corner of a box drawn by keys
     this.reported = 0; // when a drag last told the server
@@ -43,7 +45,7 @@ class HeatView {
     on(this.stage, "pointerup", (event) => this.released(event));
     on(this.stage, "pointercancel", () => this.endDrag());
     on(this.stage, "pointerleave", (event) => event.pointerType !== "touch" && this.point(null));
-    on(this.stage, "click", (event) => this.clicked(this.cellAt(event)));
+    on(this.stage, "click", (event) => this.clicked(event));
     on(this.stage, "keydown", (event) => this.keyPressed(event));
     on(this.stage, "blur", () => this.point(null));
     on(this.slider, "input", () => this.choose({ opacity: this.slider.valueAsNumber / 100, on: true }));
@@ -128,12 +130,16 @@ class HeatView {
     bitmap.close();
   }
 
-  shapeStage({ size: [width, height], maxPx }) {
+  shapeStage({ size: [width, height], maxPx, window }) {
     const shown = (maxPx * width) / Math.max(width, height);
     this.root.style.setProperty("--width", `${shown}px`);
     this.root.style.setProperty("--aspect", `${width} / ${height}`);
     // A picture of few pixels is shown as such, not blurred into something the network never saw.
     this.pictureCanvas.classList.toggle("pixelated", shown >= 4 * width);
+    place(this.window, window, 1);
+    const isWhole = window.join() === "0,0,1,1";
+    this.stage.classList.toggle("beside", !isWhole);
+    if (isWhole) this.beside = false;
   }
 
   // ---- the map
@@ -168,7 +174,7 @@ class HeatView {
   paint() {
     const { smooth, shape } = this.header;
     const [rows, columns] = shape;
-    const box = this.stage.getBoundingClientRect();
+    const box = this.window.getBoundingClientRect();
     const width = smooth ? Math.max(columns, Math.round(box.width * devicePixelRatio)) : columns;
     const height = smooth ? Math.max(rows, Math.round(box.height * devicePixelRatio)) : rows;
     if (this.painted === `${width} ${height}`) return;
@@ -243,26 +249,42 @@ class HeatView {
     return row < this.header.shape[0] && column < this.header.shape[1];
   }
 
-  cellAt(event) {
-    if (!this.header || !this.values) return null;
-    const box = this.stage.getBoundingClientRect();
-    const [rows, columns] = this.header.shape;
-    const index = (share, size) => Math.max(0, Math.min(size - 1, Math.floor(share * size)));
-    const row = index((event.clientY - box.top) / box.height, rows);
-    return [row, index((event.clientX - box.left) / box.width, columns)];
+  /** Place of the pointer, at most at the picture's edge, as shares of the map's height and width; beyond 0..1 beside it. */
+  shareAt(event) {
+    const seen = this.stage.getBoundingClientRect();
+    const box = this.window.getBoundingClientRect();
+    const y = Math.max(seen.top, Math.min(seen.bottom, event.clientY));
+    const x = Math.max(seen.left, Math.min(seen.right, event.clientX));
+    return [(y - box.top) / box.height, (x - box.left) / box.width];
   }
 
-  point(cell) {
-    if (String(cell) === String(this.pointed)) return;
+  /** The cell under the pointer, or nearest to one that drags; null beside the map. */
+  cellAt(event) {
+    if (!this.header || !this.values) return null;
+    const shares = this.shareAt(event);
+    if (!this.drag && shares.some((share) => share < 0 || share > 1)) return null;
+    return shares.map((share, axis) => {
+      const size = this.header.shape[axis];
+      return Math.max(0, Math.min(size - 1, Math.floor(share * size)));
+    });
+  }
+
+  point(cell, beside = false) {
+    if (String(cell) === String(this.pointed) && beside === this.beside) return;
     this.pointed = cell;
+    this.beside = beside;
     if (this.header) this.showCells();
   }
 
-  /** Place of the pointer in thousandths of the picture's height and width. */
+  pointAt(event) {
+    const cell = this.cellAt(event);
+    this.point(cell, !cell && Boolean(this.values));
+    return cell;
+  }
+
+  /** Place of the pointer in thousandths of the map's height and width, the nearest one beside it. */
   placeAt(event) {
-    const box = this.stage.getBoundingClientRect();
-    const share = (at, size) => Math.max(0, Math.min(1000, Math.round((1000 * at) / size)));
-    return [share(event.clientY - box.top, box.height), share(event.clientX - box.left, box.width)];
+    return this.shareAt(event).map((share) => Math.max(0, Math.min(1000, Math.round(1000 * share))));
   }
 
   pressed(event) {
@@ -272,8 +294,7 @@ class HeatView {
   }
 
   moved(event) {
-    const cell = this.cellAt(event);
-    this.point(cell);
+    const cell = this.pointAt(event);
     if (!this.drag || this.drag.byKeys) return;
     this.drag.moved ||= Math.hypot(event.clientX - this.drag.x, event.clientY - this.drag.y) > 4;
     if (!this.drag.moved) return;
@@ -316,7 +337,7 @@ class HeatView {
         frame.className = "box";
         frame.title = name;
         frame.dataset.name = name;
-        placeBox(frame, box);
+        place(frame, box, 1000);
         return frame;
       }),
     );
@@ -324,17 +345,16 @@ class HeatView {
 
   outline(box) {
     this.drawnBox.hidden = !box;
-    if (box) placeBox(this.drawnBox, box);
+    if (box) place(this.drawnBox, box, 1000);
   }
 
-  clicked(cell) {
+  clicked(event) {
     if (this.justDragged) {
       this.justDragged = false;
       return;
     }
-    if (!cell) return;
-    this.point(cell);
-    if (this.header.clickable) this.pin(cell);
+    const cell = this.pointAt(event);
+    if (cell && this.header.clickable) this.pin(cell);
   }
 
   pin(cell) {
@@ -433,6 +453,7 @@ class HeatView {
   }
 
   invitation() {
+    if (this.beside) return "The network did not see this place.";
     if (this.header.drawable) return "Drag a rectangle over the picture.";
     if (this.header.follow) return "Click a place, or drag.";
     if (!this.coloured) return this.header.clickable ? "Click a place in the picture." : "";
@@ -446,12 +467,13 @@ function boxBetween([row, column], [otherRow, otherColumn]) {
   return [top, left, Math.max(row, otherRow), Math.max(column, otherColumn)];
 }
 
-/** Puts a frame where a box lies, given in thousandths of the picture. */
-function placeBox(frame, [top, left, bottom, right]) {
-  frame.style.top = `${top / 10}%`;
-  frame.style.left = `${left / 10}%`;
-  frame.style.height = `${(bottom - top) / 10}%`;
-  frame.style.width = `${(right - left) / 10}%`;
+/** Puts an element where a box lies in the one around it, which is so many units high and wide. */
+function place(element, [top, left, bottom, right], units) {
+  const percent = 100 / units;
+  element.style.top = `${percent * top}%`;
+  element.style.left = `${percent * left}%`;
+  element.style.height = `${percent * (bottom - top)}%`;
+  element.style.width = `${percent * (right - left)}%`;
 }
 
 /** Equal for two headers whose maps look the same. */

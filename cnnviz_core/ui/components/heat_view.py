@@ -20,6 +20,7 @@ _view = packing.register("heat_view", "numerals", "controls", "colour_bar")
 
 Box = tuple[float, float, float, float]
 _THOUSANDTHS = 1000
+_WHOLE: Box = (0, 0, 1, 1)
 
 
 def show(
@@ -39,6 +40,7 @@ def show(
     follow: bool = False,
     drawable: bool = False,
     boxes: Mapping[str, Box] | None = None,
+    window: Box = _WHOLE,
     max_px: int = 512,
     on_cell: Callable[[tuple[int, int]], None] | None = None,
     on_box: Callable[[Box], None] | None = None,
@@ -50,7 +52,7 @@ def show(
     the picture shows through. A map without any finite value has no colours, yet its cells can be pointed at.
 
     Args:
-        picture: PNG or JPEG of exactly what the map covers.
+        picture: PNG or JPEG of what the map covers, or of more; see ``window``.
         values: (h, w) float32, raw; None for the picture alone.
         key: Unique on the page.
         aria: What is to be seen, for screen readers.
@@ -65,8 +67,10 @@ def show(
         clickable: Whether a click pins a cell and makes the page run.
         follow: Whether the pinned cell also follows a pressed pointer; needs ``clickable``.
         drawable: Whether a rectangle can be drawn: dragged, or stretched with Shift and the arrow keys, then Enter.
-        boxes: Rectangles to outline, by name: (top, left, bottom, right) as shares of the picture, 0..1. Those whose
-            name begins with "above" are dashed.
+        boxes: Rectangles to outline, by name: (top, left, bottom, right) as shares of what the map covers, 0..1. Those
+            whose name begins with "above" are dashed.
+        window: What the map covers: (top, left, bottom, right) as shares of the picture. It may reach outside, which
+            is not seen. The rest of the picture is dimmed, and has no cells.
         max_px: Displayed size of the picture's longer side; less where the page is narrower.
         on_cell: Called with the clicked cell before the page runs again, the place to set session state.
         on_box: Likewise with the drawn rectangle, as in ``boxes``.
@@ -76,7 +80,7 @@ def show(
 
     Raises:
         TypeError: An argument of another type.
-        ValueError: An argument of another shape or out of range.
+        ValueError: An argument of another shape or out of range, or a window that holds nothing of the picture.
     """
     media_type, width, height = packing.picture_info(picture)
     rows, columns = _checked_map(values, lut, low, high)
@@ -88,6 +92,7 @@ def show(
         raise ValueError("A press either draws a rectangle or picks a cell, not both.")
     if clickable and values is None:
         raise ValueError("A picture without values has no cells to click.")
+    _check_window(window)
 
     def report() -> None:
         clicked = clicks.unanswered(key, (rows, columns))
@@ -115,6 +120,7 @@ def show(
             "follow": follow,
             "drawable": drawable,
             "boxes": [[name, [_THOUSANDTHS * edge for edge in box]] for name, box in (boxes or {}).items()],
+            "window": window,
             "maxPx": max_px,
             "aria": aria,
             "key": key,
@@ -142,3 +148,13 @@ def _checked_map(values: FloatArray | None, lut: NDArray[np.uint8] | None, low: 
         raise ValueError(f"low and high are finite and in order, not {low} and {high}.")
     rows, columns = values.shape
     return rows, columns
+
+
+def _check_window(window: Box) -> None:
+    if len(window) != len(_WHOLE) or not all(map(math.isfinite, window)):
+        raise ValueError(f"window is four finite numbers, not {window}.")
+    top, left, bottom, right = window
+    if not (top < bottom and left < right):
+        raise ValueError(f"window is top, left, bottom, right, each pair in order, not {window}.")
+    if bottom <= 0 or right <= 0 or top >= 1 or left >= 1:
+        raise ValueError(f"The window {window} misses the picture, which reaches from 0 to 1.")
