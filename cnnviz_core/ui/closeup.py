@@ -23,7 +23,7 @@ from cnnviz_core.ui.gallery import Look, MapPicture
 from cnnviz_core.ui.pickers import Selection
 
 _CROP, _PHOTO = "what the network saw", "the whole photo"
-_PHOTO_PX = 1024
+_PHOTO_PX = 768
 _SIDE_PX = 512
 _RECTANGLE = re.compile(r"[01]\.\d{3}(~[01]\.\d{3}){3}")
 
@@ -145,7 +145,7 @@ def _inside(one: MapPicture, box: Box) -> None:
     row = st.container(horizontal=True, vertical_alignment="center")
     much = f"**{format_percent(share)}** of the map’s positive values lie"
     words = much if np.isfinite(share) else "No positive value lies"
-    row.markdown(f"{words} in your rectangle, which covers {format_percent(area)} of the picture.")
+    row.markdown(f"{words} in your rectangle, which covers {format_percent(area)} of what the network saw.")
     row.button(
         "Remove the rectangle",
         key="remove_rectangle",
