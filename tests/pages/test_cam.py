@@ -6,12 +6,14 @@ import io
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 from streamlit.testing.v1 import AppTest
 
+from cnnviz_core import photos, render
 from cnnviz_core.models import LoadedModel
-from cnnviz_core.ui import gallery
+from cnnviz_core.ui import gallery, take_away
 from cnnviz_core.ui.components import heat_view
 
 Open = Callable[..., AppTest]
@@ -139,6 +141,7 @@ def test_on_the_whole_photo_the_map_lies_where_the_crop_does_and_is_measured_lik
     open_page: Open, rectangle_key: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shown: dict[str, Any] = {}
+    figures: dict[str, Callable[[], Any]] = {}
     show_view = heat_view.show
 
     def noting(picture: bytes, *values: Any, **view: Any) -> Any:
@@ -146,6 +149,7 @@ def test_on_the_whole_photo_the_map_lies_where_the_crop_does_and_is_measured_lik
         return show_view(picture, *values, **view)
 
     monkeypatch.setattr(heat_view, "show", noting)
+    monkeypatch.setattr(take_away, "draw", lambda _, *, key, picture, **__: figures.update({key: picture}))
     app = open_page(PAGE, shown_on="the whole photo", rectangle="0.000~0.000~1.000~0.500")
     assert "only what is inside the white frame" in captions(app)
     assert shown["size"] == (451, 300)
@@ -157,6 +161,10 @@ def test_on_the_whole_photo_the_map_lies_where_the_crop_does_and_is_measured_lik
     words = " ".join(m.value for m in app.markdown)
     assert "of the map’s positive values lie in your rectangle" in words
     assert app.session_state[rectangle_key] == (0, 0, 1, 0.5)
+    monkeypatch.setattr(render, "figure_png", lambda pixels, **_: pixels)
+    pixels, photo = figures["closeup"](), photos.open_photo("chelsea").pixels
+    assert pixels.shape == photo.shape
+    np.testing.assert_allclose(pixels[:, :70], 0.4 * photo[:, :70], atol=0.51)  # beside the crop, dimmed by 60 %
 
 
 def test_a_link_with_too_many_layers_shows_as_many_as_fit(open_page: Open, lite0: LoadedModel) -> None:
