@@ -570,28 +570,48 @@ def contrast(
     if method in METHODS and not METHODS[method].needs_class:
         raise BadSetting(f"{METHODS[method].title} has one map for all classes; choose a method that explains a class.")
 
-    def difference(found: Mapping[tuple[str, int], Heatmap]) -> Heatmap:
-        one, other = found[method, target], found[method, against]
-        made = {"method": method, "target": target, "against": against, "layer": one.layer}
-        run = replace(one.run, method="cam.contrast", settings=made)
-        label = f"{one.target_label}, not {other.target_label}"
-        return replace(one, values=one.values - other.values, target_label=label, run=run)
-
     def tell(step: Step) -> None:
         if on_step and isinstance(step.partial, dict):
-            on_step(replace(step, partial=difference(step.partial)))
+            on_step(replace(step, partial=difference(step.partial[method, target], step.partial[method, against])))
 
-    return difference(
-        explain_many(
-            model,
-            image,
-            methods=[method],
-            targets=[target, against],
-            layer=layer,
-            signed=True,
-            on_step=on_step and tell,
-        )
+    found = explain_many(
+        model,
+        image,
+        methods=[method],
+        targets=[target, against],
+        layer=layer,
+        signed=True,
+        on_step=on_step and tell,
     )
+    return difference(found[method, target], found[method, against])
+
+
+def difference(one: Heatmap, other: Heatmap) -> Heatmap:
+    """What :func:`contrast` gives, from the two maps where they are there already.
+
+    Args:
+        one: Unclipped map of the first class, of :func:`explain` or :func:`explain_many` with ``signed``.
+        other: The same of the other class.
+
+    Returns:
+        As :func:`contrast`.
+
+    Raises:
+        BadSetting: The maps are clipped, or differ in more than their class.
+    """
+    settings = [{**heatmap.run.settings, "target": None} for heatmap in (one, other)]
+    places = [(heatmap.run.weights_hash, heatmap.run.image_digest) for heatmap in (one, other)]
+    if settings[0] != settings[1] or places[0] != places[1]:
+        raise BadSetting(
+            "The two maps differ in more than their class; make both with the same network, picture, method, layer and "
+            "settings."
+        )
+    if not settings[0].get("signed"):
+        raise BadSetting("The maps are clipped at zero, so their difference says little; make both with signed=True.")
+    made = {"method": one.method, "target": one.target, "against": other.target, "layer": one.layer}
+    run = replace(one.run, method="cam.contrast", settings=made)
+    label = f"{one.target_label}, not {other.target_label}"
+    return replace(one, values=one.values - other.values, target_label=label, run=run)
 
 
 def default_layer(model: LoadedModel) -> str:

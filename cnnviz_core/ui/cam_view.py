@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Any
 
 import streamlit as st
 
@@ -12,7 +13,7 @@ from cnnviz_core import doctor, render
 from cnnviz_core.images import InputImage
 from cnnviz_core.methods import cam
 from cnnviz_core.models import LoadedModel
-from cnnviz_core.results import Heatmap
+from cnnviz_core.results import Heatmap, Step
 from cnnviz_core.ui import closeup, compute, frame, gallery, pickers, show, work
 from cnnviz_core.ui.gallery import Look, MapPicture
 from cnnviz_core.ui.pickers import Selection
@@ -20,6 +21,30 @@ from cnnviz_core.ui.pickers import Selection
 _UNIT = "evidence"
 _CLIPPED = "result.values.clip(min=0)"
 _NUM_CLASSES = 5
+
+Maps = Mapping[tuple[str, int], Heatmap]
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where maps are made.
+
+    Attributes:
+        chosen: Network and picture.
+        layer: Of that network.
+        targets: Its classes, whose maps are made together.
+        name: What tells it from the other places.
+    """
+
+    chosen: Selection
+    layer: str
+    targets: tuple[int, ...]
+    name: str = ""
+
+    @property
+    def num_channels(self) -> int:
+        """Of the layer."""
+        return self.chosen.model.layers[self.layer].num_channels
 
 
 def compare(model: LoadedModel) -> str:
@@ -67,10 +92,7 @@ def methods(chosen: Selection, layer: str, *, signed: bool) -> list[MapPicture]:
     if reasons:
         st.caption("  \n".join(reasons))
     target = _target(chosen)
-    found = _quick(chosen, tuple(n for n in wanted if n in quick), (target,), layer, signed=signed)
-    for name in wanted:
-        if _is_slow(name) and (slow := _slow(chosen, name, target, layer, signed=signed)):
-            found |= slow
+    (found,) = _maps([_Place(chosen, layer, (target,))], wanted, signed=signed)
     return [
         _picture(chosen, found[name, target], cam.METHODS[name].title) for name in wanted if (name, target) in found
     ]
@@ -90,9 +112,11 @@ def layers(chosen: Selection, layer: str, *, signed: bool) -> list[MapPicture]:
         "exactly where. Type to search all layers.",
     )
     target = _target(chosen)
+    places = [_Place(chosen, name, (target,), name) for name in wanted]
     return [
-        _picture(chosen, _quick(chosen, (method,), (target,), name, signed=signed)[method, target], name)
-        for name in wanted
+        _picture(chosen, found[method, target], place.name)
+        for place, found in zip(places, _maps(places, [method], signed=signed), strict=True)
+        if found
     ]
 
 
@@ -109,8 +133,8 @@ def classes(chosen: Selection, layer: str, *, signed: bool) -> list[MapPicture]:
         of=f"{chosen.image.digest} {model.spec.weights_hash}",
         help="At first the five most probable ones. Type to search all classes.",
     )
-    found = _quick(chosen, (method,), tuple(wanted), layer, signed=signed)
-    return [_picture(chosen, found[method, target], model.class_names[target]) for target in wanted]
+    (found,) = _maps([_Place(chosen, layer, tuple(wanted))], [method], signed=signed)
+    return [_picture(chosen, found[method, target], model.class_names[target]) for target in wanted if found]
 
 
 def two_classes(chosen: Selection, layer: str, *, signed: bool) -> list[MapPicture]:
@@ -132,16 +156,19 @@ def two_classes(chosen: Selection, layer: str, *, signed: bool) -> list[MapPictu
         likely = next(i for i in (*answer, 0) if i != first)
         others = [i for i in options if i != first]
         other = pickers.choose("but not this", others, key="not", default=likely, name=class_name, of=f"{of} {first}")
-    found = _quick(chosen, (method,), (first, other), layer, signed=signed)
+    # Unclipped, also where what is drawn is not, so that the difference needs no maps of its own.
+    (found,) = _maps([_Place(chosen, layer, (first, other))], [method], signed=True)
     finer = compute.run(cam.explain, model, chosen.image, method="finer_cam", layer=layer, target=first, signed=signed)
-    difference = compute.run(cam.contrast, model, chosen.image, method=method, layer=layer, target=first, against=other)
     named = model.class_names
-    return [
-        _picture(chosen, found[method, first], named[first]),
-        _picture(chosen, found[method, other], named[other]),
-        _picture(chosen, difference, f"{named[first]}, not {named[other]}"),
-        _picture(chosen, finer, f"Finer-CAM: {named[first]}, not its likes"),
-    ]
+    pictures = []
+    if found:
+        one, another = found[method, first], found[method, other]
+        pictures = [
+            _picture(chosen, one if signed else _clipped(one), named[first]),
+            _picture(chosen, another if signed else _clipped(another), named[other]),
+            _picture(chosen, cam.difference(one, another), f"{named[first]}, not {named[other]}"),
+        ]
+    return [*pictures, _picture(chosen, finer, f"Finer-CAM: {named[first]}, not its likes")]
 
 
 def networks(chosen: Selection, layer: str, *, signed: bool) -> list[MapPicture]:
@@ -162,15 +189,19 @@ def networks(chosen: Selection, layer: str, *, signed: bool) -> list[MapPicture]
     method = _method(chosen.model, needs_any_layer=True, needs_class=True)
     if len(ready) == 1:
         st.caption("No other network is ready on this machine; the page Networks says how to add one.")
-    pictures = []
+    places = []
     for network in wanted:
         other = chosen if network == here else replace(chosen, model=compute.model(network))
-        if (picture := _in_network(other, chosen, layer, method, signed=signed)) is not None:
-            pictures.append(picture)
-    return pictures
+        if (place := _in_network(other, chosen, layer, method)) is not None:
+            places.append(place)
+    return [
+        _picture(place.chosen, found[method, place.targets[0]], place.name)
+        for place, found in zip(places, _maps(places, [method], signed=signed), strict=True)
+        if found
+    ]
 
 
-def _in_network(other: Selection, chosen: Selection, layer: str, method: str, *, signed: bool) -> MapPicture | None:
+def _in_network(other: Selection, chosen: Selection, layer: str, method: str) -> _Place | None:
     model, title = other.model, other.model.spec.title
     verdict = doctor.verdict(model, cam.METHODS[method].needs)
     if not verdict.usable:
@@ -178,9 +209,7 @@ def _in_network(other: Selection, chosen: Selection, layer: str, method: str, *,
         return None
     wanted = chosen.model.class_names[_target(chosen)]
     target = model.class_names.index(wanted) if wanted in model.class_names else _first(other)
-    place = layer if model is chosen.model else cam.default_layer(model)
-    heatmap = _quick(other, (method,), (target,), place, signed=signed)[method, target]
-    return _picture(other, heatmap, title)
+    return _Place(other, layer if model is chosen.model else cam.default_layer(model), (target,), title)
 
 
 def side_by_side(pictures: Sequence[MapPicture], look: Look, comparison: str) -> MapPicture | None:
@@ -236,59 +265,104 @@ def _is_slow(name: str) -> bool:
 def _method(
     model: LoadedModel, *, layer: str | None = None, needs_any_layer: bool = False, needs_class: bool = False
 ) -> str:
-    """The picker of one quick method, which says where the slow ones are."""
+    """The picker of one method; at first a quick one."""
     fitting, _ = _fitting(model, layer or cam.default_layer(model))
-    slow = " and ".join(cam.METHODS[name].title for name in fitting if _is_slow(name))
     offered = [
         name
         for name in fitting
-        if not _is_slow(name)
-        and not (needs_any_layer and cam.METHODS[name].is_fixed)
+        if not (needs_any_layer and cam.METHODS[name].is_fixed)
         and not (needs_class and not cam.METHODS[name].needs_class)
     ]
     return pickers.choose(
         "Method",
         offered,
         key="method",
-        default="grad_cam" if "grad_cam" in offered else None,
+        default="grad_cam" if "grad_cam" in offered else next((n for n in offered if not _is_slow(n)), None),
         name=lambda name: cam.METHODS[name].title,
-        help="  \n".join(f"**{cam.METHODS[name].title}**: {cam.METHODS[name].help}" for name in offered)
-        + (f"\n\n{slow} take a forward for each channel and each map; they are under **methods**." if slow else ""),
+        help="  \n".join(
+            f"**{cam.METHODS[name].title}** ({cam.METHODS[name].cost}): {cam.METHODS[name].help}" for name in offered
+        ),
     )
 
 
-def _quick(
-    chosen: Selection, names: tuple[str, ...], targets: tuple[int, ...], layer: str, *, signed: bool
-) -> dict[tuple[str, int], Heatmap]:
-    return compute.run(
-        cam.explain_many, chosen.model, chosen.image, methods=names, targets=targets, layer=layer, signed=signed
-    )
+def _maps(places: Sequence[_Place], names: Sequence[str], *, signed: bool) -> list[Maps]:
+    """For each place the maps of the methods that are there: quick ones at once, slow ones on demand."""
+    quick = tuple(name for name in names if not _is_slow(name))
+    found: list[dict[tuple[str, int], Heatmap]] = [
+        compute.run(cam.explain_many, place.chosen.model, place.chosen.image, **_settings(place, quick, signed))
+        if quick
+        else {}
+        for place in places
+    ]
+    for name in names:
+        if places and _is_slow(name):
+            # After a cancel there may be maps of the first places only.
+            for maps, more in zip(found, _slow(places, name, signed=signed), strict=False):
+                maps.update(more)
+    return list(found)
 
 
-def _slow(
-    chosen: Selection, name: str, target: int, layer: str, *, signed: bool
-) -> dict[tuple[str, int], Heatmap] | None:
-    method = cam.METHODS[name]
-    num_forwards = method.num_forwards(chosen.model.layers[layer].num_channels)
-    seconds = num_forwards * compute.run(_forward_seconds, chosen.model, chosen.image)
+def _settings(place: _Place, names: tuple[str, ...], signed: bool) -> dict[str, Any]:  # noqa: FBT001
+    return {"methods": names, "targets": place.targets, "layer": place.layer, "signed": signed}
 
-    def so_far(found: Mapping[tuple[str, int], Heatmap]) -> None:
-        values = found[name, target].values
+
+def _slow(places: Sequence[_Place], name: str, *, signed: bool) -> Sequence[Maps]:
+    """The maps of a slow method, one place after the other in one job; of as many places as are there."""
+    method, is_one = cam.METHODS[name], len(places) == 1
+    total = sum(place.num_channels for place in places)
+
+    def make(on_step: Callable[[Step], None]) -> Maps | tuple[Maps, ...]:
+        made: list[Maps] = []
+        done = 0
+        for place in places:
+
+            def tell(step: Step, before: int = done) -> None:
+                partial = step.partial if is_one else (*made, step.partial)
+                on_step(Step(before + step.done, total, partial))
+
+            model, image = place.chosen.model, place.chosen.image
+            made.append(cam.explain_many(model, image, on_step=tell, **_settings(place, (name,), signed)))
+            done += place.num_channels
+        return made[0] if is_one else tuple(made)
+
+    def so_far(partial: Any) -> None:
+        maps = [partial] if is_one else partial
+        place = places[len(maps) - 1]
+        heatmap = maps[-1][name, place.targets[0]]
+        values = heatmap.values
         scale = render.scale_of(values, signed=True) if signed else render.scale_of(values, low=0.0)
-        show.so_far(chosen, values, key=name, scale=scale, unit=_UNIT)
+        named = [place.name or heatmap.layer, heatmap.target_label]
+        st.caption(f"In the making: {frame.plain(', '.join(filter(None, named)))}, {heatmap.so_far}.")
+        show.so_far(place.chosen, values, key=name, scale=scale, unit=_UNIT)
 
-    return work.run(
-        cam.explain_many,
-        chosen,
+    forwards = [method.num_forwards(place.num_channels) for place in places]
+    seconds = sum(
+        num * compute.run(_forward_seconds, place.chosen.model, place.chosen.image)
+        for num, place in zip(forwards, places, strict=True)
+    )
+    keys = [
+        work.key_of(cam.explain_many, place.chosen.model, place.chosen.image, _settings(place, (name,), signed))
+        for place in places
+    ]
+    first = places[0]
+    about = work.described(first.chosen.model, first.chosen.image, _settings(first, (name,), signed))
+    if not is_one:
+        about |= {
+            "network": ", ".join(dict.fromkeys(place.chosen.model.spec.title for place in places)),
+            "layer": ", ".join(dict.fromkeys(place.layer for place in places)),
+        }
+    found = work.until_done(
+        make,
+        key=keys[0] if is_one else repr(keys),
         name=name,
         title=method.title,
-        cost=f"{method.title}: {method.cost}, {num_forwards:,} here, at most about {work.duration(seconds)}.",
+        cost=f"{method.title}: {method.cost}, {sum(forwards):,} here, at most about {work.duration(seconds)}.",
         show=so_far,
-        methods=(name,),
-        targets=(target,),
-        layer=layer,
-        signed=signed,
+        about=about,
     )
+    if found is None:
+        return ()
+    return (found,) if is_one else tuple(found)
 
 
 def _forward_seconds(model: LoadedModel, image: InputImage) -> float:
@@ -299,6 +373,13 @@ def _forward_seconds(model: LoadedModel, image: InputImage) -> float:
         model.predict(image)
         times.append(time.perf_counter() - start)
     return min(times)
+
+
+def _clipped(heatmap: Heatmap) -> Heatmap:
+    """What ``cam.explain`` gives without ``signed``, from what it gives with it."""
+    values = heatmap.values.clip(min=0) if cam.METHODS[heatmap.method].clips else heatmap.values
+    run = replace(heatmap.run, settings={**heatmap.run.settings, "signed": False})
+    return replace(heatmap, values=values, run=run)
 
 
 def _picture(chosen: Selection, heatmap: Heatmap, name: str) -> MapPicture:

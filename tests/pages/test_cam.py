@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -12,8 +13,9 @@ from PIL import Image
 from streamlit.testing.v1 import AppTest
 
 from cnnviz_core import photos, render
+from cnnviz_core.methods import cam
 from cnnviz_core.models import LoadedModel
-from cnnviz_core.ui import gallery, take_away
+from cnnviz_core.ui import gallery, take_away, work
 from cnnviz_core.ui.components import heat_view
 
 Open = Callable[..., AppTest]
@@ -59,10 +61,61 @@ def test_each_comparison_has_its_maps(open_page: Open, comparison: str, names: l
     assert enlarged(app) == (names[0], names)
 
 
-def test_where_one_method_is_chosen_its_help_says_where_the_slow_ones_are(open_page: Open) -> None:
-    box = open_page(PAGE, compare="layers").selectbox(key="method")
-    assert "Score-CAM" not in box.options
-    assert "Score-CAM and Ablation-CAM take a forward for each channel and each map; they are under" in box.help
+def done(app: AppTest, button: str) -> None:
+    """Presses Run, and waits for the maps."""
+    app.button(key=button).click().run()
+    deadline = time.monotonic() + 60
+    while work.live() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    app.run()
+    assert not app.exception
+    assert button not in [b.key for b in app.button]
+
+
+@pytest.mark.parametrize(
+    ("comparison", "link", "forwards", "names"),
+    [
+        ("layers", {"layers": ["blocks.0.0.bn2", "bn2"]}, "1,298", ["blocks.0.0.bn2", "bn2"]),
+        ("classes", {"cam_classes": ["281 tabby", "282 tiger cat"]}, "17", ["tabby", "tiger cat"]),
+        (
+            "two classes",
+            {"class": "281 tabby", "not": "282 tiger cat"},
+            "17",
+            ["tabby", "tiger cat", "tabby, not tiger cat", "Finer-CAM: tabby, not its likes"],
+        ),
+        ("networks", {}, "1,298", ["tf_efficientnet_lite0", "tf_efficientnet_lite1"]),
+    ],
+)
+def test_a_slow_method_makes_the_maps_of_each_comparison_in_one_job(
+    open_page: Open,
+    lite0: LoadedModel,
+    monkeypatch: pytest.MonkeyPatch,
+    comparison: str,
+    link: dict[str, list[str]],
+    forwards: str,
+    names: list[str],
+) -> None:
+    shown: list[gallery.MapPicture] = []
+    grid = gallery.grid
+
+    def noting(pictures: list[gallery.MapPicture], *args: object, **settings: object) -> object:
+        shown[:] = pictures
+        return grid(pictures, *args, **settings)
+
+    monkeypatch.setattr(gallery, "grid", noting)
+    app = open_page(PAGE, compare=comparison, method="Ablation-CAM", layer="blocks.0.0.bn2", **link)
+    assert app.selectbox(key="method").value == "ablation_cam"
+    assert f"once per channel, {forwards} here, at most about" in captions(app)
+    assert not {picture.name for picture in shown} & set(names[:3])
+    done(app, "ablation_cam_run")
+    assert [picture.name for picture in shown] == names
+    for picture in shown:
+        model, image = picture.chosen.model, picture.chosen.image
+        function = cam.contrast if picture.run.method == "cam.contrast" else cam.explain
+        again = function(model, image, **picture.run.settings)
+        np.testing.assert_allclose(picture.values, again.values, rtol=1e-4, atol=1e-6)
+    assert shown[0].chosen.model.spec == lite0.spec
+    assert shown[0].values.min() >= 0
 
 
 def test_a_link_restores_comparison_method_layer_and_map(open_page: Open) -> None:
