@@ -572,7 +572,8 @@ def contrast(
 
     def tell(step: Step) -> None:
         if on_step and isinstance(step.partial, dict):
-            on_step(replace(step, partial=difference(step.partial[method, target], step.partial[method, against])))
+            one, other = step.partial[method, target], step.partial[method, against]
+            on_step(replace(step, partial=difference(one, against=other)))
 
     found = explain_many(
         model,
@@ -583,15 +584,15 @@ def contrast(
         signed=True,
         on_step=on_step and tell,
     )
-    return difference(found[method, target], found[method, against])
+    return difference(found[method, target], against=found[method, against])
 
 
-def difference(one: Heatmap, other: Heatmap) -> Heatmap:
+def difference(one: Heatmap, *, against: Heatmap) -> Heatmap:
     """What :func:`contrast` gives, from the two maps where they are there already.
 
     Args:
         one: Unclipped map of the first class, of :func:`explain` or :func:`explain_many` with ``signed``.
-        other: The same of the other class.
+        against: The same of the other class.
 
     Returns:
         As :func:`contrast`.
@@ -599,8 +600,8 @@ def difference(one: Heatmap, other: Heatmap) -> Heatmap:
     Raises:
         BadSetting: The maps are clipped, or differ in more than their class.
     """
-    settings = [{**heatmap.run.settings, "target": None} for heatmap in (one, other)]
-    places = [(heatmap.run.weights_hash, heatmap.run.image_digest) for heatmap in (one, other)]
+    settings = [{**heatmap.run.settings, "target": None} for heatmap in (one, against)]
+    places = [(heatmap.run.weights_hash, heatmap.run.image_digest) for heatmap in (one, against)]
     if settings[0] != settings[1] or places[0] != places[1]:
         raise BadSetting(
             "The two maps differ in more than their class; make both with the same network, picture, method, layer and "
@@ -608,10 +609,10 @@ def difference(one: Heatmap, other: Heatmap) -> Heatmap:
         )
     if not settings[0].get("signed"):
         raise BadSetting("The maps are clipped at zero, so their difference says little; make both with signed=True.")
-    made = {"method": one.method, "target": one.target, "against": other.target, "layer": one.layer}
+    made = {"method": one.method, "target": one.target, "against": against.target, "layer": one.layer}
     run = replace(one.run, method="cam.contrast", settings=made)
-    label = f"{one.target_label}, not {other.target_label}"
-    return replace(one, values=one.values - other.values, target_label=label, run=run)
+    label = f"{one.target_label}, not {against.target_label}"
+    return replace(one, values=one.values - against.values, target_label=label, run=run)
 
 
 def default_layer(model: LoadedModel) -> str:

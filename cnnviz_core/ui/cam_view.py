@@ -166,7 +166,7 @@ def two_classes(chosen: Selection, layer: str, *, signed: bool) -> list[MapPictu
         pictures = [
             _picture(chosen, one if signed else _clipped(one), named[first]),
             _picture(chosen, another if signed else _clipped(another), named[other]),
-            _picture(chosen, cam.difference(one, another), f"{named[first]}, not {named[other]}"),
+            _picture(chosen, cam.difference(one, against=another), f"{named[first]}, not {named[other]}"),
         ]
     return [*pictures, _picture(chosen, finer, f"Finer-CAM: {named[first]}, not its likes")]
 

@@ -846,7 +846,7 @@ class TestContrast:
     def test_it_is_the_difference_of_two_maps(self, method: str, small_model: Load, image: InputImage) -> None:
         model = small_model("plain")
         one, other = (cam.explain(model, image, method=method, target=target, signed=True) for target in (0, 2))
-        found = cam.difference(one, other)
+        found = cam.difference(one, against=other)
         expected = cam.contrast(model, image, method=method, target=0, against=2)
         np.testing.assert_allclose(found.values, expected.values, rtol=1e-5, atol=1e-7)
         assert (found.run.method, found.run.settings) == ("cam.contrast", expected.run.settings)
@@ -856,10 +856,10 @@ class TestContrast:
         model = small_model("plain")
         one = cam.explain(model, image, method="grad_cam", target=0, signed=True)
         with pytest.raises(BadSetting, match="more than their class"):
-            cam.difference(one, cam.explain(model, image, method="hires_cam", target=1, signed=True))
+            cam.difference(one, against=cam.explain(model, image, method="hires_cam", target=1, signed=True))
         clipped = [cam.explain(model, image, method="grad_cam", target=target) for target in (0, 1)]
         with pytest.raises(BadSetting, match="signed=True"):
-            cam.difference(*clipped)
+            cam.difference(clipped[0], against=clipped[1])
 
     def test_a_method_without_classes_has_nothing_to_hold_against_another(
         self, small_model: Load, image: InputImage
