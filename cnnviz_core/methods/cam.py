@@ -587,11 +587,11 @@ def contrast(
     return difference(found[method, target], against=found[method, against])
 
 
-def difference(one: Heatmap, *, against: Heatmap) -> Heatmap:
+def difference(heatmap: Heatmap, *, against: Heatmap) -> Heatmap:
     """What :func:`contrast` gives, from the two maps where they are there already.
 
     Args:
-        one: Unclipped map of the first class, of :func:`explain` or :func:`explain_many` with ``signed``.
+        heatmap: Unclipped map of the first class, of :func:`explain` or :func:`explain_many` with ``signed``.
         against: The same of the other class.
 
     Returns:
@@ -600,8 +600,8 @@ def difference(one: Heatmap, *, against: Heatmap) -> Heatmap:
     Raises:
         BadSetting: The maps are clipped, or differ in more than their class.
     """
-    settings = [{**heatmap.run.settings, "target": None} for heatmap in (one, against)]
-    places = [(heatmap.run.weights_hash, heatmap.run.image_digest) for heatmap in (one, against)]
+    settings = [{**each.run.settings, "target": None} for each in (heatmap, against)]
+    places = [(each.run.weights_hash, each.run.image_digest) for each in (heatmap, against)]
     if settings[0] != settings[1] or places[0] != places[1]:
         raise BadSetting(
             "The two maps differ in more than their class; make both with the same network, picture, method, layer and "
@@ -609,10 +609,10 @@ def difference(one: Heatmap, *, against: Heatmap) -> Heatmap:
         )
     if not settings[0].get("signed"):
         raise BadSetting("The maps are clipped at zero, so their difference says little; make both with signed=True.")
-    made = {"method": one.method, "target": one.target, "against": against.target, "layer": one.layer}
-    run = replace(one.run, method="cam.contrast", settings=made)
-    label = f"{one.target_label}, not {against.target_label}"
-    return replace(one, values=one.values - against.values, target_label=label, run=run)
+    made = {"method": heatmap.method, "target": heatmap.target, "against": against.target, "layer": heatmap.layer}
+    run = replace(heatmap.run, method="cam.contrast", settings=made)
+    label = f"{heatmap.target_label}, not {against.target_label}"
+    return replace(heatmap, values=heatmap.values - against.values, target_label=label, run=run)
 
 
 def default_layer(model: LoadedModel) -> str:
