@@ -215,7 +215,7 @@ def _in_network(other: Selection, chosen: Selection, layer: str, method: str) ->
 def side_by_side(pictures: Sequence[MapPicture], look: Look, comparison: str) -> MapPicture | None:
     """The maps side by side, and one of them enlarged; returns that one."""
     if not pictures:
-        st.info("Nothing to show yet: choose at least one method above.")
+        st.info("Nothing to show yet: choose what to compare above, or run it.")
         return None
     wall, one = st.columns([3, 2], gap="medium")
     with wall:
