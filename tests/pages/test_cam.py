@@ -13,8 +13,11 @@ from PIL import Image
 from streamlit.testing.v1 import AppTest
 
 from cnnviz_core import photos, render
+from cnnviz_core.errors import BadSetting
+from cnnviz_core.images import InputImage
 from cnnviz_core.methods import cam
 from cnnviz_core.models import LoadedModel
+from cnnviz_core.results import Step
 from cnnviz_core.ui import gallery, take_away, work
 from cnnviz_core.ui.components import heat_view
 
@@ -116,6 +119,28 @@ def test_a_slow_method_makes_the_maps_of_each_comparison_in_one_job(
         np.testing.assert_allclose(picture.values, again.values, rtol=1e-4, atol=1e-6)
     assert shown[0].chosen.model.spec == lite0.spec
     assert shown[0].values.min() >= 0
+
+
+def test_a_comparison_that_breaks_off_keeps_the_layers_that_were_finished(
+    open_page: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken_off(model: LoadedModel, image: InputImage, *, layer: str, **settings: Any) -> Any:
+        if layer == "blocks.1" and settings.get("on_step"):
+            settings["on_step"](Step(1, 24, explain_many(model, image, layer=layer, **{**settings, "on_step": None})))
+            raise BadSetting("Not this one.")
+        return explain_many(model, image, layer=layer, **settings)
+
+    explain_many = cam.explain_many
+    monkeypatch.setattr(cam, "explain_many", broken_off)
+    app = open_page(PAGE, compare="layers", method="Score-CAM", layers=["blocks.0", "blocks.1"])
+    app.button(key="score_cam_run").click().run()
+    for _ in range(100):
+        if any(box.key == "map" for box in app.selectbox):
+            break
+        time.sleep(0.2)
+        app.run()
+    assert enlarged(app)[1] == ["blocks.0", "blocks.1"]
+    assert any("Not this one. What is shown was computed until then" in box.value for box in (*app.error, *app.warning))
 
 
 def test_a_link_restores_comparison_method_layer_and_map(open_page: Open) -> None:
