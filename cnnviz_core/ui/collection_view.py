@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -331,7 +332,10 @@ def _keep_choices() -> None:
 def listing_stamp(collection: Collection) -> tuple[tuple[int, int], ...]:
     """Another one after every change of the listing."""
     files = (collection.database, collection.database.with_name(f"{collection.database.name}-wal"))
-    found = [path.stat() for path in files if path.exists()]
+    found = []
+    for path in files:
+        with suppress(FileNotFoundError):  # the second one comes and goes while others write
+            found.append(path.stat())
     return tuple((status.st_mtime_ns, status.st_size) for status in found if status.st_size)
 
 
