@@ -308,25 +308,23 @@ def _settings(place: _Place, names: tuple[str, ...], signed: bool) -> dict[str, 
 
 def _slow(places: Sequence[_Place], name: str, *, signed: bool) -> Sequence[Maps]:
     """The maps of a slow method, one place after the other in one job; of as many places as are there."""
-    method, is_one = cam.METHODS[name], len(places) == 1
+    method = cam.METHODS[name]
     total = sum(place.num_channels for place in places)
 
-    def make(on_step: Callable[[Step], None]) -> Maps | tuple[Maps, ...]:
+    def make(on_step: Callable[[Step], None]) -> tuple[Maps, ...]:
         made: list[Maps] = []
         done = 0
         for place in places:
 
             def tell(step: Step, before: int = done) -> None:
-                partial = step.partial if is_one else (*made, step.partial)
-                on_step(Step(before + step.done, total, partial))
+                on_step(Step(before + step.done, total, (*made, step.partial)))
 
             model, image = place.chosen.model, place.chosen.image
             made.append(cam.explain_many(model, image, on_step=tell, **_settings(place, (name,), signed)))
             done += place.num_channels
-        return made[0] if is_one else tuple(made)
+        return tuple(made)
 
-    def so_far(partial: Any) -> None:
-        maps = [partial] if is_one else partial
+    def so_far(maps: Sequence[Maps]) -> None:
         place = places[len(maps) - 1]
         heatmap = maps[-1][name, place.targets[0]]
         values = heatmap.values
@@ -346,23 +344,20 @@ def _slow(places: Sequence[_Place], name: str, *, signed: bool) -> Sequence[Maps
     ]
     first = places[0]
     about = work.described(first.chosen.model, first.chosen.image, _settings(first, (name,), signed))
-    if not is_one:
-        about |= {
-            "network": ", ".join(dict.fromkeys(place.chosen.model.spec.title for place in places)),
-            "layer": ", ".join(dict.fromkeys(place.layer for place in places)),
-        }
-    found = work.until_done(
+    about |= {
+        "network": ", ".join(dict.fromkeys(place.chosen.model.spec.title for place in places)),
+        "layer": ", ".join(dict.fromkeys(place.layer for place in places)),
+    }
+    found: Sequence[Maps] | None = work.until_done(
         make,
-        key=keys[0] if is_one else repr(keys),
+        key=repr(keys),
         name=name,
         title=method.title,
         cost=f"{method.title}: {method.cost}, {sum(forwards):,} here, at most about {work.duration(seconds)}.",
         show=so_far,
         about=about,
     )
-    if found is None:
-        return ()
-    return (found,) if is_one else tuple(found)
+    return found or ()
 
 
 def _forward_seconds(model: LoadedModel, image: InputImage) -> float:
