@@ -302,14 +302,6 @@ def _class_against_closest(scores: Tensor, targets: Tensor, options: Options) ->
     return _class_score(scores, targets, options).scatter(1, closest, -options.gamma / closest.shape[1])
 
 
-def _one(_num_channels: int) -> int:
-    return 1
-
-
-def _one_per_channel(num_channels: int) -> int:
-    return num_channels + 1
-
-
 @dataclass(frozen=True)
 class Method:
     """One member of the family.
@@ -322,7 +314,8 @@ class Method:
         needs: Key in :data:`doctor.CAPABILITIES`.
         maps: From the evidence to one map per target, (T, h, w), or one for all, (1, h, w); before clipping.
         clips: Whether the paper sets negative values to zero.
-        num_forwards: Forwards it takes at a layer of so many channels.
+        per_channel: Whether it tries each channel, at a forward or the part of one after the layer; beyond the forward
+            that every method begins with, which is not counted.
         needs_class: Whether it explains a class.
         is_fixed: Whether it is defined only at the layer that the head averages.
     """
@@ -334,7 +327,7 @@ class Method:
     needs: str
     maps: Callable[[Evidence], Tensor]
     clips: bool = True
-    num_forwards: Callable[[int], int] = _one
+    per_channel: bool = False
     needs_class: bool = True
     is_fixed: bool = False
 
@@ -405,7 +398,7 @@ METHODS: Mapping[str, Method] = {
         cost="one forward per channel",
         needs="score_cam",
         maps=_score_cam,
-        num_forwards=_one_per_channel,
+        per_channel=True,
     ),
     "ablation_cam": Method(
         "Ablation-CAM",
@@ -414,7 +407,7 @@ METHODS: Mapping[str, Method] = {
         cost="the part of the network after the layer, once per channel",
         needs="score_cam",
         maps=_ablation_cam,
-        num_forwards=_one_per_channel,
+        per_channel=True,
     ),
     "eigen_cam": Method(
         "Eigen-CAM",
@@ -668,7 +661,7 @@ def _explain(
         return found
 
     maps: dict[str, Tensor] = {}
-    num_forwards = sum(method.num_forwards(layer.num_channels) - 1 for method in chosen.values())
+    num_forwards = layer.num_channels * sum(method.per_channel for method in chosen.values())
     progress = _Progress(
         on_step,
         num_forwards,

@@ -259,7 +259,7 @@ def _fitting(model: LoadedModel, layer: str) -> tuple[list[str], list[str]]:
 
 
 def _is_slow(name: str) -> bool:
-    return cam.METHODS[name].num_forwards(2) > 1
+    return cam.METHODS[name].per_channel
 
 
 def _method(
@@ -333,10 +333,8 @@ def _slow(places: Sequence[_Place], name: str, *, signed: bool) -> Sequence[Maps
         st.caption(f"In the making: {frame.plain(', '.join(filter(None, named)))}, {heatmap.so_far}.")
         show.so_far(place.chosen, values, key=name, scale=scale, unit=_UNIT)
 
-    forwards = [method.num_forwards(place.num_channels) for place in places]
     seconds = sum(
-        num * compute.run(_forward_seconds, place.chosen.model, place.chosen.image)
-        for num, place in zip(forwards, places, strict=True)
+        place.num_channels * compute.run(_forward_seconds, place.chosen.model, place.chosen.image) for place in places
     )
     keys = [
         work.key_of(cam.explain_many, place.chosen.model, place.chosen.image, _settings(place, (name,), signed))
@@ -353,7 +351,7 @@ def _slow(places: Sequence[_Place], name: str, *, signed: bool) -> Sequence[Maps
         key=repr(keys),
         name=name,
         title=method.title,
-        cost=f"{method.title}: {method.cost}, {sum(forwards):,} here, at most about {work.duration(seconds)}.",
+        cost=f"{method.title}: {method.cost}, {total:,} here, at most about {work.duration(seconds)}.",
         show=so_far,
         about=about,
     )

@@ -78,39 +78,52 @@ def done(app: AppTest, button: str) -> None:
 @pytest.mark.parametrize(
     ("comparison", "link", "forwards", "names"),
     [
-        ("layers", {"layers": ["blocks.0.0.bn2", "bn2"]}, "1,298", ["blocks.0.0.bn2", "bn2"]),
-        ("classes", {"cam_classes": ["281 tabby", "282 tiger cat"]}, "17", ["tabby", "tiger cat"]),
+        ("layers", {"layers": ["blocks.0.0.bn2", "bn2"]}, 1296, ["blocks.0.0.bn2", "bn2"]),
+        ("classes", {"cam_classes": ["281 tabby", "282 tiger cat"]}, 16, ["tabby", "tiger cat"]),
         (
             "two classes",
             {"class": "281 tabby", "not": "282 tiger cat"},
-            "17",
+            16,
             ["tabby", "tiger cat", "tabby, not tiger cat", "Finer-CAM: tabby, not its likes"],
         ),
-        ("networks", {}, "1,298", ["tf_efficientnet_lite0", "tf_efficientnet_lite1"]),
+        ("networks", {}, 1296, ["tf_efficientnet_lite0", "tf_efficientnet_lite1"]),
     ],
 )
-def test_a_slow_method_makes_the_maps_of_each_comparison_in_one_job(
+def test_a_slow_method_makes_the_maps_of_each_comparison_in_one_job_of_as_many_steps_as_it_said(
     open_page: Open,
     lite0: LoadedModel,
     monkeypatch: pytest.MonkeyPatch,
     comparison: str,
     link: dict[str, list[str]],
-    forwards: str,
+    forwards: int,
     names: list[str],
 ) -> None:
     shown: list[gallery.MapPicture] = []
-    grid = gallery.grid
+    steps: list[Step] = []
+    grid, until_done = gallery.grid, work.until_done
 
     def noting(pictures: list[gallery.MapPicture], *args: object, **settings: object) -> object:
         shown[:] = pictures
         return grid(pictures, *args, **settings)
 
+    def counting(make: Callable[..., Any], **settings: Any) -> Any:
+        def do(on_step: Callable[[Step], None]) -> Any:
+            def tell(step: Step) -> None:
+                steps.append(step)
+                on_step(step)
+
+            return make(tell)
+
+        return until_done(do, **settings)
+
     monkeypatch.setattr(gallery, "grid", noting)
+    monkeypatch.setattr(work, "until_done", counting)
     app = open_page(PAGE, compare=comparison, method="Ablation-CAM", layer="blocks.0.0.bn2", **link)
     assert app.selectbox(key="method").value == "ablation_cam"
-    assert f"once per channel, {forwards} here, at most about" in captions(app)
+    assert f"once per channel, {forwards:,} here, at most about" in captions(app)
     assert not {picture.name for picture in shown} & set(names[:3])
     done(app, "ablation_cam_run")
+    assert (steps[-1].done, {step.total for step in steps}) == (forwards, {forwards})
     assert [picture.name for picture in shown] == names
     for picture in shown:
         model, image = picture.chosen.model, picture.chosen.image
@@ -178,7 +191,7 @@ def test_a_slow_method_waits_for_its_button_and_says_its_cost(open_page: Open) -
     app.multiselect(key="methods").set_value(["grad_cam", "score_cam"]).run()
     assert enlarged(app)[1] == ["Grad-CAM"]
     assert app.button(key="score_cam_run").label == "Run: Score-CAM"
-    assert "one forward per channel, 1,281 here" in captions(app)
+    assert "one forward per channel, 1,280 here" in captions(app)
 
 
 def test_a_quick_slow_method_joins_the_others_when_it_is_done(open_page: Open) -> None:
