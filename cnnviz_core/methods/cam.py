@@ -318,6 +318,8 @@ class Method:
             that every method begins with, which is not counted.
         needs_class: Whether it explains a class.
         is_fixed: Whether it is defined only at the layer that the head averages.
+        variant_of: Key of the method that makes its maps, of another sum of scores, and so in the same unit; empty for
+            a method of its own.
     """
 
     title: str
@@ -330,6 +332,7 @@ class Method:
     per_channel: bool = False
     needs_class: bool = True
     is_fixed: bool = False
+    variant_of: str = ""
 
 
 def _gradient_method(
@@ -338,6 +341,7 @@ def _gradient_method(
     source: str,
     combine: Callable[[Tensor, Tensor], Tensor],
     cotangents: Cotangents = _class_score,
+    variant_of: str = "",
 ) -> Method:
     """A method that makes its maps (T, h, w) of activations (C, h, w) and gradients (T, C, h, w)."""
     return Method(
@@ -347,6 +351,7 @@ def _gradient_method(
         cost="one forward, and one backward as far as the layer",
         needs="grad_cam",
         maps=lambda e: combine(e.activations, e.gradients(cotangents)),
+        variant_of=variant_of,
     )
 
 
@@ -425,6 +430,7 @@ METHODS: Mapping[str, Method] = {
         "Zhang et al. 2025",
         _grad_cam,
         _class_against_closest,
+        variant_of="grad_cam",
     ),
 }
 

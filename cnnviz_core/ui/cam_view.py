@@ -168,7 +168,9 @@ def two_classes(chosen: Selection, layer: str, *, signed: bool) -> list[MapPictu
             _picture(chosen, another if signed else _clipped(another), named[other]),
             _picture(chosen, cam.difference(one, against=another), f"{named[first]}, not {named[other]}"),
         ]
-    return [*pictures, _picture(chosen, finer, f"Finer-CAM: {named[first]}, not its likes")]
+    pictures.append(_picture(chosen, finer, f"Finer-CAM: {named[first]}, not its likes"))
+    # Two methods meet here in shared colours, which say something only within one unit.
+    return [replace(picture, unit=_unit_of(str(picture.run.settings["method"]))) for picture in pictures]
 
 
 def networks(chosen: Selection, layer: str, *, signed: bool) -> list[MapPicture]:
@@ -366,6 +368,11 @@ def _forward_seconds(model: LoadedModel, image: InputImage) -> float:
         model.predict(image)
         times.append(time.perf_counter() - start)
     return min(times)
+
+
+def _unit_of(method: str) -> str:
+    """What the values of its maps are, told from those of other methods that they cannot be compared with."""
+    return f"{_UNIT} by {cam.METHODS[cam.METHODS[method].variant_of or method].title}"
 
 
 def _clipped(heatmap: Heatmap) -> Heatmap:

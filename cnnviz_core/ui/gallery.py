@@ -11,7 +11,7 @@ import streamlit as st
 from cnnviz_core import render
 from cnnviz_core.render import Scale
 from cnnviz_core.results import FloatArray, Run
-from cnnviz_core.ui import pickers, show
+from cnnviz_core.ui import frame, pickers, show
 from cnnviz_core.ui.pickers import Selection
 
 _TILE_PX = 128
@@ -28,7 +28,7 @@ class MapPicture:
         code: Python that picks the values out of ``result``.
         chosen: Network and picture.
         title: What is to be seen, for file names and readers.
-        unit: What the values are.
+        unit: What the values are; those of maps with the same one can be compared.
         pixels: (H, W, 3) what to draw where that is not the values' colours over the crop; None where it is.
         note: A number that tells how good the map is; empty for none.
         evidence: (h, w) what checks and cuts go by, where that is not the values.
@@ -56,7 +56,7 @@ class Look:
     """How maps become colours on this page.
 
     Attributes:
-        shared: Whether all maps side by side have one scale.
+        shared: Whether maps of the same unit side by side have one scale.
         smooth: Whether values between the cells are interpolated.
         colour_map: Name for values from 0 up.
         clip_percent: Share of the values beyond the last colour.
@@ -69,12 +69,17 @@ class Look:
     clip_percent: float
     opacity: float
 
-    def scales(self, maps: Sequence[FloatArray]) -> list[Scale]:
+    def scales(self, maps: Sequence[MapPicture]) -> list[Scale]:
         """Colour limits of each map; from 0 up unless any value is below."""
-        if self.shared:
-            together = np.concatenate([values.ravel() for values in maps])[None]
-            return [_from_zero(together, self.clip_percent)] * len(maps)
-        return [_from_zero(values, self.clip_percent) for values in maps]
+        if not self.shared:
+            return [_from_zero(one.values, self.clip_percent) for one in maps]
+        by_unit = {
+            unit: _from_zero(
+                np.concatenate([m.values.ravel() for m in maps if m.unit == unit])[None], self.clip_percent
+            )
+            for unit in {one.unit for one in maps}
+        }
+        return [by_unit[one.unit] for one in maps]
 
     def map_for(self, scale: Scale) -> str | None:
         """The chosen colour map; None, for the two-sided default, where values have a sign."""
@@ -106,8 +111,8 @@ def look(of: str, *, shared: bool, clip_percent: int = 0, smooth: bool = True, o
             key="brightness_of_maps",
             default="all maps alike" if shared else "each map by itself",
             of=of,
-            help="Alike, the maps share one scale and can be compared: a dark one is weak. By itself, each uses all "
-            "colours, so that shapes are seen best; methods and layers have units of their own and need that.",
+            help="Alike, maps of one unit share one scale and can be compared: a dark one is weak. By itself, each "
+            "uses all colours, so that shapes are seen best; methods and layers have units of their own and need that.",
         )
         pickers.start_again("clip_maps", of, clip_percent)
         pickers.start_again("smooth", of, smooth)
@@ -151,7 +156,7 @@ def grid(maps: Sequence[MapPicture], look: Look, *, what: str) -> tuple[MapPictu
     Returns:
         The chosen one and its colour limits.
     """
-    scales = look.scales([one.values for one in maps])
+    scales = look.scales(maps)
     names = told_apart(maps)
     if st.session_state.get("map") not in (None, *names):
         st.session_state["map"] = names[0]
@@ -180,13 +185,25 @@ def grid(maps: Sequence[MapPicture], look: Look, *, what: str) -> tuple[MapPictu
 
 
 def _explain_colours(maps: Sequence[MapPicture], scales: Sequence[Scale], look: Look) -> None:
-    if look.shared:
-        show.colour_bar(scales[0], look.map_for(scales[0]), maps[0].unit)
+    if not look.shared:
+        st.caption(
+            "Each map has colours of its own; compare shapes, not brightness. Point at a tile for its lowest and "
+            "highest value."
+        )
         return
-    st.caption(
-        "Each map has colours of its own; compare shapes, not brightness. Point at a tile for its lowest and highest "
-        "value."
-    )
+    names, units = told_apart(maps), [one.unit for one in maps]
+    for unit in dict.fromkeys(units):
+        scale = scales[units.index(unit)]
+        of = [name for name, its_unit in zip(names, units, strict=True) if its_unit == unit]
+        show.colour_bar(scale, look.map_for(scale), unit, of="All maps" if of == names else _listed(of))
+    if len(set(units)) > 1:
+        st.caption("Between maps of different units compare shapes, not brightness.")
+
+
+def _listed(names: Sequence[str]) -> str:
+    """The names in a sentence."""
+    *firsts, last = (f"“{frame.plain(name)}”" for name in names)
+    return f"{', '.join(firsts)} and {last}" if firsts else last
 
 
 def _tiles(maps: Sequence[MapPicture], scales: Sequence[Scale], look: Look) -> show.Pixels:

@@ -136,7 +136,7 @@ def draw(chosen: Selection, found: Occlusion, look: Look) -> MapPicture:
     drops = MapPicture("Occlusion", found.heatmap, found.run, "result.heatmap", chosen, title, "score")
     sides = st.grid(2, min_column_width=_SIDE_PX, gap="medium")
     with sides.cell():
-        closeup.draw(drops, look.scales([found.heatmap])[0], look)
+        closeup.draw(drops, look.scales([drops])[0], look)
         frame.caption(chosen, title, f"{found.num_forwards:,} forwards", f"{found.run.seconds:.1f} s")
         st.caption(
             "Mean loss of the score over all patches that cover a pixel: red hid something that speaks for the class, "

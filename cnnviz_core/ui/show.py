@@ -343,8 +343,8 @@ def downloads(
     )
 
 
-def colour_bar(scale: Scale, colour_map: str | None, unit: str) -> None:
-    """What the colours of a wall mean."""
+def colour_bar(scale: Scale, colour_map: str | None, unit: str, *, of: str = "") -> None:
+    """What the colours of a wall mean; ``of`` says of which tiles, where that is not plain."""
     lut = render.find_colour_map(colour_map, signed=scale.signed).lut
     if len(scale.low) > 1:
         around = "Each tile has colours of its own" + (", with zero in the middle" if scale.signed else "")
@@ -353,7 +353,8 @@ def colour_bar(scale: Scale, colour_map: str | None, unit: str) -> None:
     st.image(np.repeat(lut[None, : render.MISSING], _BAR_ROWS, axis=0), width="stretch")
     low, high = render.format_value(scale.low[0]), render.format_value(scale.high[0])
     middle = ", 0 in the middle," if scale.signed else ""
-    st.caption(f"From {low} on the left{middle} to {high} on the right ({unit}).")
+    start = f"{of}: from" if of else "From"
+    st.caption(f"{start} {low} on the left{middle} to {high} on the right ({unit}).")
 
 
 def enlarged_pixels(pixels: Pixels, side: int) -> Pixels:

@@ -140,6 +140,7 @@ class TestByHand:
     def test_finer_cam_without_subtraction_is_grad_cam(self, tiny_model: LoadedModel, image: InputImage) -> None:
         finer = cam.explain(tiny_model, image, method="finer_cam", target=1, gamma=0)
         close(finer.values, cam.explain(tiny_model, image, method="grad_cam", target=1).values)
+        assert {name: m.variant_of for name, m in cam.METHODS.items() if m.variant_of} == {"finer_cam": "grad_cam"}
 
     def test_finer_cam_takes_the_closest_classes(self, tiny_model: LoadedModel, image: InputImage) -> None:
         """With one class to subtract it is that with the closest score, and the map is linear in the score."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import time
 from collections.abc import Callable
 from typing import Any
@@ -268,7 +269,49 @@ def test_without_evidence_against_no_gradient_map_and_no_cam_is_below_zero(open_
     app = open_page(PAGE, compare="two classes")
     assert "0 in the middle" in captions(app)  # the difference has two sides
     app.segmented_control(key="compare").set_value("classes").run()
-    assert "From 0 on the left" in captions(app)
+    assert "All maps: from 0 on the left" in captions(app)
+
+
+@pytest.mark.parametrize(
+    ("link", "together", "words"),
+    [
+        (
+            {"compare": "two classes", "method": "LayerCAM"},
+            [[0, 1, 2], [3]],
+            [
+                r"“Egyptian cat”, “tiger cat” and “Egyptian cat, not tiger cat”: from \S+ on the left, 0 in the "
+                r"middle, to \S+ on the right \(evidence by LayerCAM\)",
+                r"“Finer-CAM.*, not its likes”: from 0 on the left to \S+ on the right \(evidence by Grad-CAM\)",
+                "different units",
+            ],
+        ),
+        ({"compare": "two classes", "method": "Grad-CAM"}, [[0, 1, 2, 3]], [r"All maps: .* \(evidence by Grad-CAM\)"]),
+        ({"compare": "classes"}, [[0, 1, 2, 3, 4]], [r"All maps: .* \(evidence\)"]),
+        ({"brightness_of_maps": "all maps alike"}, [[*range(8)]], [r"All maps: .* \(evidence\)"]),
+    ],
+)
+def test_maps_of_one_unit_share_a_scale_that_says_whose_it_is(
+    open_page: Open, monkeypatch: pytest.MonkeyPatch, link: dict[str, str], together: list[list[int]], words: list[str]
+) -> None:
+    shown: list[gallery.MapPicture] = []
+    scales: list[render.Scale] = []
+    scales_of = gallery.Look.scales
+
+    def noting(look: gallery.Look, maps: list[gallery.MapPicture]) -> list[render.Scale]:
+        shown[:], scales[:] = maps, scales_of(look, maps)
+        return scales
+
+    monkeypatch.setattr(gallery.Look, "scales", noting)
+    app = open_page(PAGE, **link)
+    assert sum(map(len, together)) == len(shown)
+    for places in together:
+        values = np.stack([shown[at].values for at in places])
+        low = -np.abs(values).max() if values.min() < 0 else 0
+        for at in places:
+            assert (*scales[at].low, *scales[at].high) == pytest.approx((low, np.abs(values).max()))
+    for pattern in words:
+        assert re.search(pattern, captions(app)), (pattern, captions(app))
+    assert ("different units" in captions(app)) == (len(together) > 1)
 
 
 def test_a_comparison_starts_with_its_own_first_map(open_page: Open) -> None:
