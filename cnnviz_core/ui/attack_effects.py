@@ -80,7 +80,7 @@ def _grad_cams(chosen: Selection, found: AdversarialExample) -> None:
             pictures.append(
                 MapPicture(name, heatmap.values, heatmap.run, "result.values", selection, title, "evidence")
             )
-    wall, one = st.columns([3, 2], gap="medium")
+    wall, one = gallery.sides()
     with wall:
         picked, scale = gallery.grid(pictures, look, what="Grad-CAM before and after")
         st.caption(

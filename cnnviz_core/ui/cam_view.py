@@ -219,7 +219,7 @@ def side_by_side(pictures: Sequence[MapPicture], look: Look, comparison: str) ->
     if not pictures:
         st.info("Nothing to show yet: choose what to compare above, or run it.")
         return None
-    wall, one = st.columns([3, 2], gap="medium")
+    wall, one = gallery.sides()
     with wall:
         chosen, scale = gallery.grid(pictures, look, what=f"{comparison} side by side")
     with one:

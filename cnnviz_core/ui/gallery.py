@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import streamlit as st
@@ -14,7 +15,11 @@ from cnnviz_core.results import FloatArray, Run
 from cnnviz_core.ui import frame, pickers, show
 from cnnviz_core.ui.pickers import Selection
 
+if TYPE_CHECKING:
+    from streamlit.delta_generator import DeltaGenerator
+
 _TILE_PX = 128
+_FIFTH_PX = 144  # the enlarged map stands beside the others where two fifths of the page are 320 px or more
 
 
 @dataclass(frozen=True)
@@ -143,6 +148,12 @@ def look(of: str, *, shared: bool, clip_percent: int = 0, smooth: bool = True, o
             "take a two-sided one with zero in the middle.",
         )
     return Look(by == "all maps alike", is_smooth, colour_map, clip, opacity)
+
+
+def sides() -> tuple[DeltaGenerator, DeltaGenerator]:
+    """Where the maps and the enlarged one go: beside each other, or one below the other where the page is narrow."""
+    fifths = st.grid(5, min_column_width=_FIFTH_PX, gap="medium")
+    return fifths.cell(column_span=3), fifths.cell(column_span=2)
 
 
 def grid(maps: Sequence[MapPicture], look: Look, *, what: str) -> tuple[MapPicture, Scale]:

@@ -268,7 +268,7 @@ def side_by_side(pictures: Sequence[MapPicture], look: Look) -> MapPicture | Non
     if not pictures:
         st.info("Nothing to show yet: choose a method above, or run one.")
         return None
-    wall, one = st.columns([3, 2], gap="medium")
+    wall, one = gallery.sides()
     with wall:
         picked, scale = gallery.grid(pictures, look, what="methods side by side")
         if pictures[0].pixels is not None:

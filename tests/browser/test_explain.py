@@ -134,6 +134,19 @@ def test_the_charts_of_the_places_are_beside_the_map_where_there_is_room_else_be
     assert all(tick.endswith(" %") for tick in ticks)
 
 
+def test_the_enlarged_map_is_beside_the_others_where_there_is_room_else_below(app) -> None:
+    page = app.open("/cam")
+    for width, is_beside in ((1400, True), (1280, True), (800, False)):
+        page.set_viewport_size({"width": width, "height": 900})
+        wall, one = ready(page, "maps_wall"), ready(page, "closeup")
+        app.idle()
+        page.wait_for_timeout(500)  # the wall follows the width
+        wall_box, box = wall.bounding_box(), one.bounding_box()
+        assert (box["x"] >= wall_box["x"] + wall_box["width"]) == is_beside, (wall_box, box)
+        assert (box["y"] >= wall_box["y"] + wall_box["height"]) != is_beside, (wall_box, box)
+        assert box["width"] >= 320, box
+
+
 def test_the_trust_panel_gives_a_verdict(app) -> None:
     page = app.open("/cam?map=Grad-CAM&check=is+it+cheating%3F")
     page.get_by_role("button", name="Run: Is it cheating?").click()
