@@ -4,7 +4,9 @@ PyTorch's own takes the weights in one order and rearranges them at every call, 
 oneDNN computes in. Here that one is kept, for each way and for the last sizes of what is read. The activation that
 follows is applied as the convolution writes. Going back is a transposed convolution, but for two kinds: a kernel that
 reads the few channels of a picture goes back as several convolutions side by side, one for each place within a step,
-and in half precision one for single channels as a convolution with the kernel turned round.
+and in half precision one for single channels as a convolution with the kernel turned round. Where a gradient is wanted,
+3x3 kernels of many channels take fewer multiplications (:mod:`cnnviz_core.winograd`); scores by themselves do not, as
+they would be rounded more coarsely.
 
 The operators are private ones of PyTorch; where they are missing, :data:`IS_THERE` is false and nothing here is used.
 """
@@ -12,6 +14,7 @@ The operators are private ones of PyTorch; where they are missing, :data:`IS_THE
 from __future__ import annotations
 
 import copy
+import math
 import threading
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +24,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import _get_current_function_mode
+
+from cnnviz_core.winograd import Winograd
 
 _OPERATORS = (
     (torch.ops.mkldnn, "_convolution_pointwise"),
@@ -37,6 +42,9 @@ _MAX_SIZES = 4
 # added in place.
 _MARK = "_cnnviz_is_activated"
 
+# Of an activation which its author had overwrite what it reads.
+WAS_IN_PLACE = "_cnnviz_was_in_place"
+
 # Going back side by side: up to so many outputs of a kernel longer than two steps; else a transposed one is faster.
 _FEW_CHANNELS = 16
 
@@ -48,21 +56,28 @@ class _Activation:
     Attributes:
         name: What oneDNN calls it.
         numbers: Its parameters there.
-        back: From the gradient and what the activation put out to the gradient before it; None where that is not
-            enough to tell. Those that have it change nothing when they are applied twice.
+        bounds: Where it cuts off, if that is all it does. Then what it put out tells the way back, and applying it
+            twice changes nothing.
     """
 
     name: str
     numbers: tuple[float, ...] = ()
-    back: Callable[[Tensor, Tensor], Tensor] | None = None
+    bounds: tuple[float, float] | None = None
+
+    def back(self, gradient: Tensor, y: Tensor | None) -> Tensor:
+        """From the gradient and what the activation put out to the gradient before it."""
+        if y is None or self.bounds is None:
+            return gradient
+        result: Tensor = torch.ops.aten.hardtanh_backward.default(gradient, y, *self.bounds)
+        return result
 
 
-_NONE = _Activation("none", (), lambda gradient, _: gradient)
+_EVERYTHING = (-math.inf, math.inf)
+
+_NONE = _Activation("none", bounds=_EVERYTHING)
 ACTIVATIONS: Mapping[type[nn.Module], _Activation] = {
-    nn.ReLU: _Activation("relu", (), lambda gradient, y: torch.ops.aten.threshold_backward.default(gradient, y, 0)),
-    nn.ReLU6: _Activation(
-        "hardtanh", (0.0, 6.0), lambda gradient, y: torch.ops.aten.hardtanh_backward.default(gradient, y, 0.0, 6.0)
-    ),
+    nn.ReLU: _Activation("relu", bounds=(0.0, math.inf)),
+    nn.ReLU6: _Activation("hardtanh", (0.0, 6.0), (0.0, 6.0)),
     nn.SiLU: _Activation("swish"),
     nn.Hardswish: _Activation("hardswish"),
 }
@@ -83,6 +98,11 @@ def fits(conv: nn.Module) -> TypeGuard[nn.Conv2d]:
 
 def _can_compute_in(dtype: torch.dtype) -> bool:
     return dtype is torch.float32 or (dtype is torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def may_overwrite(module: nn.Module) -> bool:
+    """Whether a module is a ReLU that the author of the network had overwrite what it reads."""
+    return type(module) is nn.ReLU and getattr(module, WAS_IN_PLACE, False)
 
 
 class Convolution(nn.Module):
@@ -111,7 +131,7 @@ class Convolution(nn.Module):
         is_graph = torch.is_grad_enabled() and x.requires_grad
         activation = ACTIVATIONS[type(self._then)] if self._then is not None else _NONE
         # A mode changes what activations do.
-        if (is_graph and activation.back is None) or _get_current_function_mode() is not None:
+        if (is_graph and activation.bounds is None) or _get_current_function_mode() is not None:
             activation = _NONE
         if is_graph:
             result: Tensor = _ThereAndBack.apply(x, kernel, padding, activation)  # type: ignore[no-untyped-call]
@@ -151,16 +171,23 @@ class Convolution(nn.Module):
 
 
 class Follower(nn.Module):
-    """An activation of several places, which lets pass what a convolution has applied it to."""
+    """An activation of several places, which lets pass what a convolution has applied it to.
+
+    Where it :func:`may_overwrite` what it reads it does, but under a mode or at the start of a graph.
+    """
 
     def __init__(self, activation: nn.Module) -> None:
         super().__init__()
         self._activation = activation
+        self._overwrites = may_overwrite(activation)
 
     def forward(self, x: Tensor) -> Tensor:
         """Of the shape of its input."""
         if not x.is_inference() and getattr(x, _MARK, None) == (type(self._activation), x._version):
             return x
+        is_start = x.is_leaf and x.requires_grad
+        if self._overwrites and not is_start and _get_current_function_mode() is None:
+            return torch.relu_(x)
         result: Tensor = self._activation(x)
         return result
 
@@ -170,7 +197,7 @@ class _ThereAndBack(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, kernel: _Kernel, padding: list[int], activation: _Activation) -> Tensor:
-        y = kernel.ahead(x, padding, activation)
+        y = kernel.nearly_ahead(x, padding, activation)
         ctx.settings = kernel, padding, activation
         ctx.save_for_backward(x, None if activation is _NONE else y)
         return y
@@ -204,6 +231,11 @@ class _Kernel:
         # In half precision a transposed convolution is several times as slow for single channels.
         self._is_turned = weight.dtype is torch.bfloat16 and weight.shape[0] == groups and weight.shape[1] == 1
         self._ahead, self._back, self._side_by_side = _Ordered(), _Ordered(), _Ordered()
+        self._winograd_ahead = self._winograd_back = None
+        is_three_by_three = (*self._sides, *self.stride, *self.dilation, groups) == (3, 3, 1, 1, 1, 1, 1)
+        if is_three_by_three and weight.dtype is torch.float32:
+            self._winograd_ahead = Winograd(self.weight, self.bias)
+            self._winograd_back = Winograd(self.weight, is_back=True)
 
     @classmethod
     def of(cls, conv: nn.Conv2d, weight: Tensor) -> _Kernel:
@@ -216,7 +248,8 @@ class _Kernel:
     @property
     def kept_bytes(self) -> int:
         """Memory of the rearranged weights."""
-        return sum(ordered.kept_bytes for ordered in (self._ahead, self._back, self._side_by_side))
+        kept = self._ahead, self._back, self._side_by_side, self._winograd_ahead, self._winograd_back
+        return sum(weights.kept_bytes for weights in kept if weights is not None)
 
     def check(self, x: Tensor, padding: list[int]) -> None:
         """Passes where the kernel fits into the input; else PyTorch says in its words that it does not.
@@ -237,10 +270,19 @@ class _Kernel:
         )
         return result
 
+    def nearly_ahead(self, x: Tensor, padding: list[int], activation: _Activation) -> Tensor:
+        """The same, rounded more coarsely where that is faster."""
+        if self._winograd_ahead is not None and activation.bounds is not None and self._winograd_ahead.pays(x, padding):
+            return self._winograd_ahead(x, padding, activation.bounds)
+        return self.ahead(x, padding, activation)
+
     def back(self, gradient: Tensor, x: Tensor, padding: list[int]) -> Tensor:
         """The gradient on the inputs x, (N, C', H, W), from that on the outputs, (N, C, h, w)."""
         if self._is_woven:
             return self._woven(gradient, x, padding)
+        inside = [2 - pad for pad in padding]
+        if self._winograd_back is not None and self._winograd_back.pays(gradient, inside):
+            return self._winograd_back(gradient, inside, _EVERYTHING)
         by_ones = [  # rows and columns that steps of one would have put out
             side + 2 * pad - dilation * (length - 1)
             for side, pad, dilation, length in zip(x.shape[2:], padding, self.dilation, self._sides, strict=True)

@@ -6,7 +6,8 @@ Where a picture enters through one convolution alone, that one is affine: the me
 through it only once, and it is the dearest of all going back. Layers inside no longer put out what they did, so such a
 copy is for scores and their gradients, not for looking into; :func:`up_to` makes one for a single layer, whose output
 stays. Rounding differs: a ReLU whose input is zero up to rounding may open where it was shut. Convolutions keep their
-weights in the order that the processor wants and apply the activation that follows (:mod:`cnnviz_core.convolution`).
+weights in the order that the processor wants and apply the activation that follows (:mod:`cnnviz_core.convolution`);
+other ReLUs overwrite what they read where the network's author had them do so.
 """
 
 from __future__ import annotations
@@ -233,9 +234,9 @@ def _make(net: nn.Module, x: Tensor) -> FastCopy:
         return is_same and _goes_back(copy.net, two) and _goes_back(copy.go_on, copy.enter(two))
 
     quick = _quickened(folded, activated)
-    halves = _cut_open(quick, folded, copy.entrance, activated.get(copy.entrance))
-    quicker = replace(copy, net=quick, halves=halves)
-    copy = quicker if _holds(is_right, quicker) else copy
+    cut_open = _cut_open(quick, folded, copy.entrance, activated.get(copy.entrance), two)
+    quicker = (replace(copy, net=quick, halves=halves) for halves in cut_open)
+    copy = next((one for one in quicker if _holds(is_right, one)), copy)
     return replace(copy, writes=_writes(replace(copy, writes=False), two))
 
 
@@ -272,7 +273,7 @@ def _activated(
         return bool(layer) and f"{name}.".startswith(f"{layer}.")
 
     kinds = tuple(convolution.ACTIVATIONS)
-    clamps = tuple(kind for kind, activation in convolution.ACTIVATIONS.items() if activation.back is not None)
+    clamps = tuple(kind for kind, activation in convolution.ACTIVATIONS.items() if activation.bounds is not None)
     return {
         conv: then
         for conv, then in probe.direct_pairs(net, x[:1], nn.Conv2d, kinds, reused=clamps, stop_after=stop_after)
@@ -281,28 +282,40 @@ def _activated(
 
 
 def _quickened(net: nn.Module, activated: Mapping[str, str]) -> nn.Module:
-    """A copy whose convolutions take less time, and those named apply their activations."""
+    """A copy whose convolutions take less time, those named with their activations; others overwrite what they may."""
     copy = probe.private_copy(net)
     modules = dict(copy.named_modules())
     fitting = {name: module for name, module in modules.items() if convolution.fits(module)}
     for name, module in fitting.items():
         probe.put(copy, name, Convolution(module, modules.get(activated.get(name, "none"))))
-    for then in {activated[name] for name in fitting if name in activated}:
-        may_be_shared = convolution.ACTIVATIONS[type(modules[then])].back is not None
+    applied = {activated[name] for name in fitting if name in activated}
+    overwriting = {name for name, module in modules.items() if convolution.may_overwrite(module)}
+    for then in applied | overwriting:
+        may_be_shared = convolution.ACTIVATIONS[type(modules[then])].bounds is not None
         probe.put(copy, then, Follower(modules[then]) if may_be_shared else nn.Identity())
     return copy
 
 
-def _cut_open(quick: nn.Module, net: nn.Module, conv: str, then: str | None) -> nn.Module:
-    """A copy in which a convolution does not apply the activation that follows it in the network."""
+def _cut_open(quick: nn.Module, net: nn.Module, conv: str, then: str | None, x: Tensor) -> Iterator[nn.Module]:
+    """Copies in which a convolution does not apply the activation that follows it in the network; the fastest first.
+
+    A pool that takes the largest gives the same before an activation that only cuts off, and leaves it less to do.
+    """
     if then is None:
-        return quick
-    copy = probe.private_copy(quick)
-    probe.put(copy, conv, cast(Convolution, copy.get_submodule(conv)).without_activation())
+        yield quick
+        return
     activation = probe.private_copy(net.get_submodule(then))
     activation.inplace = False  # type: ignore[assignment]
+    copy = probe.private_copy(quick)
+    probe.put(copy, conv, cast(Convolution, copy.get_submodule(conv)).without_activation())
     probe.put(copy, then, activation)
-    return copy
+    pools = dict(probe.direct_pairs(net, x, type(activation), nn.MaxPool2d))
+    if then in pools and convolution.ACTIVATIONS[type(activation)].bounds is not None:
+        swapped = probe.private_copy(copy)
+        probe.put(swapped, then, nn.Identity())
+        probe.put(swapped, pools[then], nn.Sequential(net.get_submodule(pools[then]), activation))
+        yield swapped
+    yield copy
 
 
 def _same(found: Tensor, expected: Tensor) -> bool:

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from cnnviz_core import anatomy, catalogue, checkpoints, layers, probe, settings, store
+from cnnviz_core import anatomy, catalogue, checkpoints, convolution, layers, probe, settings, store
 from cnnviz_core.anatomy import Anatomy, Head
 from cnnviz_core.checkpoints import Match
 from cnnviz_core.errors import BadCheckpoint, BadSetting, NotApplicable
@@ -476,6 +476,7 @@ def _switch_in_place_off(net: nn.Module) -> int:
     in_place = [module for module in net.modules() if getattr(module, "inplace", False) is True]
     for module in in_place:
         module.inplace = False  # type: ignore[assignment]
+        setattr(module, convolution.WAS_IN_PLACE, True)
     return len(in_place)
 
 

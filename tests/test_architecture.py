@@ -29,6 +29,7 @@ LEVELS = (
         "torchvision_shim",
         "receptive_field",
         "turns",
+        "winograd",
     },
     {"settings", "results", "maps", "startup", "catalogue", "checkpoints", "html_report", "links"},
     {"cka", "cli", "images"},

@@ -127,6 +127,36 @@ def test_a_shared_activation_passes_only_what_has_been_applied() -> None:
     assert (relu(applied) == applied.clamp(min=0)).all()
 
 
+@pytest.mark.parametrize("was_in_place", [True, False])
+def test_an_activation_overwrites_what_its_author_let_it_overwrite(*, was_in_place: bool) -> None:
+    activation = nn.ReLU()
+    setattr(activation, convolution.WAS_IN_PLACE, was_in_place)
+    relu, x = Follower(activation), torch.tensor([-1.0, 2.0])
+    assert relu(x).tolist() == [0, 2]
+    assert x.tolist() == [0 if was_in_place else -1, 2]
+    leaf = torch.tensor([-1.0, 2.0], requires_grad=True)
+    with probe.relu_rule("guided"):
+        assert relu(x - 1).tolist() == [0, 1]
+    (found,) = torch.autograd.grad(relu(leaf).sum(), leaf)
+    assert found.tolist() == [0, 1]
+    assert leaf.tolist() == [-1, 2]
+    (found,) = torch.autograd.grad(relu(2 * leaf).sum(), leaf)
+    assert found.tolist() == [0, 2]
+
+
+def test_fewer_multiplications_only_where_a_gradient_is_wanted() -> None:
+    conv = nn.Conv2d(128, 160, 3, padding=1).requires_grad_(requires_grad=False)
+    for then in (None, nn.ReLU(), nn.ReLU6()):
+        check(conv, then, (30, 27))
+    mine, x = Convolution(conv, nn.ReLU()), torch.randn(2, 128, 30, 27)
+    plain, with_gradient = mine(x), mine(x.clone().requires_grad_())
+    kept = mine.kernels[0].kept_bytes
+    assert kept > 36 * 128 * 160 * 4  # the kernels at the points
+    assert not torch.equal(plain, with_gradient)
+    torch.testing.assert_close(plain, with_gradient.detach(), rtol=0, atol=2e-5 * float(plain.max()))
+    torch.testing.assert_close(plain, torch.relu(conv(x)), rtol=0, atol=3e-6 * float(plain.max()))
+
+
 def test_copies_share_what_was_rearranged() -> None:
     mine = Convolution(nn.Conv2d(20, 4, 3, bias=False).requires_grad_(requires_grad=False), nn.ReLU())
     (kernel,) = mine.kernels

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations
 
-from cnnviz_core import folding, probe
-from cnnviz_core.convolution import Convolution
+from cnnviz_core import convolution, folding, probe
+from cnnviz_core.convolution import Convolution, Follower
 from cnnviz_core.errors import UnknownLayer
 from cnnviz_core.models import LoadedModel
 
@@ -488,6 +488,63 @@ def test_what_entered_is_copied_only_where_the_network_writes_into_it() -> None:
         before = entered.clone()
         fast.go_on(entered)
         assert torch.equal(entered, before)
+
+
+@pytest.mark.parametrize("has_norm", [True, False])
+def test_a_relu_that_overwrites_what_is_read_again_is_left(*, has_norm: bool) -> None:
+    """Without the norm that the author's network had between the two, the sum would be another."""
+
+    class Body(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.start, self.norm = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4) if has_norm else nn.Identity()
+            self.relu, self.conv, self.fc = nn.ReLU(), nn.Conv2d(4, 4, 1), nn.Linear(4, 2)
+            setattr(self.relu, convolution.WAS_IN_PLACE, True)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.start(x).tanh()
+            return self.fc((x + self.conv(self.relu(self.norm(x)))).mean((2, 3)))
+
+    net, x = frozen(Body()), 9 * pictures()
+    fast = folding.fast_copy(net, x)
+    assert isinstance(fast.net.get_submodule("relu"), Follower) == has_norm
+    one, other = x.clone().requires_grad_(), x.clone().requires_grad_()
+    mine, right = fast.go_on(fast.enter(one)), net(other)
+    torch.testing.assert_close(mine, right)
+    torch.testing.assert_close(*(torch.autograd.grad(y.sum(), x)[0] for y, x in ((mine, one), (right, other))))
+
+
+@pytest.mark.parametrize(
+    ("activation", "pool", "is_read_twice", "is_swapped"),
+    [
+        (nn.ReLU(), nn.MaxPool2d(3, 2, 1), False, True),
+        (nn.ReLU6(), nn.MaxPool2d(2), False, True),
+        (nn.ReLU(), nn.MaxPool2d(2), True, False),
+        (nn.ReLU(), nn.AvgPool2d(2), False, False),
+        (nn.SiLU(), nn.MaxPool2d(2), False, False),  # not the larger for the larger input
+    ],
+)
+def test_the_first_activation_comes_after_a_pool(
+    activation: nn.Module, pool: nn.Module, *, is_read_twice: bool, is_swapped: bool
+) -> None:
+    class Body(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.then, self.pool, self.fc = nn.Conv2d(3, 4, 3), activation, pool, nn.Linear(4, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.then(self.conv(x))
+            found: Tensor = self.pool(x).mean((2, 3))
+            return self.fc(found + x.mean((2, 3)) if is_read_twice else found)
+
+    net, x = frozen(Body()), 9 * pictures()
+    fast = folding.fast_copy(net, x)
+    assert isinstance(fast.net.get_submodule("conv"), Convolution)
+    assert isinstance(fast.halves.get_submodule("pool"), nn.Sequential) == is_swapped
+    one, other = x.clone().requires_grad_(), x.clone().requires_grad_()
+    mine, right = fast.go_on(fast.enter(one)), net(other)
+    torch.testing.assert_close(mine, right)
+    torch.testing.assert_close(*(torch.autograd.grad(y.sum(), x)[0] for y, x in ((mine, one), (right, other))))
 
 
 class _WritesLater(nn.Module):

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cnnviz_core import catalogue, images, models, photos
+from cnnviz_core import catalogue, convolution, images, models, photos
 from cnnviz_core.errors import BadCheckpoint, BadSetting, NotApplicable, UnknownLayer, UnknownModel, WeightsUnavailable
 from cnnviz_core.images import InputImage
 from cnnviz_core.models import LoadedModel
@@ -91,6 +91,8 @@ class TestDefaultNetwork:
 
     def test_is_set_up_once_and_for_all(self, lite0: LoadedModel) -> None:
         assert not any(module.training or getattr(module, "inplace", False) for module in lite0.net.modules())
+        overwrote = [name for name, module in lite0.net.named_modules() if hasattr(module, convolution.WAS_IN_PLACE)]
+        assert len(overwrote) == lite0.anatomy.num_in_place_modules > 0
         assert not any(parameter.requires_grad for parameter in lite0.net.parameters())
         assert (lite0.num_classes, lite0.num_outputs) == (1000, 1000)
         assert lite0.spec.title == "tf_efficientnet_lite0"

@@ -287,7 +287,8 @@ def _completeness_error(values: Tensor, gain: float) -> float:
 
 @torch.no_grad()
 def _read_clean(q: Question, x: Tensor) -> Tensor:
-    return q.read(x)
+    enter, go_on = _steps(q)
+    return go_on(enter(x))
 
 
 def _mean_gradient(
