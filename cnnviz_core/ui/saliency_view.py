@@ -156,12 +156,9 @@ def maps(chosen: Selection, asked: Question, look: Look, view: str) -> list[MapP
     )
     _say_what_does_not_fit(verdicts)
     options = _options()
-    pictures = []
-    for name in wanted:
-        attribution = _attribution(chosen, name, asked, options)
-        if attribution is not None:
-            pictures.append(_picture(chosen, attribution, asked, look, VIEWS[view]))
-    return pictures
+    found = [made for name in wanted if (made := _attribution(chosen, name, asked, options)) is not None]
+    in_colours = _in_colours([one.values for one in found], look) if VIEWS[view].in_colours else [None] * len(found)
+    return [_picture(chosen, one, asked, VIEWS[view], pixels) for one, pixels in zip(found, in_colours, strict=True)]
 
 
 def _say_what_does_not_fit(verdicts: dict[str, doctor.Verdict]) -> None:
@@ -215,7 +212,9 @@ def _attribution(chosen: Selection, name: str, asked: Question, options: dict[st
     )
 
 
-def _picture(chosen: Selection, attribution: Attribution, asked: Question, look: Look, view: View) -> MapPicture:
+def _picture(
+    chosen: Selection, attribution: Attribution, asked: Question, view: View, pixels: show.Pixels | None
+) -> MapPicture:
     method = saliency.METHODS[attribution.method]
     error = attribution.completeness_error
     note = "" if error is None else f"completeness error {format_percent(error, 1)}"
@@ -227,15 +226,23 @@ def _picture(chosen: Selection, attribution: Attribution, asked: Question, look:
         chosen,
         f"{method.title} of {asked.words}",
         method.unit,
-        _in_colours(attribution.values, look.clip_percent) if view.in_colours else None,
+        pixels,
         note,
         attribution.map,
     )
 
 
-def _in_colours(values: FloatArray, clip_percent: float) -> show.Pixels:
-    """(H, W, 3) around mid grey; that share of the values, the largest in magnitude, is at either end."""
-    limit = float(np.percentile(np.abs(values), 100 - clip_percent)) or 1.0
+def _in_colours(found: Sequence[FloatArray], look: Look) -> list[show.Pixels]:
+    """(H, W, 3) of each (C, H, W) around mid grey; the strongest values, of all or of each, are at either end."""
+    strengths = [np.abs(values) for values in found]
+    if look.shared and found:
+        strengths = [np.concatenate([values.ravel() for values in strengths])] * len(found)
+    limits = [float(np.percentile(values, 100 - look.clip_percent)) or 1.0 for values in strengths]
+    return [_around_grey(values, limit) for values, limit in zip(found, limits, strict=True)]
+
+
+def _around_grey(values: FloatArray, limit: float) -> show.Pixels:
+    """(H, W, 3): mid grey for 0, the ends of each colour for this limit and its negative."""
     shares = np.clip(0.5 + values / (2 * limit), 0, 1)
     pixels = np.broadcast_to(shares, (3, *values.shape[1:])).transpose(1, 2, 0)
     rounded: show.Pixels = np.rint(255 * pixels).astype(np.uint8)
@@ -272,9 +279,10 @@ def side_by_side(pictures: Sequence[MapPicture], look: Look) -> MapPicture | Non
     with wall:
         picked, scale = gallery.grid(pictures, look, what="methods side by side")
         if pictures[0].pixels is not None:
-            percent = look.clip_percent
-            ends = f"the strongest {percent} % of each map’s values are" if percent else "each map’s strongest value is"
-            st.caption(f"Mid grey is zero, {ends} at an end of the colours; “Colours” above sets that share.")
+            percent, of = look.clip_percent, "all maps’" if look.shared else "each map’s"
+            ends = f"the strongest {percent} % of {of} values are" if percent else f"{of} strongest value is"
+            weak = " A map that is grey all over is weak beside the others." if look.shared else ""
+            st.caption(f"Mid grey is zero, {ends} at an end of the colours; “Colours” above sets that share.{weak}")
         edges = ""
         if any(_at_relus(picture) for picture in pictures):
             edges = (
