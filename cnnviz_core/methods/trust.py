@@ -331,8 +331,9 @@ def randomization(
     their distribution, and the layers the scale of what they put out, but all that was learnt is gone. Layers that
     have no weights but one number per channel, such as normalisations, stay as they are.
 
-    Maps are compared by the magnitude of their values, by rank and by structure. A map that is the same everywhere
-    resembles nothing: its rank correlation is 0.
+    Maps are compared by the magnitude of their values, by rank and by structure. A map that is the same everywhere has
+    no likeness to another, and its step does not count: a unit that shuffled weights have silenced has an empty map
+    whatever the method, which is no evidence that the map follows the weights.
 
     Args:
         model: Any network with weights.
@@ -379,7 +380,7 @@ def randomization(
         seen = (before > 0) | (after > 0)
         counted = seen if up_to and seen.any() else np.ones_like(seen)
         ranks.append(_rank_correlation(before[counted], after[counted]))
-        ssims.append(_ssim(before, after))
+        ssims.append(float("nan") if np.isnan(ranks[-1]) else _ssim(before, after))
         probabilities.append(_probability(broken, image, top))
         result = Randomization(
             steps=tuple(steps[:done]),
@@ -472,12 +473,21 @@ def _probability(model: LoadedModel, image: InputImage, target: int | None) -> f
 
 
 def _randomization_verdict(result: Randomization) -> str:
-    # With the upper half gone there is no prediction left to explain. In the lower half every map changes at last.
-    upper_half = result.rank_correlations[: (len(result.steps) + 1) // 2]
-    similarity = float(np.median(upper_half))
+    half = (len(result.steps) + 1) // 2
+    upper, lower = (ranks[~np.isnan(ranks)] for ranks in np.split(result.rank_correlations, [half]))
+    # With the upper half gone there is no prediction left to explain. In the lower half every map changes at last, so
+    # that only one which does not tells anything.
+    if upper.size:
+        part, similarity = "upper", float(np.median(upper))
+    elif lower.size and np.median(lower) >= _UNMOVED:
+        part, similarity = "lower", float(np.median(lower))
+    else:
+        return _undecided(result)
+    last = result.rank_correlations[-1]
+    at_the_end = "none" if np.isnan(last) else format_fixed(last, 2)
     numbers = (
-        f"Rank correlation with the first map: {format_fixed(similarity, 2)} in the median while the upper half of the "
-        f"network was shuffled, {format_fixed(result.rank_correlations[-1], 2)} at the end."
+        f"Rank correlation with the first map: {format_fixed(similarity, 2)} in the median while the {part} half of "
+        f"the network was shuffled, {at_the_end} at the end.{_left_out(result)}"
     )
     if similarity >= _UNMOVED:
         return (
@@ -489,6 +499,31 @@ def _randomization_verdict(result: Randomization) -> str:
     return f"The map follows the weights, as an explanation must. {numbers}"
 
 
+def _undecided(result: Randomization) -> str:
+    """What to say where no step counts."""
+    what, cause, instead = (
+        ("unit", ", as that of a unit which no longer answers", "explain a class, or another unit")
+        if result.run.settings["up_to"]
+        else ("map", "", "take another method or class")
+    )
+    if maps.is_flat(result.maps[0]):
+        return (
+            f"The check cannot tell for this {what}: the map is the same everywhere before any weight is shuffled, so "
+            f"that there is nothing to compare; {instead}."
+        )
+    return (
+        f"The check cannot tell for this {what}: while the upper half of the network was shuffled, its map was the "
+        f"same everywhere{cause}. That a map vanishes is no evidence that it follows the weights; {instead}."
+    )
+
+
+def _left_out(result: Randomization) -> str:
+    num_flat = int(np.isnan(result.rank_correlations).sum())
+    if not num_flat:
+        return ""
+    return f" Not counted: {num_flat} of {len(result.steps)} steps that left the map the same everywhere."
+
+
 def _fall(result: Randomization) -> str:
     if not result.top_label:
         return ""
@@ -497,10 +532,10 @@ def _fall(result: Randomization) -> str:
 
 
 def _rank_correlation(a: FloatArray, b: FloatArray) -> float:
-    """Spearman's, over the places that both know; 0 where one is the same everywhere."""
+    """Spearman's, over the places that both know; not a number where one is the same everywhere."""
     known = np.isfinite(a) & np.isfinite(b)
     if maps.is_flat(a[known]) or maps.is_flat(b[known]):
-        return 0.0
+        return float("nan")
     return float(stats.spearmanr(a[known], b[known]).statistic)
 
 
@@ -536,9 +571,9 @@ def agreement(heatmaps: Mapping[str, MapLike]) -> Agreement:
 
 
 def _rank_correlations(found: Sequence[FloatArray]) -> FloatArray:
-    """Spearman's of each with each, (n, n); as :func:`_rank_correlation`."""
+    """Spearman's of each with each, (n, n), over the places that both know; 0 where one is the same everywhere."""
     if not all(np.isfinite(values).all() for values in found):
-        return np.array([[_rank_correlation(a, b) for b in found] for a in found], dtype=np.float32)
+        return np.nan_to_num(np.array([[_rank_correlation(a, b) for b in found] for a in found], dtype=np.float32))
     # Ranking is nearly all of the work: once for each map, not for each pair.
     varying = [place for place, values in enumerate(found) if not maps.is_flat(values)]
     correlations = np.zeros((len(found), len(found)), dtype=np.float32)

@@ -180,6 +180,7 @@ def _random_weights(one: MapPicture, _all_maps: Sequence[MapPicture]) -> None:
 
 def _draw_randomization(found: Randomization, one: MapPicture | None = None) -> None:
     names = [f"{steps[-1]}" if len(steps) == 1 else f"… {steps[-1]}" for steps in found.steps]
+    flat = np.isnan(found.rank_correlations)
     magnitudes = np.abs(found.maps)
     mosaic = render.mosaic(
         magnitudes, scale=render.scale_of(magnitudes, mode="channel", low=0.0, clip_percent=1), tile_px=_TILE_PX
@@ -187,18 +188,30 @@ def _draw_randomization(found: Randomization, one: MapPicture | None = None) -> 
     show.mosaic_wall(
         mosaic,
         key="randomized_maps",
-        labels=["as trained", *names],
+        labels=["as trained", *(f"flat: {name}" if gone else name for name, gone in zip(names, flat, strict=True))],
+        hints=["With all weights as trained.", *map(_step_hint, found.steps, found.rank_correlations)],
         tile_px=_TILE_PX,
         aria="The map as the network is destroyed",
     )
-    series = {"rank correlation": found.rank_correlations.tolist(), "structural similarity": found.ssims.tolist()}
-    figure = render.depth_profile(names, series, unit="likeness to the first map")
-    _chart(figure, one, key="randomization", title="The map as the network is destroyed")
+    if not flat.all():
+        series = {"rank correlation": found.rank_correlations.tolist(), "structural similarity": found.ssims.tolist()}
+        figure = render.depth_profile(names, series, unit="likeness to the first map")
+        _chart(figure, one, key="randomization", title="The map as the network is destroyed")
+    if flat.any():
+        st.caption(
+            "Flat: a map is the same everywhere there, so that it has no likeness to compare, and the step does not "
+            "count. A unit that shuffled weights silence looks like that, whatever the method."
+        )
     first = "the unit’s layer" if found.run.settings.get("up_to") else "the head"
     st.caption(
         f"From left to right more and more layers have random weights, from {first} down; each tile has colours of its "
         "own. A map that explains the network has to change."
     )
+
+
+def _step_hint(names: Sequence[str], likeness: float) -> str:
+    flat = "\nNothing to compare: a map is the same everywhere." if np.isnan(likeness) else ""
+    return f"Shuffled last: {', '.join(names)}.{flat}"
 
 
 def _cheating(one: MapPicture, _all_maps: Sequence[MapPicture]) -> None:
@@ -253,22 +266,23 @@ def _draw_context(found: ContextTest) -> None:
     """What was taken as the object, the edited pictures and their maps, as far as they are there."""
     show.mosaic_wall(
         render.rgb_mosaic(cut_view.dimmed(found.whole.pixels, found.mask)[None]), key="tested_object",
-        labels=["taken as the object"], tile_px=_TILE_PX, smooth=True, aria="What was taken as the object",
+        labels=["taken as the object"], hints=["What is not dimmed was taken as the object."],
+        tile_px=_TILE_PX, smooth=True, aria="What was taken as the object",
         max_height=None,
     )  # fmt: skip
     edits = (found.whole, *found.edits)
     pixels = render.rgb_mosaic(np.stack([edit.pixels for edit in edits]))
-    labels = [_edit_label(edit) for edit in edits]
+    labels, hints = [_edit_label(edit) for edit in edits], [_edit_hint(edit) for edit in edits]
     show.mosaic_wall(
         pixels, key="edits",
-        labels=labels, hints=[_edit_hint(edit) for edit in edits], tile_px=_TILE_PX, smooth=True,
+        labels=labels, hints=hints, tile_px=_TILE_PX, smooth=True,
         aria="Edited pictures", max_height=None,
     )  # fmt: skip
     maps = np.stack([edit.map for edit in edits])
     mosaic = render.mosaic(maps, scale=render.scale_of(maps, mode="channel", clip_percent=1), tile_px=_TILE_PX)
     show.mosaic_wall(
         mosaic, key="edited_maps",
-        labels=labels, tile_px=_TILE_PX, smooth=True, aria="Maps of the edited pictures",
+        labels=labels, hints=hints, tile_px=_TILE_PX, smooth=True, aria="Maps of the edited pictures",
         max_height=None,
     )  # fmt: skip
     evidence = (
@@ -282,13 +296,17 @@ def _draw_context(found: ContextTest) -> None:
 
 
 def _edit_label(edit: ContextEdit) -> str:
-    what = "whole" if not edit.fill else f"{edit.replaced}: {trust.FILLS[edit.fill].title.lower()}"
+    """So short that the narrowest tile has room for it; the hint says it in full."""
+    what = f"{edit.replaced}: {edit.fill}" if edit.fill else "whole"
     return f"{format_percent(edit.probability)}, {what}"
 
 
 def _edit_hint(edit: ContextEdit) -> str:
-    answers = zip(edit.predictions.labels, edit.predictions.probabilities, strict=True)
-    return "; ".join(f"{label} {format_percent(probability)}" for label, probability in answers)
+    found = zip(edit.predictions.labels, edit.predictions.probabilities, strict=True)
+    answers = "; ".join(f"{label} {format_percent(probability)}" for label, probability in found)
+    if not edit.fill:
+        return f"The whole picture.\n{answers}"
+    return f"The {edit.replaced} replaced by: {trust.FILLS[edit.fill].title.lower()}.\n{answers}"
 
 
 def _explains_no_class(one: MapPicture) -> bool:

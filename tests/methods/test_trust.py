@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
@@ -19,7 +20,7 @@ from cnnviz_core.errors import BadSetting, NotApplicable, UnknownLayer
 from cnnviz_core.images import InputImage
 from cnnviz_core.methods import cam, saliency, trust
 from cnnviz_core.models import LoadedModel
-from cnnviz_core.results import ContextTest, Curves, Heatmap, Mask, Run, Step
+from cnnviz_core.results import ContextTest, Curves, Heatmap, Mask, Randomization, Run, Step
 
 Load = Callable[[str], LoadedModel]
 Noise = Callable[..., InputImage]
@@ -50,6 +51,20 @@ def by_hand() -> tuple[LoadedModel, InputImage, np.ndarray]:
     return linear(weights, bias=0.5), red(values), weights * values
 
 
+def gated() -> LoadedModel:
+    """Two units of one layer: 0 fires on every picture, 1 never, and their biases alone make the difference."""
+    parts = {"stem": nn.Conv2d(3, 4, 3, padding=1), "gate": nn.Conv2d(4, 2, 3, padding=1), "relu": nn.ReLU()}
+    net = nn.Sequential(OrderedDict(parts, gap=nn.AdaptiveAvgPool2d(1), flat=nn.Flatten(), fc=nn.Linear(2, 3)))
+    with torch.no_grad():
+        net.gate.bias.copy_(torch.tensor([50.0, -50.0]))
+    return models.from_module(net, input_px=16, mean=(0.5,) * 3, std=(0.5,) * 3, name="gated", device="cpu")
+
+
+def six_convolutions() -> LoadedModel:
+    net = nn.Sequential(nn.Conv2d(3, 2, 1), *(nn.Conv2d(2, 2, 1) for _ in range(5)))
+    return models.from_module(net, input_px=16, mean=(0.5,) * 3, std=(0.5,) * 3, name="six", device="cpu")
+
+
 @pytest.fixture(scope="module")
 def coffee() -> InputImage:
     return photos.open_photo("coffee")
@@ -66,6 +81,12 @@ def gradient(rule: str, target: int) -> trust.Explain:
         return found[0].abs().amax(0).numpy()
 
     return explain
+
+
+def of_maps(made: list[np.ndarray], image: InputImage, **settings: Any) -> Randomization:
+    """What randomisation says of these maps, the first one of the trained network."""
+    left = iter(made)
+    return trust.randomization(six_convolutions(), image, explain=lambda _model, _image: next(left), **settings)
 
 
 def grad_cam(target: int) -> trust.Explain:
@@ -267,7 +288,11 @@ class TestRandomization:
         assert found.steps[0] == ("fc",)
         assert {n for step in found.steps for n in step} == with_weights
         assert np.isfinite(found.maps).all()
-        assert np.abs(found.rank_correlations).max() <= 1 + 1e-6
+        first, *later = np.ptp(found.maps, axis=(1, 2)) == 0  # as Grad-CAM's where nothing speaks for the class
+        assert first == (name == "reused_relu")
+        flat = first | np.array(later)
+        np.testing.assert_array_equal(np.isnan(found.rank_correlations), flat)
+        assert (np.abs(found.rank_correlations[~flat]) <= 1 + 1e-6).all()
 
     def test_a_unit_is_checked_by_the_layers_that_it_depends_on(self, small_model: Load, noise_image: Noise) -> None:
         """Destroying later ones changes no map of it, which is no fault of the map."""
@@ -369,18 +394,87 @@ class TestRandomization:
             expected = structural_similarity(reference / reference.max(), other / other.max(), data_range=1.0)
             assert ssim == pytest.approx(expected, abs=1e-5)
 
-    def test_a_map_that_never_changes_and_one_that_vanishes(self, tiny_model: LoadedModel, noise_image: Noise) -> None:
+    def test_a_map_that_never_changes(self, tiny_model: LoadedModel, noise_image: Noise) -> None:
         image = noise_image(16, 16)
         edges = np.random.default_rng(0).random((2, 3))
         same = trust.randomization(tiny_model, image, explain=lambda _model, _image: -edges)
         np.testing.assert_allclose([same.rank_correlations, same.ssims], 1, atol=1e-6)
         assert "do not trust it" in same.verdict
         assert f"{same.probabilities[0]:.2f} before" in same.verdict
-        vanishing = trust.randomization(
-            tiny_model, image, explain=lambda model, _image: edges * (model is tiny_model) + 0.1
-        )
-        np.testing.assert_array_equal(vanishing.rank_correlations, 0)
-        assert "follows the weights, as" in vanishing.verdict
+
+    @pytest.mark.parametrize("rule", ["gradient", "guided_backprop"])
+    def test_a_step_that_silences_the_unit_does_not_count(self, rule: str, noise_image: Noise) -> None:
+        """Shuffling may hand the bias that shuts the other unit to this one; how it fares is read off the network."""
+        answers: list[float] = []
+
+        def of_unit(network: LoadedModel, picture: InputImage) -> Any:
+            answers.append(float(network.net[:3](network.to_input(picture))[0, 0, 3, 3].detach()))
+            return saliency.explain(network, picture, method=rule, layer="relu", unit=(0, 3, 3))
+
+        verdicts: dict[bool, set[str]] = {True: set(), False: set()}
+        for seed in range(6):
+            answers.clear()
+            found = trust.randomization(gated(), noise_image(16, 16), explain=of_unit, up_to="relu", seed=seed)
+            assert found.steps == (("gate",), ("stem",))
+            assert answers[0] > 0
+            silent = np.equal(answers[1:], 0)
+            np.testing.assert_array_equal(np.isnan(found.rank_correlations), silent)
+            np.testing.assert_array_equal(np.isnan(found.ssims), silent)
+            verdicts[silent.all()].add(found.verdict)
+        assert all(verdicts.values()), "else this test shows nothing"
+        assert all("cannot tell for this unit" in verdict for verdict in verdicts[True])
+        assert all("explain a class, or another unit" in verdict for verdict in verdicts[True])
+        assert all("Rank correlation with the first map" in verdict for verdict in verdicts[False])
+
+    def test_a_unit_with_one_pixel_in_sight_has_nothing_to_rank(self, noise_image: Noise) -> None:
+        def of_unit(network: LoadedModel, picture: InputImage) -> Any:
+            return saliency.explain(network, picture, method="gradient", layer="5", unit=(0, 3, 3))
+
+        found = trust.randomization(six_convolutions(), noise_image(16, 16), explain=of_unit, up_to="5")
+        assert (found.maps != 0).sum() == len(found.maps)
+        assert np.isnan(found.rank_correlations).all()
+        assert "cannot tell for this unit" in found.verdict
+
+    @pytest.mark.parametrize(
+        ("steps", "words"),
+        [
+            # what is left of the upper half decides, whatever vanished
+            ("-ss---", "barely changes"),
+            ("-p----", "in part only"),
+            ("o-----", "follows the weights, as"),
+            ("s--ooo", "barely changes"),
+            # where nothing is: in the lower half every map changes at last, and one that does not tells enough
+            ("---oo-", "cannot tell"),
+            ("---sos", "barely changes"),
+            ("------", "cannot tell"),
+        ],
+    )
+    def test_what_is_left_of_the_steps_decides(self, steps: str, words: str, noise_image: Noise) -> None:
+        """After each step the map is the same as at first (s), the same in part (p), another (o), or gone (-)."""
+        first, other = np.random.default_rng(0).random((2, 8, 8))
+        made = {"s": first, "p": first + other, "o": other, "-": np.zeros((8, 8))}
+        found = of_maps([first, *(made[step] for step in steps)], noise_image(16, 16))
+        np.testing.assert_array_equal(np.isnan(found.rank_correlations), [step == "-" for step in steps])
+        assert words in found.verdict
+        assert "missing" not in found.verdict
+        if words != "cannot tell":
+            num_flat = steps.count("-")
+            assert f"Not counted: {num_flat} of 6 steps" in found.verdict
+            assert ("none at the end" in found.verdict) == steps.endswith("-")
+
+    @pytest.mark.parametrize(
+        ("up_to", "instead"), [("5", "explain a class, or another unit"), (None, "another method")]
+    )
+    def test_where_nothing_is_left_it_says_what_to_do(
+        self, up_to: str | None, instead: str, noise_image: Noise
+    ) -> None:
+        some, image = np.random.default_rng(0).random((8, 8)), noise_image(16, 16)
+        vanishing = of_maps([some, *[np.full((8, 8), 0.1)] * 6], image, up_to=up_to)
+        assert "That a map vanishes is no evidence" in vanishing.verdict
+        assert instead in vanishing.verdict
+        empty = of_maps([np.zeros((8, 8)), *[some] * 6], image, up_to=up_to)
+        assert "before any weight is shuffled" in empty.verdict
+        assert instead in empty.verdict
 
     def test_the_prediction_is_watched(self, tiny_model: LoadedModel, noise_image: Noise, small_model: Load) -> None:
         image = noise_image(16, 16)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from cnnviz_core.methods import segmentation, trust
-from cnnviz_core.results import Mask, Step
+from cnnviz_core.images import InputImage
+from cnnviz_core.methods import saliency, segmentation, trust
+from cnnviz_core.models import LoadedModel
+from cnnviz_core.results import Attribution, ContextEdit, Mask, Predictions, Step
+from cnnviz_core.ui import trust_view
 
 Open = Callable[..., AppTest]
 PAGE = "explain/saliency"
@@ -70,6 +75,22 @@ def test_how_many_values_the_colours_clip_is_told_and_can_be_set(open_page: Open
         assert words_for_it in captions(app)
         pictures.add(app.get("image")[-1].proto.imgs[0].url)  # named by what is in it
     assert len(pictures) == 3
+
+
+def test_brightness_of_all_maps_alike_holds_for_colours_too(open_page: Open) -> None:
+    """The methods' values differ by orders of magnitude: alike, the weak ones fade to mid grey."""
+
+    def picture(app: AppTest, method: str) -> tuple[str, str]:
+        app.selectbox(key="map").set_value(method).run()
+        return app.get("image")[-1].proto.imgs[0].url, captions(app)  # named by what is in it
+
+    app = open_page(PAGE, attribution_view="colours")
+    apart = {method: picture(app, method) for method in QUICK}
+    app.selectbox(key="brightness_of_maps").set_value("all maps alike").run()
+    alike = {method: picture(app, method) for method in QUICK}
+    assert all("of each map’s values" in said for _, said in apart.values())
+    assert all("of all maps’ values" in said for _, said in alike.values())
+    assert sum(alike[method][0] != apart[method][0] for method in QUICK) >= len(QUICK) - 1
 
 
 def test_a_network_without_relus_says_what_is_not_defined_and_what_to_use(open_page: Open) -> None:
@@ -133,6 +154,34 @@ def test_random_weights_give_a_verdict(open_page: Open, check_charts: Callable[[
     assert check_charts(app) == {"randomization"}
 
 
+@pytest.mark.parametrize(
+    ("num_loud", "verdict"), [(5, "3 of 8 steps that left the map"), (0, "The check cannot tell for this unit")]
+)
+def test_random_weights_that_silence_the_unit_are_no_evidence(
+    num_loud: int,
+    verdict: str,
+    open_page: Open,
+    monkeypatch: pytest.MonkeyPatch,
+    check_charts: Callable[[AppTest], set[str]],
+) -> None:
+    steps = itertools.count()
+    explain = saliency.explain
+
+    def silenced(model: LoadedModel, image: InputImage, **settings: object) -> Attribution:
+        found = explain(model, image, **settings)
+        if "shuffled" not in model.spec.weights or next(steps) < num_loud:
+            return found
+        return replace(found, values=np.zeros_like(found.values))
+
+    monkeypatch.setattr(saliency, "explain", silenced)
+    app = open_page(PAGE, explain="a unit", layer="blocks.3", map="Gradient", check="random weights")
+    app.button(key="randomization_run").click().run()
+    run_until(app, lambda app: verdict in words(app))
+    assert "Flat: a map is the same everywhere there" in captions(app)
+    assert check_charts(app) == ({"randomization"} if num_loud else set())
+    assert num_loud or "follows the weights, as" not in words(app)
+
+
 def test_cheating_asks_for_a_rectangle_and_takes_it(open_page: Open, rectangle_key: str) -> None:
     app = open_page("explain/cam", map="Grad-CAM", check="is it cheating?", object="my rectangle")
     assert "Draw a rectangle around the object" in " ".join(i.value for i in app.info)
@@ -140,6 +189,23 @@ def test_cheating_asks_for_a_rectangle_and_takes_it(open_page: Open, rectangle_k
     app.run()
     app.button(key="context_run").click().run()
     run_until(app, lambda app: "outside the object, which leaves 3" in captions(app))
+
+
+def test_cheating_has_labels_that_fit_and_hints_that_say_all() -> None:
+    """A tile is 150 px wide; a letter of its label 6 px on the average."""
+    best = Predictions((3,), ("cat",), (1.0,), (9.0,))
+    edits = [
+        ContextEdit(part, fill, np.zeros((2, 2, 3), np.uint8), best, 1.0, 9.0, np.zeros((2, 2)))
+        for part in ("background", "object")
+        for fill in trust.FILLS
+    ]
+    labels = [trust_view._edit_label(edit) for edit in edits]
+    assert len(set(labels)) == len(edits)
+    assert max(map(len, labels)) <= 25
+    for edit in edits:
+        hint = trust_view._edit_hint(edit)
+        assert hint.startswith(f"The {edit.replaced} replaced by: {trust.FILLS[edit.fill].title.lower()}.")
+        assert hint.endswith("cat 100 %")
 
 
 def test_cheating_is_seen_filling_in_and_what_is_there_stays_after_a_cancel(
