@@ -196,6 +196,9 @@ def grid(maps: Sequence[MapPicture], look: Look, *, what: str) -> tuple[MapPictu
 
 
 def _explain_colours(maps: Sequence[MapPicture], scales: Sequence[Scale], look: Look) -> None:
+    if len(maps) == 1:
+        show.colour_bar(scales[0], look.map_for(scales[0]), maps[0].unit)
+        return
     if not look.shared:
         st.caption(
             "Each map has colours of its own; compare shapes, not brightness. Point at a tile for its lowest and "
@@ -206,7 +209,7 @@ def _explain_colours(maps: Sequence[MapPicture], scales: Sequence[Scale], look: 
     for unit in dict.fromkeys(units):
         scale = scales[units.index(unit)]
         of = [name for name, its_unit in zip(names, units, strict=True) if its_unit == unit]
-        show.colour_bar(scale, look.map_for(scale), unit, of="All maps" if of == names else _listed(of))
+        show.colour_bar(scale, look.map_for(scale), unit, of=_listed(of) if of != names else "All maps")
     if len(set(units)) > 1:
         st.caption("Between maps of different units compare shapes, not brightness.")
 

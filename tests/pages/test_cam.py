@@ -288,6 +288,7 @@ def test_without_evidence_against_no_gradient_map_and_no_cam_is_below_zero(open_
         ({"compare": "two classes", "method": "Grad-CAM"}, [[0, 1, 2, 3]], [r"All maps: .* \(evidence by Grad-CAM\)"]),
         ({"compare": "classes"}, [[0, 1, 2, 3, 4]], [r"All maps: .* \(evidence\)"]),
         ({"brightness_of_maps": "all maps alike"}, [[*range(8)]], [r"All maps: .* \(evidence\)"]),
+        ({"compare": "two classes", "method": "Score-CAM"}, [[0]], [r"From 0 .* \(evidence by Grad-CAM\)"]),
     ],
 )
 def test_maps_of_one_unit_share_a_scale_that_says_whose_it_is(
