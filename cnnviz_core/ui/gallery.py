@@ -99,7 +99,15 @@ def _from_zero(values: FloatArray, clip_percent: float) -> Scale:
     return render.scale_of(values, low=None if has_negative else 0.0, clip_percent=clip_percent)
 
 
-def look(of: str, *, shared: bool, clip_percent: int = 0, smooth: bool = True, opacity: float = 0.6) -> Look:
+def look(
+    of: str,
+    *,
+    shared: bool,
+    clip_percent: int = 0,
+    smooth: bool = True,
+    opacity: float = 0.6,
+    own_colours: bool = False,
+) -> Look:
     """Colour settings, in a popover.
 
     Args:
@@ -108,6 +116,8 @@ def look(of: str, *, shared: bool, clip_percent: int = 0, smooth: bool = True, o
         clip_percent: Share of the values beyond the last colour at first: 0, 1, 2 or 5.
         smooth: Whether values are interpolated at first.
         opacity: Of maps over the photo.
+        own_colours: Whether the maps are drawn in colours of their own (:attr:`MapPicture.pixels`), so that only the
+            settings of their strength have an effect; the others are greyed out.
     """
     with st.popover("Colours", icon=":material/palette:"):
         by = pickers.choose(
@@ -135,6 +145,7 @@ def look(of: str, *, shared: bool, clip_percent: int = 0, smooth: bool = True, o
             value=smooth,
             key="smooth",
             bind="query-params",
+            disabled=own_colours,
             help="On: values between the cells are interpolated, as papers print them. Off: the cells as they are.",
         )
         sequential = [name for name, found in render.COLOUR_MAPS.items() if not found.signed]
@@ -144,6 +155,7 @@ def look(of: str, *, shared: bool, clip_percent: int = 0, smooth: bool = True, o
             key="colours",
             default=render.DEFAULT_SEQUENTIAL,
             name=lambda name: render.COLOUR_MAPS[name].title,
+            disabled=own_colours,
             help="All are even steps for the eye and safe for colour-blind readers. Maps with negative values always "
             "take a two-sided one with zero in the middle.",
         )

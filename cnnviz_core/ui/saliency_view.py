@@ -234,11 +234,11 @@ def _picture(
 
 def _in_colours(found: Sequence[FloatArray], look: Look) -> list[show.Pixels]:
     """(H, W, 3) of each (C, H, W) around mid grey; the strongest values, of all or of each, are at either end."""
-    strengths = [np.abs(values) for values in found]
-    if look.shared and found:
-        strengths = [np.concatenate([values.ravel() for values in strengths])] * len(found)
-    limits = [float(np.percentile(values, 100 - look.clip_percent)) or 1.0 for values in strengths]
-    return [_around_grey(values, limit) for values, limit in zip(found, limits, strict=True)]
+    if not found:
+        return []
+    scaled_by = [np.concatenate([values.ravel() for values in found])] if look.shared else found
+    limits = [float(np.percentile(np.abs(values), 100 - look.clip_percent)) or 1.0 for values in scaled_by]
+    return [_around_grey(values, limits[0 if look.shared else at]) for at, values in enumerate(found)]
 
 
 def _around_grey(values: FloatArray, limit: float) -> show.Pixels:
@@ -261,7 +261,14 @@ def view() -> tuple[Look, str]:
             bind="query-params",
             help="  \n".join(f"**{name}**: {found.help}" for name, found in VIEWS.items()),
         )
-        look = gallery.look("saliency", shared=False, clip_percent=1, smooth=False, opacity=1.0)
+        look = gallery.look(
+            "saliency",
+            shared=False,
+            clip_percent=1,
+            smooth=False,
+            opacity=1.0,
+            own_colours=VIEWS[str(name)].in_colours,
+        )
     return look, str(name)
 
 

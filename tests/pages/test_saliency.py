@@ -93,6 +93,18 @@ def test_brightness_of_all_maps_alike_holds_for_colours_too(open_page: Open) -> 
     assert sum(alike[method][0] != apart[method][0] for method in QUICK) >= len(QUICK) - 1
 
 
+def test_what_has_no_effect_in_colours_is_greyed_out_and_comes_back_as_it_was(open_page: Open) -> None:
+    app = open_page(PAGE, smooth="true")
+    for view, is_greyed in (("strength", False), ("colours", True), ("sign", False)):
+        app.session_state["attribution_view"] = view
+        app.run()
+        settings = app.toggle(key="smooth"), app.selectbox(key="colours")
+        assert [setting.disabled for setting in settings] == [is_greyed] * 2
+        assert settings[0].value
+        assert not app.select_slider(key="clip_maps").disabled
+        assert not app.selectbox(key="brightness_of_maps").disabled
+
+
 def test_a_network_without_relus_says_what_is_not_defined_and_what_to_use(open_page: Open) -> None:
     app = open_page(PAGE, model="timm/convnext_atto", weights="untrained")
     assert side_by_side(app) == ["Gradient", "Input × gradient"]
