@@ -157,7 +157,7 @@ def maps(chosen: Selection, asked: Question, look: Look, view: str) -> list[MapP
     _say_what_does_not_fit(verdicts)
     options = _options()
     found = [made for name in wanted if (made := _attribution(chosen, name, asked, options)) is not None]
-    in_colours = _in_colours([one.values for one in found], look) if VIEWS[view].in_colours else [None] * len(found)
+    in_colours = _in_colours(found, look) if VIEWS[view].in_colours else [None] * len(found)
     return [_picture(chosen, one, asked, VIEWS[view], pixels) for one, pixels in zip(found, in_colours, strict=True)]
 
 
@@ -232,13 +232,16 @@ def _picture(
     )
 
 
-def _in_colours(found: Sequence[FloatArray], look: Look) -> list[show.Pixels]:
-    """(H, W, 3) of each (C, H, W) around mid grey; the strongest values, of all or of each, are at either end."""
-    if not found:
-        return []
-    scaled_by = [np.concatenate([values.ravel() for values in found])] if look.shared else found
-    limits = [float(np.percentile(np.abs(values), 100 - look.clip_percent)) or 1.0 for values in scaled_by]
-    return [_around_grey(values, limits[0 if look.shared else at]) for at, values in enumerate(found)]
+def _in_colours(found: Sequence[Attribution], look: Look) -> list[show.Pixels]:
+    """(H, W, 3) of each around mid grey; the strongest values, of all of its unit or of each, are at either end."""
+
+    def limit(one: Attribution) -> float:
+        unit = saliency.METHODS[one.method].unit
+        alike = [other for other in found if saliency.METHODS[other.method].unit == unit] if look.shared else [one]
+        strengths = np.concatenate([np.abs(other.values).ravel() for other in alike])
+        return float(np.percentile(strengths, 100 - look.clip_percent)) or 1.0
+
+    return [_around_grey(one.values, limit(one)) for one in found]
 
 
 def _around_grey(values: FloatArray, limit: float) -> show.Pixels:
@@ -286,9 +289,11 @@ def side_by_side(pictures: Sequence[MapPicture], look: Look) -> MapPicture | Non
     with wall:
         picked, scale = gallery.grid(pictures, look, what="methods side by side")
         if pictures[0].pixels is not None:
-            percent, of = look.clip_percent, "all maps’" if look.shared else "each map’s"
+            percent, of = look.clip_percent, "each unit’s" if look.shared else "each map’s"
             ends = f"the strongest {percent} % of {of} values are" if percent else f"{of} strongest value is"
-            weak = " A map that is grey all over is weak beside the others." if look.shared else ""
+            weak = ""
+            if look.shared:
+                weak = " A map that is grey all over is weak beside the others of its unit: gradients, or scores."
             st.caption(f"Mid grey is zero, {ends} at an end of the colours; “Colours” above sets that share.{weak}")
         edges = ""
         if any(_at_relus(picture) for picture in pictures):
