@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -91,18 +92,12 @@ def test_kernels_at_the_points_count_once_they_are_there() -> None:
 def test_threads_do_not_share_their_memory() -> None:
     mine, pictures = Winograd(noise(32, 32, 3, 3)), [noise(4, 32, 20, 20, seed=seed) for seed in range(4)]
     expected = [mine(x, [1, 1], EVERYTHING) for x in pictures]
-    wrong: list[int] = []
 
-    def work(i: int) -> None:
-        if any(not torch.equal(mine(pictures[i], [1, 1], EVERYTHING), expected[i]) for _ in range(30)):
-            wrong.append(i)
+    def is_right(i: int) -> bool:
+        return all(torch.equal(mine(pictures[i], [1, 1], EVERYTHING), expected[i]) for _ in range(30))
 
-    threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert wrong == []
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(is_right, range(4)))
 
 
 def test_memory_for_a_large_picture_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
