@@ -32,7 +32,8 @@ class Visit:
         self.page.get_by_role("link", name=who).click()
 
     def sign_out(self) -> None:
-        self.page.get_by_role("button", name="Sign out").click()
+        with self.page.expect_request(lambda request: "/end_session" in request.url):
+            self.page.get_by_role("button", name="Sign out").click()
         expect(self.page.get_by_role("button", name="Sign in")).to_be_visible()
 
 

@@ -23,7 +23,7 @@ def said(app: AppTest) -> str:
 
 
 def run_until(app: AppTest, holds: Callable[[AppTest], bool]) -> None:
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + 300
     while not holds(app):
         assert time.monotonic() < deadline, f"{said(app)} {captions(app)}"
         time.sleep(0.3)
