@@ -78,6 +78,10 @@ _MIN_SPREAD = 0.005
 _UNMOVED = 0.8
 _MOVED = 0.5
 
+# How far around a place a unit's map is compared with it: the standard deviation of a Gaussian.
+_AROUND_PX = 2.0
+_TINY = float(np.finfo(np.float32).tiny)
+
 # A part of the picture that keeps this share of the probability is enough for the network.
 _ENOUGH = 0.5
 
@@ -344,7 +348,8 @@ def randomization(
             from the last layer with weights to the first: the last one alone, then groups of equal number.
         up_to: The last layer on which the map can depend, where no layers are given: that of a unit that is explained.
             What answers after it stays as it is, since no map of the unit could show that it was destroyed. Ranks are
-            then compared only where either map is not 0: what the unit cannot see would make all maps alike.
+            then compared only where either map is not 0, and of magnitudes as shares of those around them: what the
+            unit cannot see, and that it sees its middle best, would make all maps alike.
         num_steps: How many steps at most, where no layers are given.
         seed: Of the shuffling.
         on_step: Called after each step, with the result so far as ``partial``; what it raises ends the work.
@@ -377,9 +382,7 @@ def randomization(
         broken = _renamed(model, net, [name for step in steps[:done] for name in step], seed)
         found.append(maps.read(explain(broken, image)))
         before, after = np.abs(first), np.abs(found[-1])
-        seen = (before > 0) | (after > 0)
-        counted = seen if up_to and seen.any() else np.ones_like(seen)
-        ranks.append(_rank_correlation(before[counted], after[counted]))
+        ranks.append(_rank_correlation_of_units(before, after) if up_to else _rank_correlation(before, after))
         ssims.append(float("nan") if np.isnan(ranks[-1]) else _ssim(before, after))
         probabilities.append(_probability(broken, image, top))
         result = Randomization(
@@ -537,6 +540,15 @@ def _rank_correlation(a: FloatArray, b: FloatArray) -> float:
     if maps.is_flat(a[known]) or maps.is_flat(b[known]):
         return float("nan")
     return float(stats.spearmanr(a[known], b[known]).statistic)
+
+
+def _rank_correlation_of_units(a: FloatArray, b: FloatArray) -> float:
+    """The same of the fine structure of two maps of magnitudes, where either is not 0."""
+    if maps.is_flat(a) or maps.is_flat(b):
+        return float("nan")
+    seen = (a > 0) | (b > 0)
+    fine = (values / np.maximum(ndimage.gaussian_filter(values, _AROUND_PX), _TINY) for values in (a, b))
+    return _rank_correlation(*(values[seen] for values in fine))
 
 
 def _ssim(a: FloatArray, b: FloatArray) -> float:

@@ -203,6 +203,11 @@ def _draw_randomization(found: Randomization, one: MapPicture | None = None) -> 
             "count. A unit that shuffled weights silence looks like that, whatever the method."
         )
     first = "the unit’s layer" if found.run.settings.get("up_to") else "the head"
+    if found.run.settings.get("up_to"):
+        st.caption(
+            "A unit sees the middle of its field best whatever the weights. So ranks are of values as shares of those "
+            "around them, a few pixels wide: they tell whether the fine structure stays."
+        )
     st.caption(
         f"From left to right more and more layers have random weights, from {first} down; each tile has colours of its "
         "own. A map that explains the network has to change."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import pickle
 from collections import OrderedDict
 from collections.abc import Callable
@@ -513,6 +514,18 @@ class TestRandomization:
         assert found["guided"].probabilities[1:].max() < 0.1, "there is nothing left to explain"
         assert "do not trust it" in found["guided"].verdict
         assert all("follows the weights, as" in found[name].verdict for name in ("gradient", "grad_cam"))
+
+    @pytest.mark.parametrize(("layer", "unit"), [("blocks.4", (7, 7, 7)), ("blocks.6", (20, 3, 3))])
+    def test_so_it_does_for_a_unit(
+        self, layer: str, unit: tuple[int, int, int], lite0: LoadedModel, coffee: InputImage
+    ) -> None:
+        """Ranks of whole maps would be alike for both: the unit sees the middle of its field best, whatever it is."""
+        verdicts = {}
+        for method in ("guided_backprop", "gradient"):
+            explain = functools.partial(saliency.explain, method=method, layer=layer, unit=unit)
+            verdicts[method] = trust.randomization(lite0, coffee, explain=explain, up_to=layer).verdict
+        assert "barely changes" in verdicts["guided_backprop"]
+        assert "follows the weights, as" in verdicts["gradient"]
 
     def test_progress_has_the_result_so_far(self, tiny_model: LoadedModel, noise_image: Noise) -> None:
         seen: list[Step] = []
