@@ -39,6 +39,7 @@ Package map, from the outside in::
     folding          a copy of a network, or of its beginning, that gives the same in less time on a CPU
     convolution      a convolution with fixed weights in less time, forward and back
     winograd         a 3x3 convolution with a quarter of the multiplications
+    weight_order     a convolution's weights in the order that the processor computes in
     incremental      many forwards of one picture with a patch on it, computing anew only what the patch changes
     tail             a network cut in two: what runs once for each picture, and what is trained
     probe            the only file with hooks or torch modes

@@ -15,8 +15,7 @@ from __future__ import annotations
 
 import copy
 import math
-import threading
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
@@ -25,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import _get_current_function_mode
 
+from cnnviz_core.weight_order import Ordered, arranged
 from cnnviz_core.winograd import Winograd
 
 _OPERATORS = (
@@ -34,9 +34,6 @@ _OPERATORS = (
     (torch._C._nn, "mkldnn_reorder_conv2d_weight"),
 )
 IS_THERE = all(hasattr(place, name) for place, name in _OPERATORS)
-
-# Sizes of what is read for which a kernel keeps its weights in order, each way: tiles of a picture have up to four.
-_MAX_SIZES = 4
 
 # Of a tensor to which an activation has been applied: of which type, and the tensor's version then, before anything was
 # added in place.
@@ -230,7 +227,7 @@ class _Kernel:
         )
         # In half precision a transposed convolution is several times as slow for single channels.
         self._is_turned = weight.dtype is torch.bfloat16 and weight.shape[0] == groups and weight.shape[1] == 1
-        self._ahead, self._back, self._side_by_side = _Ordered(), _Ordered(), _Ordered()
+        self._ahead, self._back, self._side_by_side = Ordered(), Ordered(), Ordered()
         self._winograd_ahead = self._winograd_back = None
         is_three_by_three = (*self._sides, *self.stride, *self.dilation, groups) == (3, 3, 1, 1, 1, 1, 1)
         if is_three_by_three and weight.dtype is torch.float32:
@@ -264,7 +261,7 @@ class _Kernel:
     def ahead(self, x: Tensor, padding: list[int], activation: _Activation) -> Tensor:
         """(N, C, h, w) of inputs (N, C', H, W)."""
         geometry = padding, self.stride, self.dilation, self.groups
-        weight = self._ahead.find(x.shape, lambda: _arranged(self.weight, x, *geometry))
+        weight = self._ahead.find(x.shape, lambda: arranged(self.weight, x.shape, *geometry))
         result: Tensor = torch.ops.mkldnn._convolution_pointwise.default(
             x, weight, self.bias, *geometry, activation.name, activation.numbers, ""
         )
@@ -309,7 +306,7 @@ class _Kernel:
             spread.zero_()[..., :: self.stride[0], :: self.stride[1]] = gradient
             gradient = spread
         geometry = around, [1, 1], self.dilation, self.groups
-        weight = self._back.find(gradient.shape, lambda: _arranged(self.weight.flip(2, 3), gradient, *geometry))
+        weight = self._back.find(gradient.shape, lambda: arranged(self.weight.flip(2, 3), gradient.shape, *geometry))
         result: Tensor = torch.ops.mkldnn._convolution_pointwise.default(
             gradient, weight, None, *geometry, "none", [], ""
         )
@@ -332,44 +329,9 @@ class _Kernel:
         step = self.stride[0]
         around = [-(-side // step) - 1 for side in self._sides]
         geometry = around, [1, 1], [1, 1], 1
-        weight = self._side_by_side.find(gradient.shape, lambda: _arranged(self._part(), gradient, *geometry))
+        weight = self._side_by_side.find(gradient.shape, lambda: arranged(self._part(), gradient.shape, *geometry))
         found = torch.ops.mkldnn._convolution_pointwise.default(gradient, weight, None, *geometry, "none", [], "")
         (top, left), (height, width) = padding, x.shape[2:]
         woven = F.pixel_shuffle(found, step)[..., top : top + height, left : left + width]
         rows, columns = height - woven.shape[2], width - woven.shape[3]
         return F.pad(woven, (0, columns, 0, rows)) if rows or columns else woven
-
-
-def _arranged(weight: Tensor, x: Tensor, *geometry: object) -> Tensor:
-    """A convolution's weights in the order that the processor wants for inputs of the size of x."""
-    arrange: Callable[..., Tensor] = torch._C._nn.mkldnn_reorder_conv2d_weight
-    return arrange(weight.contiguous().to_mkldnn(), *geometry, list(x.shape))
-
-
-class _Ordered:
-    """Weights in the order that the processor wants.
-
-    The best order depends on the size of what is read, and another one can be three times as slow; so there is one for
-    each of the last sizes. Equal inputs always meet equal orders, so that equal runs give equal numbers.
-    """
-
-    def __init__(self) -> None:
-        self._kept: dict[Hashable, Tensor] = {}
-        self._lock = threading.Lock()
-
-    def find(self, size: Hashable, arranged: Callable[[], Tensor]) -> Tensor:
-        """The weights for a size, arranged now if they are not there."""
-        found = self._kept.get(size)
-        if found is None:
-            found = arranged()
-            with self._lock:
-                self._kept[size] = found
-                for old in list(self._kept)[:-_MAX_SIZES]:
-                    del self._kept[old]
-        return found
-
-    @property
-    def kept_bytes(self) -> int:
-        """Memory of the rearranged weights."""
-        with self._lock:
-            return sum(tensor.numel() * tensor.element_size() for tensor in self._kept.values())

@@ -1,8 +1,11 @@
 """A 3x3 convolution with a quarter of the multiplications.
 
 A square of 6 x 6 inputs gives 4 x 4 outputs. Inputs and kernel are taken apart into their values at 36 points, where a
-convolution is one product a point; so all squares meet all kernels in 36 products of matrices. From these values the
-outputs are put together. The two ways cost memory rather than multiplications, so it pays for many channels only.
+convolution is one product a point; so all squares meet all kernels in 36 products of matrices, which are one 1x1
+convolution of 36 groups. From these values the outputs are put together. The ways to the points and back cost memory
+rather than multiplications, so it pays for many channels only.
+
+It is for where :mod:`cnnviz_core.convolution` has the operators of PyTorch that it needs.
 
 When it misleads: numbers are rounded about seven times as coarsely as by a plain convolution, to 1e-5 of the largest.
 
@@ -14,11 +17,12 @@ from __future__ import annotations
 
 import math
 import threading
-from functools import cached_property
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from cnnviz_core.weight_order import Ordered, arranged
 
 # Outputs and inputs along a square's side.
 _OUTPUTS, _INPUTS = 4, 6
@@ -60,8 +64,9 @@ def _matrices() -> tuple[Tensor, Tensor, Tensor]:
     return _both_ways(b).float(), _both_ways(g.T.contiguous()), _both_ways(a).float()
 
 
-_INPUTS_TO_POINTS, _KERNEL_TO_POINTS, _points_to_outputs = _matrices()
-_POINTS_TO_OUTPUTS = F.pad(_points_to_outputs, (0, 1), value=1.0)  # the last one is the bias
+_INPUTS_TO_POINTS, _KERNEL_TO_POINTS, _POINTS_TO_OUTPUTS = _matrices()
+_ONE_AT_POINTS = torch.linalg.pinv(_POINTS_TO_OUTPUTS.double()).sum(1).float()  # what gives 1 at all outputs
+_GEOMETRY = [0, 0], [1, 1], [1, 1], _INPUTS**2  # no padding, steps of one, groups
 
 
 class Winograd:
@@ -74,21 +79,26 @@ class Winograd:
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None, *, is_back: bool = False) -> None:
-        self._weight, self._bias, self._is_back = weight, bias, is_back
+        self._weight, self._is_back = weight, is_back
         self._num_outputs, self._num_inputs = reversed(weight.shape[:2]) if is_back else weight.shape[:2]
+        self._bias = None if bias is None else torch.outer(_ONE_AT_POINTS, bias).flatten()
+        self._kernels = Ordered()
 
-    @cached_property
-    def _points(self) -> Tensor:
-        """The kernels at the points, (36, C', C)."""
-        weight = self._weight.flip(2, 3).transpose(0, 1) if self._is_back else self._weight
-        read = weight.double().permute(2, 3, 1, 0).reshape(9, -1)
-        return (_KERNEL_TO_POINTS @ read).float().view(-1, self._num_inputs, self._num_outputs)
+    def _kernels_at_points(self, num_squares: int) -> Tensor:
+        """Those of a convolution that reads the points as groups of channels, in the order for so many squares."""
+
+        def arrange() -> Tensor:
+            weight = self._weight.flip(2, 3).transpose(0, 1) if self._is_back else self._weight
+            read = weight.double().permute(2, 3, 0, 1).reshape(9, -1)
+            kernels = (_KERNEL_TO_POINTS @ read).float().view(-1, self._num_inputs, 1, 1)
+            return arranged(kernels, (1, _INPUTS**2 * self._num_inputs, 1, num_squares), *_GEOMETRY)
+
+        return self._kernels.find(num_squares, arrange)
 
     @property
     def kept_bytes(self) -> int:
         """Memory of the kernels at the points, once they are there."""
-        points = self.__dict__.get("_points")
-        return 0 if points is None else points.numel() * points.element_size()
+        return self._kernels.kept_bytes
 
     def pays(self, x: Tensor, padding: list[int]) -> bool:
         """Whether it is faster than a plain convolution for inputs (N, C', H, W)."""
@@ -100,26 +110,33 @@ class Winograd:
         """(N, C, h, w) of inputs (N, C', H, W), cut off at the bounds."""
         height, width = (side + 2 * pad - 2 for side, pad in zip(x.shape[2:], padding, strict=True))
         y = torch.empty((len(x), self._num_outputs, height, width), memory_format=torch.channels_last)
-        num = math.ceil(_NUM_SQUARES / math.prod(_num_squares(x, padding)))
-        for some, found in zip(x.split(num), y.split(num), strict=True):
+        num_parts = max(len(x) * math.prod(_num_squares(x, padding)) // _NUM_SQUARES, 1)
+        for some, found in zip(x.chunk(num_parts), y.chunk(num_parts), strict=True):
             self._write(some, padding, bounds, found)
         return y
 
     def _write(self, x: Tensor, padding: list[int], bounds: tuple[float, float], y: Tensor) -> None:
-        num_outputs, num_inputs = self._num_outputs, self._num_inputs
         rows, columns = _num_squares(x, padding)
         num_squares = len(x) * rows * columns
-        one, other = _scratch((_INPUTS**2 + 1) * num_squares * max(num_inputs, num_outputs))
-        squares = _first(one, _INPUTS, _INPUTS, len(x), rows, columns, num_inputs)
+        one, other = _scratch(_INPUTS**2 * num_squares * max(self._num_inputs, self._num_outputs))
+        squares = _first(one, len(x), rows, columns, _INPUTS, _INPUTS, self._num_inputs)
         squares.copy_(_squares(x, padding, rows, columns))
-        values = _first(other, _INPUTS**2, num_squares, num_inputs)
-        torch.mm(_INPUTS_TO_POINTS, squares.view(_INPUTS**2, -1), out=values.flatten(1))
-        products = _first(one, _INPUTS**2 + 1, num_squares, num_outputs)
-        torch.bmm(values, self._points, out=products[:-1])
-        products[-1] = 0.0 if self._bias is None else self._bias
-        outputs = _first(other, _OUTPUTS, _OUTPUTS, len(x), rows, columns, num_outputs)
-        torch.mm(_POINTS_TO_OUTPUTS, products.flatten(1), out=outputs.view(_OUTPUTS**2, -1))
-        outputs, y = outputs.permute(2, 3, 0, 4, 1, 5), y.permute(0, 2, 3, 1)
+        values = _first(other, num_squares, _INPUTS**2, self._num_inputs)
+        torch.bmm(_INPUTS_TO_POINTS.expand(num_squares, -1, -1), squares.view(values.shape), out=values)
+        products = torch.ops.mkldnn._convolution_pointwise.default(
+            values.view(1, 1, num_squares, -1).permute(0, 3, 1, 2),
+            self._kernels_at_points(num_squares),
+            self._bias,
+            *_GEOMETRY,
+            "none",
+            [],
+            "",
+        )
+        products = products.permute(0, 2, 3, 1).view(num_squares, _INPUTS**2, self._num_outputs)
+        outputs = _first(one, num_squares, _OUTPUTS**2, self._num_outputs)
+        torch.bmm(_POINTS_TO_OUTPUTS.expand(num_squares, -1, -1), products, out=outputs)
+        outputs = outputs.view(len(x), rows, columns, _OUTPUTS, _OUTPUTS, -1).transpose(2, 3)
+        y = y.permute(0, 2, 3, 1)
         if y.shape[1] % _OUTPUTS or y.shape[2] % _OUTPUTS:
             outputs = outputs.flatten(3, 4).flatten(1, 2)[:, : y.shape[1], : y.shape[2]]
         else:
@@ -134,14 +151,14 @@ def _num_squares(x: Tensor, padding: list[int]) -> tuple[int, int]:
 
 
 def _squares(x: Tensor, padding: list[int], rows: int, columns: int) -> Tensor:
-    """The inputs of every square, (6, 6, N, rows, columns, C'), as a view of padded ones."""
+    """The inputs of every square, (N, rows, columns, 6, 6, C'), as a view of padded ones."""
     height, width = (_OUTPUTS * num + 2 for num in (rows, columns))
     (top, left), (_, num_channels, *sides) = padding, x.shape
     around = (0, 0, left, width - left - sides[1], top, height - top - sides[0])
     padded = F.pad(x.permute(0, 2, 3, 1), around)
     of_picture, down, across, of_channel = padded.stride()
-    strides = down, across, of_picture, _OUTPUTS * down, _OUTPUTS * across, of_channel
-    return padded.as_strided((_INPUTS, _INPUTS, len(x), rows, columns, num_channels), strides)
+    strides = of_picture, _OUTPUTS * down, _OUTPUTS * across, down, across, of_channel
+    return padded.as_strided((len(x), rows, columns, _INPUTS, _INPUTS, num_channels), strides)
 
 
 def _scratch(num: int) -> tuple[Tensor, Tensor]:
