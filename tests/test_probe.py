@@ -405,7 +405,7 @@ def test_the_pool_is_bounded_and_goes_with_the_network(small_net: SmallNet) -> N
 
     class Waits(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
-            everybody_inside.wait(timeout=30)
+            everybody_inside.wait(timeout=120)
             return x
 
         def __deepcopy__(self, memo: dict[int, Any]) -> nn.Module:
@@ -429,7 +429,7 @@ def _in_threads(jobs: list[Callable[[], Any]]) -> list[Any]:
     start = threading.Barrier(len(jobs))
 
     def work(place: int) -> None:
-        start.wait(timeout=30)
+        start.wait(timeout=120)
         try:
             results[place] = jobs[place]()
         except Exception as error:
@@ -778,14 +778,14 @@ def test_a_rule_holds_in_its_own_thread_only() -> None:
     def ruled() -> None:
         with probe.relu_rule("guided") as mode:
             inside.set()
-            assert other_done.wait(timeout=30)
+            assert other_done.wait(timeout=120)
             y = F.relu(x)
         gradients["ruled"] = torch.autograd.grad(-y, x)[0].item()
         gradients["answered"] = mode.num_answered
 
     thread = threading.Thread(target=ruled)
     thread.start()
-    assert inside.wait(timeout=30)
+    assert inside.wait(timeout=120)
     gradients["plain"] = torch.autograd.grad(-F.relu(x), x)[0].item()
     other_done.set()
     thread.join()

@@ -122,7 +122,7 @@ def _start(
             stderr=subprocess.STDOUT,
         )
     url = f"http://127.0.0.1:{port}"
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + WAIT_MS / 1000
     while not _answers(f"{url}/_stcore/health"):
         if process.poll() is not None or time.monotonic() > deadline:
             process.kill()

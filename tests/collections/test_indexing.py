@@ -496,7 +496,7 @@ def test_two_jobs_on_one_collection_take_over_from_each_other(
         return queue.submit(owner, "Index", work, owner=owner, group="the collection")
 
     def until(condition: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 120
         while not condition():
             assert time.monotonic() < deadline, [(job.state, job.error) for job in (first, *others)]
             time.sleep(0.005)

@@ -374,7 +374,7 @@ from cnnviz_core.collections import scan
 kill = lambda step: step.done >= 256 and os.kill(os.getpid(), signal.SIGKILL)
 scan.scan(Path(sys.argv[1]), Path(sys.argv[2]), on_step=kill)
 """
-        done = subprocess.run([sys.executable, "-c", script, str(folder), str(database)], check=False, timeout=60)
+        done = subprocess.run([sys.executable, "-c", script, str(folder), str(database)], check=False, timeout=300)
         assert done.returncode == -9
         assert scan.num_pictures(database) is None
         report = scan.scan(folder, database)

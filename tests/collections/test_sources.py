@@ -115,7 +115,7 @@ class TestBundled:
         found: list[object] = []
 
         def write(folder: Path) -> None:
-            together.wait(timeout=20)
+            together.wait(timeout=120)
             for i in range(5):
                 (folder / f"{i}.png").write_bytes(png(i))
 
@@ -145,7 +145,7 @@ sources.BUNDLED["bundled/tiles"] = sources.Bundled("Half", "", write)
 sources.locate("bundled/tiles")
 """
         environment = {**os.environ, "CNNVIZ_DATA_DIR": str(data)}
-        done = subprocess.run([sys.executable, "-c", script], check=False, timeout=60, env=environment)
+        done = subprocess.run([sys.executable, "-c", script], check=False, timeout=300, env=environment)
         assert done.returncode == -9
         (half,) = data.rglob("half.png")
         assert half.parent.name.startswith(".part-")
@@ -681,7 +681,7 @@ class TestPublished:
             "import sys; from cnnviz_core.collections import sources, scan; "
             "assert not {'torch', 'torchvision', 'sklearn'} & set(sys.modules)"
         )
-        subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
+        subprocess.run([sys.executable, "-c", script], check=True, timeout=300)
 
 
 def test_kinds_of_packing_that_cannot_be_bounded_are_left_out(data: Path) -> None:

@@ -19,6 +19,7 @@ from cnnviz_core import collections, manifest, photos, settings
 from cnnviz_core.collections import embedding, indexing
 from cnnviz_core.models import LoadedModel
 from cnnviz_core.ui import take_away
+from tests.pages.reading import WAIT_S
 
 APP = str(Path(__file__).parents[2] / "app.py")
 
@@ -34,7 +35,7 @@ def data_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 @pytest.fixture
 def open_page() -> Callable[..., AppTest]:
     def open_one(page: str = "", **link: str) -> AppTest:
-        app = AppTest.from_file(APP, default_timeout=60)
+        app = AppTest.from_file(APP, default_timeout=WAIT_S)
         for name, value in link.items():
             app.query_params[name] = value
         app.run()

@@ -15,6 +15,7 @@ from cnnviz_core.job_records import Details, State
 from cnnviz_core.jobs import OnStep
 from cnnviz_core.results import Step
 from cnnviz_core.ui import person, work
+from tests.pages.reading import wait_until
 
 Open = Callable[..., AppTest]
 PAGE = "manage/activity"
@@ -28,13 +29,6 @@ def me(monkeypatch: pytest.MonkeyPatch) -> str:
 
 def words(app: AppTest) -> str:
     return " ".join(element.value for element in [*app.markdown, *app.caption])
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def press(app: AppTest, label: str) -> AppTest:
@@ -53,7 +47,7 @@ def test_a_result_is_found_again_from_the_list_also_after_a_restart(
 ) -> None:
     app = open_page("explain/occlusion", patch="112", stride="112")
     press(app, "Run: Occlusion")
-    until(lambda: [record.state for record in work.records().all()] == [State.DONE])
+    wait_until(lambda: [record.state for record in work.records().all()] == [State.DONE])
     monkeypatch.setattr(work, "_records", {})  # the server ends; the next one knows only what is on disk
     monkeypatch.setattr(work, "_lines", {})
     st.cache_data.clear()
@@ -74,7 +68,7 @@ def test_jobs_that_failed_say_why_and_can_be_run_again_or_removed(
     details = Details("pages/manage/networks.py", {}, {"network": "tiny *net*"})
     for key, owner in (("mine", me), ("other", "bob")):
         work.queue().submit(key, f"Job of {owner}", fails, owner=owner, details=details)
-    until(lambda: [record.state for record in work.records().all()] == [State.FAILED] * 2)
+    wait_until(lambda: [record.state for record in work.records().all()] == [State.FAILED] * 2)
     app = open_page(PAGE)
     assert "**Job of ada**" in words(app)
     assert "The patch is larger than the picture." in words(app)
@@ -98,15 +92,15 @@ def test_a_job_at_work_is_told_paused_and_cancelled(open_page: Open, me: str) ->
 
     job = work.queue().submit("slow", "Slow *work*", slow, owner=me, details=Details("pages/nowhere.py"))
     work.queue().submit("bobs", "Secret", slow, owner="bob")
-    until(lambda: job.steps_per_second is not None)
+    wait_until(lambda: job.steps_per_second is not None)
     app = open_page(PAGE, everyones="true")
     assert "everyones" not in [toggle.key for toggle in app.toggle]  # unless whoever hosts the server says so
     assert [button.disabled for button in app.button if button.label == "Open"] == [True]  # no such page
     assert "Secret" not in words(app)
     press(app, "Pause")
-    until(lambda: job.state is State.PAUSED)
+    wait_until(lambda: job.state is State.PAUSED)
     press(app.run(), "Resume")
     press(app.run(), "Cancel")
-    until(lambda: job.state is State.CANCELLED)
+    wait_until(lambda: job.state is State.CANCELLED)
     work.queue().cancel(work.queue().find("bobs"), owner="bob")
     assert "cancelled" in words(app.run())

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
 import pytest
 from streamlit.testing.v1 import AppTest
+
+from tests.pages.reading import captions, run_until
 
 Open = Callable[..., AppTest]
 PAGE = "create/adversarial"
@@ -14,26 +15,13 @@ PAGE = "create/adversarial"
 ONE_STEP = {"attack": "FGSM", "seen_as": "anything else"}
 
 
-def captions(app: AppTest) -> str:
-    return " ".join(c.value for c in app.caption)
-
-
 def said(app: AppTest) -> str:
     return " ".join(m.value for m in (*app.success, *app.warning, *app.info, *app.markdown))
 
 
-def run_until(app: AppTest, holds: Callable[[AppTest], bool]) -> None:
-    deadline = time.monotonic() + 300
-    while not holds(app):
-        assert time.monotonic() < deadline, f"{said(app)} {captions(app)}"
-        time.sleep(0.3)
-        app.run()
-        assert not app.exception
-
-
 def test_a_cat_is_a_goldfish_before_the_first_click_and_the_way_there_can_be_followed(open_page: Open) -> None:
     app = open_page(PAGE)
-    run_until(app, lambda app: "Fooled: Egyptian cat 38.1 % → goldfish" in said(app))
+    run_until(app, lambda: "Fooled: Egyptian cat 38.1 % → goldfish" in said(app))
     assert "Largest change of a value (L∞): 2/255" in captions(app)
     assert "Difference × 63; mid grey is no change" in captions(app)
     assert "PGD · 10 steps" in captions(app)
@@ -77,7 +65,7 @@ def test_the_smallest_epsilon_is_searched_on_demand(open_page: Open) -> None:
     app = open_page(PAGE, make="find the smallest ε", **ONE_STEP)
     assert "Below: a single step (FGSM) with ε = 2/255" in captions(app)
     app.button(key="adversarial_run").click().run()
-    run_until(app, lambda app: "suffices" in said(app))
+    run_until(app, lambda: "suffices" in said(app))
     assert "ε = 1/255 suffices.** Failed: 0. Succeeded: 1." in said(app)
     assert "Largest change of a value (L∞): 1/255" in captions(app)
 
@@ -85,7 +73,7 @@ def test_the_smallest_epsilon_is_searched_on_demand(open_page: Open) -> None:
 def test_noise_becomes_a_class(open_page: Open) -> None:
     app = open_page(PAGE, make="start from noise")
     assert "The noise" in captions(app)
-    run_until(app, lambda app: "→ goldfish 99." in said(app))
+    run_until(app, lambda: "→ goldfish 99." in said(app))
     assert "noise.png · Gradient ascent" in captions(app)
 
 

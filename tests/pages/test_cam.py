@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import re
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +20,7 @@ from cnnviz_core.models import LoadedModel
 from cnnviz_core.results import Step
 from cnnviz_core.ui import gallery, take_away, work
 from cnnviz_core.ui.components import heat_view
+from tests.pages.reading import captions, run_until, wait_until
 
 Open = Callable[..., AppTest]
 PAGE = "explain/cam"
@@ -30,10 +30,6 @@ def enlarged(app: AppTest) -> tuple[str, list[str]]:
     """The map that is enlarged, and all that stand side by side."""
     box = app.selectbox(key="map")
     return box.value, list(box.options)
-
-
-def captions(app: AppTest) -> str:
-    return " ".join(c.value for c in app.caption)
 
 
 def test_the_first_screen_compares_all_quick_methods(open_page: Open) -> None:
@@ -68,9 +64,7 @@ def test_each_comparison_has_its_maps(open_page: Open, comparison: str, names: l
 def done(app: AppTest, button: str) -> None:
     """Presses Run, and waits for the maps."""
     app.button(key=button).click().run()
-    deadline = time.monotonic() + 60
-    while work.live() and time.monotonic() < deadline:
-        time.sleep(0.1)
+    wait_until(lambda: not work.live())
     app.run()
     assert not app.exception
     assert button not in [b.key for b in app.button]
@@ -148,11 +142,7 @@ def test_a_comparison_that_breaks_off_keeps_the_layers_that_were_finished(
     monkeypatch.setattr(cam, "explain_many", broken_off)
     app = open_page(PAGE, compare="layers", method="Score-CAM", layers=["blocks.0", "blocks.1"])
     app.button(key="score_cam_run").click().run()
-    for _ in range(100):
-        if any(box.key == "map" for box in app.selectbox):
-            break
-        time.sleep(0.2)
-        app.run()
+    run_until(app, lambda: any(box.key == "map" for box in app.selectbox))
     assert enlarged(app)[1] == ["blocks.0", "blocks.1"]
     assert any("Not this one. What is shown was computed until then" in box.value for box in (*app.error, *app.warning))
 
@@ -199,10 +189,7 @@ def test_a_quick_slow_method_joins_the_others_when_it_is_done(open_page: Open) -
     app = open_page(PAGE)
     app.multiselect(key="methods").set_value(["grad_cam", "ablation_cam"]).run()
     app.button(key="ablation_cam_run").click().run()
-    for _ in range(50):
-        if "Ablation-CAM" in enlarged(app)[1]:
-            break
-        app.run()
+    run_until(app, lambda: "Ablation-CAM" in enlarged(app)[1])
     assert enlarged(app)[1] == ["Grad-CAM", "Ablation-CAM"]
 
 

@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
 from streamlit.testing.v1 import AppTest
 
+from tests.pages.reading import captions, run_until
+
 Open = Callable[..., AppTest]
-
-
-def captions(app: AppTest) -> str:
-    return " ".join(c.value for c in app.caption)
 
 
 def test_both_ways_are_there_before_the_first_click(open_page: Open) -> None:
     app = open_page("create/class_image", classes="130 flamingo", class_image_size="64", class_image_steps="32")
     assert app.multiselect(key="classes").value == [130]
-    deadline = time.monotonic() + 90
-    while captions(app).count("1 pictures · 24 steps") < 2:
-        assert time.monotonic() < deadline, captions(app)
-        time.sleep(0.2)
-        app.run()
-        assert not app.exception
+    run_until(app, lambda: captions(app).count("1 pictures · 24 steps") >= 2)
     assert "1 × 32 steps at 64 pixels: about" in captions(app)
     app.slider(key="class_image_steps").set_value(8).run()
     assert not app.exception

@@ -2,28 +2,16 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 from streamlit.testing.v1 import AppTest
 
+from tests.pages.reading import captions, run_until
+
 Open = Callable[..., AppTest]
 PAGE = "compare/comparison"
 FEW = "Photos of scikit-image and scikit-learn"
-
-
-def captions(app: AppTest) -> str:
-    return " ".join(c.value for c in app.caption)
-
-
-def until(app: AppTest, words: str, seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while words not in captions(app):
-        assert time.monotonic() < deadline, captions(app)
-        time.sleep(0.3)
-        app.run()
-        assert not app.exception, app.exception
 
 
 def test_the_first_screen_shows_a_known_change_then_changed_answers_and_the_report(
@@ -31,7 +19,7 @@ def test_the_first_screen_shows_a_known_change_then_changed_answers_and_the_repo
 ) -> None:
     app = open_page(PAGE, collection=FEW)
     assert "One was trained on from the other" in " ".join(i.value for i in app.info)
-    until(app, "Least alike: channels")
+    run_until(app, "Least alike: channels")
     assert check_charts(app) == {"depth", "channel_correlations"}
     assert "pictures. CKA is unbiased" in captions(app)
     assert "13 of 19 layers are unchanged to the last bit" in captions(app)
@@ -52,12 +40,12 @@ def test_the_study_fills_in_and_its_charts_are_taken_away(
 ) -> None:
     few = {"study_layers": "blocks.6.0", "study_channels": "4", "study_steps": "16", "study_size": "64"}
     app = open_page(PAGE, part="What channels look for", **few)
-    until(app, "quick pictures of 2 channels of each layer, of 16 steps at 64 pixels")  # before the first click
+    run_until(app, "quick pictures of 2 channels of each layer, of 16 steps at 64 pixels")  # before the first click
     assert "too few to judge a layer" in captions(app)
     assert not app.get("plotly_chart")
     assert "comparison_study" not in app.session_state  # a report takes nothing of it
     app.button(key="study_run").click().run()
-    until(app, "Each point is a channel")
+    run_until(app, "Each point is a channel")
     charts = {"study_boxes", "study_failures", "study_grey_base", "study_grey_tuned", "study_gram", "study_measures"}
     assert check_charts(app) == charts
 
@@ -85,7 +73,7 @@ def test_the_study_is_one_button_with_its_cost(open_page: Open) -> None:
     assert "4 pictures of 16 steps: about" in captions(app)  # unchanged up to there, both networks share them
     assert "are there already" not in captions(app)
     app.button(key="study_run").click().run()
-    until(app, "of 4 channels have a picture that stayed grey")
+    run_until(app, "of 4 channels have a picture that stayed grey")
     app.segmented_control(key="part").set_value("Report").run()
     assert ":material/check_circle: What channels look for" in " ".join(m.value for m in app.markdown)
 

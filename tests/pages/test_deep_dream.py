@@ -2,31 +2,19 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
 from streamlit.testing.v1 import AppTest
+
+from tests.pages.reading import captions, run_until
 
 Open = Callable[..., AppTest]
 PAGE = "create/deep_dream"
 
 
-def captions(app: AppTest) -> str:
-    return " ".join(c.value for c in app.caption)
-
-
-def wait_for(app: AppTest, words: str) -> None:
-    deadline = time.monotonic() + 60
-    while words not in captions(app):
-        assert time.monotonic() < deadline, captions(app)
-        time.sleep(0.2)
-        app.run()
-        assert not app.exception
-
-
 def test_a_quick_dream_is_there_before_the_first_click_and_the_cost_of_the_asked_one(open_page: Open) -> None:
     app = open_page(PAGE)
-    wait_for(app, "32 steps up to 256 × 170 px")
+    run_until(app, "32 steps up to 256 × 170 px")
     assert "DeepDream, blocks.5.0.bn1" in captions(app)
     assert "40 steps, the last at 451 pixels: about" in captions(app)
     assert "To the photo at this size: Egyptian cat" in captions(app)
@@ -34,7 +22,7 @@ def test_a_quick_dream_is_there_before_the_first_click_and_the_cost_of_the_asked
     app.slider(key="dream_frame").set_value(3).run()
     assert "Left of the edge: frame 3 of 32 at the same size;" in captions(app)
     again = open_page(PAGE, frame="3")
-    wait_for(again, "Left of the edge: frame 3 of 32 at the same size;")
+    run_until(again, "Left of the edge: frame 3 of 32 at the same size;")
 
 
 def test_the_run_gives_the_dream_that_was_asked_for(
@@ -44,7 +32,7 @@ def test_the_run_gives_the_dream_that_was_asked_for(
         PAGE, dream_size="320", dream_steps="1", octaves="2", dream_layers="blocks.2", dream_channel="3", jitter="0"
     )
     app.button(key="dream_run").click().run()
-    wait_for(app, "2 steps up to 320 × 213 px")
+    run_until(app, "2 steps up to 320 × 213 px")
     assert "DeepDream, blocks.2, channel 3" in captions(app)
     assert check_charts(app) == {"dream_answer", "dream_curve"}
 
@@ -53,12 +41,12 @@ def test_a_guide_takes_the_place_of_a_channel(open_page: Open) -> None:
     app = open_page(PAGE, grows="like the guide", dream_steps="1")
     assert app.selectbox(key="guide").value == "flower"
     assert not [box for box in app.selectbox if box.key == "dream_channel"]
-    wait_for(app, "4 steps up to")
+    run_until(app, "4 steps up to")
 
 
 def test_nothing_to_do_is_the_photo(open_page: Open) -> None:
     app = open_page(PAGE, dream_steps="0")
-    wait_for(app, "0 steps up to 256 × 170 px")
+    run_until(app, "0 steps up to 256 × 170 px")
     assert "about 0 s" in captions(app)
 
 

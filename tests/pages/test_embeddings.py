@@ -6,7 +6,6 @@ import base64
 import io
 import json
 import threading
-import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -20,23 +19,10 @@ from cnnviz_core import collections, settings
 from cnnviz_core.collections import embedding, indexing, sources
 from cnnviz_core.models import LoadedModel
 from cnnviz_core.ui import collection_view, work
+from tests.pages.reading import captions, run_until
 
 Open = Callable[..., AppTest]
 PAGE = "explore/embeddings"
-
-
-def captions(app: AppTest) -> str:
-    return " ".join(c.value for c in app.caption)
-
-
-def until(app: AppTest, words: str) -> None:
-    """Runs the page until the long work behind it is done."""
-    deadline = time.monotonic() + 120
-    while words not in captions(app):
-        assert time.monotonic() < deadline, captions(app)
-        time.sleep(0.3)
-        app.run()
-        assert not app.exception
 
 
 def test_a_map_with_its_numbers_is_there_before_the_first_click(open_explore: Open) -> None:
@@ -49,7 +35,7 @@ def test_a_map_with_its_numbers_is_there_before_the_first_click(open_explore: Op
 
 def test_a_collection_that_was_never_indexed_is_indexed_by_itself(open_page: Open) -> None:
     app = open_page(PAGE, collection="Photos of scikit-image and scikit-learn")
-    until(app, "PCA of global\\_pool · 21 pictures")
+    run_until(app, "PCA of global\\_pool · 21 pictures")
     # A run that reads the index while it is written may ask once more for what is done already.
     told = {record.about["collection"] for record in work.records().all()}
     assert told == {"Photos of scikit-image and scikit-learn"}, "the list of jobs tells which"
@@ -97,10 +83,10 @@ def test_at_first_the_layer_is_what_the_classifier_reads_also_where_a_dropout_is
 def test_tsne_and_umap(open_explore: Open) -> None:
     app = open_explore(PAGE)
     app.segmented_control(key="layout").set_value("tsne").run()
-    until(app, "Kullback-Leibler divergence")
+    run_until(app, "Kullback-Leibler divergence")
     assert "t-SNE (perplexity 6, seed 0) of global\\_pool" in captions(app)
     app.segmented_control(key="layout").set_value("umap").run()
-    until(app, "UMAP (neighbours 15, least distance 0.1, seed 0) of global")
+    run_until(app, "UMAP (neighbours 15, least distance 0.1, seed 0) of global")
 
 
 def test_an_earlier_map_opens_again(open_explore: Open) -> None:
@@ -116,7 +102,7 @@ def test_an_earlier_map_opens_again(open_explore: Open) -> None:
 
 def test_an_earlier_map_opens_with_its_seed(open_explore: Open) -> None:
     app = open_explore(PAGE, layout="t-SNE", seed="3")  # as the address called it once
-    until(app, "Kullback-Leibler divergence")
+    run_until(app, "Kullback-Leibler divergence")
     assert app.number_input(key="layout_seed").value == 3
     app.segmented_control(key="layout").set_value("pca").run()
     assert "PCA of global" in captions(app)
@@ -209,7 +195,7 @@ def test_an_index_of_another_pooling_is_picked_up(open_explore: Open, lite0: Loa
 
 def test_flattened_is_on_offer_where_the_layer_is_small_enough(open_explore: Open) -> None:
     app = open_explore(PAGE, pooling="flattened")
-    until(app, "PCA of global\\_pool, flattened · 21 pictures")
+    run_until(app, "PCA of global\\_pool, flattened · 21 pictures")
     app.selectbox(key="layer_of_vectors").set_value("bn2").run()
     pooling = app.selectbox(key="pooling")
     assert pooling.options == ["mean", "max"]
@@ -247,7 +233,7 @@ def test_a_zip_becomes_a_collection_with_its_broken_files_listed(open_page: Open
     (mine,) = [one for one in collections.available() if one.collection_id.startswith("zip/")]
     collections.open_by_id(mine.collection_id)
     app = open_page(PAGE, collection=f"{mine.title} · {mine.collection_id}")
-    until(app, "PCA of global\\_pool · 6 pictures")
+    run_until(app, "PCA of global\\_pool · 6 pictures")
     assert "1 file is left out" in [e.label for e in app.expander]
 
 
@@ -269,11 +255,7 @@ def test_two_pictures_are_too_few(open_page: Open) -> None:
     (mine,) = [one for one in collections.available() if one.collection_id.startswith("zip/")]
     collections.open_by_id(mine.collection_id)
     app = open_page(PAGE, collection=f"{mine.title} · {mine.collection_id}")
-    deadline = time.monotonic() + 60
-    while not any("bring 3 or more" in i.value for i in app.info):
-        assert time.monotonic() < deadline
-        time.sleep(0.3)
-        app.run()
+    run_until(app, lambda: any("bring 3 or more" in i.value for i in app.info))
 
 
 def test_choices_outlast_the_indexing_of_another_collection(open_explore: Open) -> None:
@@ -283,7 +265,7 @@ def test_choices_outlast_the_indexing_of_another_collection(open_explore: Open) 
     (mine,) = [one for one in collections.available() if one.collection_id.startswith("zip/")]
     app.session_state["next_collection"] = mine.collection_id  # what unpacking on the page does
     app.run()
-    until(app, "t-SNE (perplexity 2, seed 0) of global\\_pool · 7 pictures")
+    run_until(app, "t-SNE (perplexity 2, seed 0) of global\\_pool · 7 pictures")
 
 
 def test_what_is_selected_and_lit_is_in_the_link(open_explore: Open) -> None:

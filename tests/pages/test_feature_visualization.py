@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Callable
 
 import pytest
@@ -12,22 +11,10 @@ from streamlit.testing.v1 import AppTest
 from cnnviz_core.collections import embedding
 from cnnviz_core.models import LoadedModel
 from cnnviz_core.ui import compute
+from tests.pages.reading import captions, run_until
 
 Open = Callable[..., AppTest]
 PAGE = "create/feature_visualization"
-
-
-def captions(app: AppTest) -> str:
-    return " ".join(c.value for c in app.caption)
-
-
-def wait_for(app: AppTest, words: str) -> None:
-    deadline = time.monotonic() + 90
-    while words not in captions(app):
-        assert time.monotonic() < deadline, captions(app)
-        time.sleep(0.2)
-        app.run()
-        assert not app.exception
 
 
 def test_quick_pictures_are_there_before_the_first_click_and_the_cost_of_the_asked_ones(
@@ -35,7 +22,7 @@ def test_quick_pictures_are_there_before_the_first_click_and_the_cost_of_the_ask
 ) -> None:
     app = open_page(PAGE)
     assert "4 × 96 steps at 128 pixels: about" in captions(app)
-    wait_for(app, "4 pictures · 24 steps · from noise, seed 0")
+    run_until(app, "4 pictures · 24 steps · from noise, seed 0")
     assert "The picture reaches" in captions(app)
     assert "Channel 0" in [heading.value for heading in app.subheader]
     app.session_state["made"] = 2
@@ -54,7 +41,7 @@ def test_a_link_asks_for_objective_layer_and_start(open_page: Open) -> None:
         start="the picture",
         fourier="false",
     )
-    wait_for(app, "conv\\_stem · 1 pictures · 8 steps · from the picture")
+    run_until(app, "conv\\_stem · 1 pictures · 8 steps · from the picture")
     assert not app.toggle(key="fourier").value
 
 
@@ -62,12 +49,7 @@ def test_a_unit_outside_the_map_is_said(open_page: Open) -> None:
     app = open_page(
         PAGE, objective="one unit", middle="false", unit_row="900", visualization_steps="8", visualization_size="64"
     )
-    deadline = time.monotonic() + 60
-    while not any("no unit at row 900" in error.value for error in app.error):
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
-        app.run()
-    assert not app.exception
+    run_until(app, lambda: any("no unit at row 900" in error.value for error in app.error))
 
 
 def test_real_patches_stand_beside_the_picture_of_a_layer_that_is_indexed(
@@ -75,7 +57,7 @@ def test_real_patches_stand_beside_the_picture_of_a_layer_that_is_indexed(
 ) -> None:
     layer = embedding.standard_layers(lite0)[-2]
     app = open_explore(PAGE, layer=layer, channels="3", visualization_steps="8", visualization_size="64")
-    wait_for(app, "Strongest real patches. The highest of ")
+    run_until(app, "Strongest real patches. The highest of ")
     assert re.search(
         r"is [\d.]+; the made picture reaches [-\d.]+ at its strongest place, [-\d.]+ times that", captions(app)
     )
@@ -85,7 +67,7 @@ def test_a_class_is_chosen_by_name_and_has_no_layer(open_page: Open) -> None:
     app = open_page(
         PAGE, objective="class score", classes="1 goldfish", visualization_steps="8", visualization_size="64"
     )
-    wait_for(app, "1 pictures · 8 steps · from noise, seed 0")
+    run_until(app, "1 pictures · 8 steps · from noise, seed 0")
     assert "That is the score of the class, before the softmax." in captions(app)
     assert "Goldfish" in [heading.value for heading in app.subheader]
     assert "layer" not in [box.key for box in app.selectbox]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
 import numpy as np
 from streamlit.testing.v1 import AppTest
 
 from cnnviz_core.ui import support_view
+from tests.pages.reading import run_until
 
 Open = Callable[..., AppTest]
 PAGE = "compare/few_shot"
@@ -101,11 +101,7 @@ def test_a_collection(open_page: Open) -> None:
     app = open_page(PAGE, find_in="a collection", few_shot_size="224")
     assert "None has a true mask beside it" in words(app)
     app.button(key="segment_collection_run").click().run()
-    deadline = time.monotonic() + 60
-    while "Pictures" not in metrics(app):
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
-        app.run()
+    run_until(app, lambda: "Pictures" in metrics(app))
     table = app.dataframe[-1].value
     assert int(metrics(app)["Pictures"]) == len(table)
     assert table["learned from"].sum() == 1

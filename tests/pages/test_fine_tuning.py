@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import time
 import zipfile
 from collections.abc import Callable
 
@@ -14,6 +13,7 @@ from streamlit.testing.v1 import AppTest
 
 from cnnviz_core import collections, settings, store
 from cnnviz_core.collections import sources
+from tests.pages.reading import run_until
 
 Open = Callable[..., AppTest]
 PAGE = "compare/fine_tuning"
@@ -38,15 +38,6 @@ def shapes() -> str:
     return f"{added.title} · {added.collection_id}"
 
 
-def until(app: AppTest, is_there: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 120
-    while not is_there():
-        assert time.monotonic() < deadline, [c.value for c in app.caption]
-        time.sleep(0.2)
-        app.run()
-        assert not app.exception, app.exception
-
-
 def labels(app: AppTest) -> list[str]:
     return [metric.label for metric in app.metric]
 
@@ -55,9 +46,9 @@ def labels(app: AppTest) -> list[str]:
 def trained(open_page: Open) -> AppTest:
     """The page after a training of the head."""
     app = open_page(PAGE, collection=shapes(), model=NETWORK, weights="untrained", scope="the head", epochs="2")
-    until(app, lambda: any(button.key == "fine_tuning_run" for button in app.button))
+    run_until(app, lambda: any(button.key == "fine_tuning_run" for button in app.button))
     app.button(key="fine_tuning_run").click().run()
-    until(app, lambda: "Test accuracy" in labels(app))
+    run_until(app, lambda: "Test accuracy" in labels(app))
     return app
 
 
@@ -108,7 +99,7 @@ def test_who_may_not_train_is_told(open_page: Open, monkeypatch: pytest.MonkeyPa
 
 def test_settings_change_what_is_trained_and_what_it_costs(open_page: Open) -> None:
     app = open_page(PAGE, collection=shapes(), model=NETWORK, weights="untrained", scope="the head")
-    until(app, lambda: any(button.key == "fine_tuning_run" for button in app.button))
+    run_until(app, lambda: any(button.key == "fine_tuning_run" for button in app.button))
 
     def cost() -> str:
         return next(caption.value for caption in app.caption if "weights are trained" in caption.value)

@@ -9,6 +9,7 @@ from streamlit.testing.v1 import AppTest
 
 from cnnviz_core import journal, settings
 from cnnviz_core.ui import access
+from tests.pages.reading import WAIT_S
 
 APP = __file__.replace("tests/pages/test_host.py", "app.py")
 
@@ -51,7 +52,7 @@ def signed_in(monkeypatch: pytest.MonkeyPatch) -> Callable[..., AppTest]:
     settings.current.cache_clear()
 
     def open_as(**claims: object) -> AppTest:
-        app = AppTest.from_file(APP, default_timeout=60)
+        app = AppTest.from_file(APP, default_timeout=WAIT_S)
         app.user = {"is_logged_in": bool(claims), **claims}
         app.secrets["auth"] = {"redirect_uri": "http://localhost/oauth2callback", "cookie_secret": "x" * 32}
         app.run()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
 import pytest
@@ -10,13 +9,10 @@ from streamlit.testing.v1 import AppTest
 
 from cnnviz_core import collections, images, photos, store
 from cnnviz_core.ui import neighbor_view
+from tests.pages.reading import captions, run_until
 
 Open = Callable[..., AppTest]
 PAGE = "explore/neighbors"
-
-
-def captions(app: AppTest) -> str:
-    return " ".join(c.value for c in app.caption)
 
 
 def markdown(app: AppTest) -> str:
@@ -132,12 +128,7 @@ def test_metric_number_and_layer(open_explore: Open) -> None:
 
 def test_a_pooling_of_ones_own(open_explore: Open) -> None:
     app = open_explore(PAGE, layer_of_vectors="bn2", pooling="max")
-    deadline = time.monotonic() + 60
-    while "Nearest by bn2, max" not in markdown(app):
-        assert time.monotonic() < deadline, captions(app)
-        time.sleep(0.3)
-        app.run()
-    assert not app.exception
+    run_until(app, lambda: "Nearest by bn2, max" in markdown(app))
     assert "choose the pooling “mean” for that" in captions(app), "a part has no maximum to compare with"
     assert "Nearest by the pixels themselves" in markdown(app)
 
@@ -146,12 +137,7 @@ def test_a_region_is_searched_place_by_place(open_explore: Open, rectangle_key: 
     app = open_explore(PAGE)
     app.session_state[rectangle_key] = (0.1, 0.1, 0.5, 0.5)
     app.run()
-    deadline = time.monotonic() + 60
-    while "The best place of 3 × 3 cells of bn2 in each picture" not in captions(app):
-        assert time.monotonic() < deadline, captions(app)
-        time.sleep(0.3)
-        app.run()
-        assert not app.exception
+    run_until(app, "The best place of 3 × 3 cells of bn2 in each picture")
 
 
 def test_lists_of_what_stands_out(open_explore: Open) -> None:
@@ -162,9 +148,4 @@ def test_lists_of_what_stands_out(open_explore: Open) -> None:
         ("confusing pairs", "The nearest with different labels"),
     ):
         app.segmented_control(key="list").set_value(name).run()
-        deadline = time.monotonic() + 60
-        while words not in captions(app):
-            assert time.monotonic() < deadline, captions(app)
-            time.sleep(0.3)
-            app.run()
-            assert not app.exception
+        run_until(app, words)

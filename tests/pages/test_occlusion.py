@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import time
 from collections.abc import Callable
 
 import numpy as np
@@ -13,13 +12,10 @@ from streamlit.testing.v1 import AppTest
 from cnnviz_core import photos
 from cnnviz_core.methods import cam, occlusion, saliency, trust
 from cnnviz_core.models import LoadedModel
+from tests.pages.reading import captions, run_until
 
 Open = Callable[..., AppTest]
 PAGE = "explain/occlusion"
-
-
-def captions(app: AppTest) -> str:
-    return " ".join(c.value for c in app.caption)
 
 
 def chart(app: AppTest, key: str) -> str:
@@ -44,12 +40,7 @@ def test_the_cost_follows_patch_and_step(open_page: Open) -> None:
 def test_the_run_gives_the_map_that_was_asked_for(open_page: Open) -> None:
     app = open_page(PAGE, patch="56", stride="56")
     app.button(key="occlusion_run").click().run()
-    deadline = time.monotonic() + 60
-    while "patch 56 px, step 56 px" not in captions(app):
-        assert time.monotonic() < deadline, captions(app)
-        time.sleep(0.2)
-        app.run()
-        assert not app.exception
+    run_until(app, "patch 56 px, step 56 px")
     assert "step 56 px · 17 forwards" in captions(app)
 
 

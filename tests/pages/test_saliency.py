@@ -16,6 +16,7 @@ from cnnviz_core.methods import saliency, segmentation, trust
 from cnnviz_core.models import LoadedModel
 from cnnviz_core.results import Attribution, ContextEdit, Mask, Predictions, Step
 from cnnviz_core.ui import trust_view
+from tests.pages.reading import captions, run_until
 
 Open = Callable[..., AppTest]
 PAGE = "explain/saliency"
@@ -26,22 +27,8 @@ def side_by_side(app: AppTest) -> list[str]:
     return list(app.selectbox(key="map").options)
 
 
-def captions(app: AppTest) -> str:
-    return " ".join(c.value for c in app.caption)
-
-
 def words(app: AppTest) -> str:
     return " ".join(m.value for m in app.markdown)
-
-
-def run_until(app: AppTest, condition: Callable[[AppTest], bool]) -> None:
-    """Runs the page again and again, as a job's fragment does in a browser."""
-    deadline = time.monotonic() + 300
-    while not condition(app):
-        assert time.monotonic() < deadline, f"not in 300 s; on the page: {captions(app)} {words(app)}"
-        time.sleep(0.2)
-        app.run()
-        assert not app.exception
 
 
 def test_the_three_rules_stand_side_by_side_at_once(open_page: Open) -> None:
@@ -120,7 +107,7 @@ def test_a_slow_method_runs_on_demand_and_tells_its_completeness(open_page: Open
     app.multiselect(key="saliency_methods").set_value(["gradient", "integrated_gradients"]).run()
     assert side_by_side(app) == ["Gradient"]
     app.button(key="integrated_gradients_run").click().run()
-    run_until(app, lambda app: side_by_side(app) == ["Gradient", "Integrated gradients"])
+    run_until(app, lambda: side_by_side(app) == ["Gradient", "Integrated gradients"])
     app.selectbox(key="map").set_value("Integrated gradients").run()
     assert "completeness error" in captions(app)
 
@@ -155,7 +142,7 @@ def test_agreement_is_there_without_a_click(open_page: Open) -> None:
 def test_deletion_and_insertion_give_a_verdict(open_page: Open, check_charts: Callable[[AppTest], set[str]]) -> None:
     app = open_page("explain/cam", map="Grad-CAM", check="deletion and insertion")
     app.button(key="deletion_run").click().run()
-    run_until(app, lambda app: any(button.key == "inserted_curve_report" for button in app.button))  # not there before
+    run_until(app, lambda: any(button.key == "inserted_curve_report" for button in app.button))  # not there before
     assert "Insertion: area" in captions(app)
     assert "by chance" in captions(app)
     assert check_charts(app) == {"deleted_curve", "inserted_curve"}
@@ -164,8 +151,8 @@ def test_deletion_and_insertion_give_a_verdict(open_page: Open, check_charts: Ca
 def test_random_weights_give_a_verdict(open_page: Open, check_charts: Callable[[AppTest], set[str]]) -> None:
     app = open_page("explain/cam", map="Grad-CAM", check="random weights")
     app.button(key="randomization_run").click().run()
-    run_until(app, lambda app: "A map that explains the network has to change" in captions(app))
-    run_until(app, lambda app: "Rank correlation with the first map" in words(app))
+    run_until(app, lambda: "A map that explains the network has to change" in captions(app))
+    run_until(app, lambda: "Rank correlation with the first map" in words(app))
     assert check_charts(app) == {"randomization"}
 
 
@@ -191,7 +178,7 @@ def test_random_weights_that_silence_the_unit_are_no_evidence(
     monkeypatch.setattr(saliency, "explain", silenced)
     app = open_page(PAGE, explain="a unit", layer="blocks.3", map="Gradient", check="random weights")
     app.button(key="randomization_run").click().run()
-    run_until(app, lambda app: verdict in words(app))
+    run_until(app, lambda: verdict in words(app))
     assert "Flat: a map is the same everywhere there" in captions(app)
     assert check_charts(app) == ({"randomization"} if num_loud else set())
     assert num_loud or "follows the weights, as" not in words(app)
@@ -203,7 +190,7 @@ def test_cheating_asks_for_a_rectangle_and_takes_it(open_page: Open, rectangle_k
     app.session_state[rectangle_key] = (0.1, 0.1, 0.9, 0.9)
     app.run()
     app.button(key="context_run").click().run()
-    run_until(app, lambda app: "outside the object, which leaves 3" in captions(app))
+    run_until(app, lambda: "outside the object, which leaves 3" in captions(app))
 
 
 def test_cheating_has_labels_that_fit_and_hints_that_say_all() -> None:
@@ -242,11 +229,11 @@ def test_cheating_is_seen_filling_in_and_what_is_there_stays_after_a_cancel(
     app.session_state[rectangle_key] = (0.1, 0.1, 0.9, 0.85)
     app.run()
     app.button(key="context_run").click().run()
-    run_until(app, lambda app: "3 of 7" in " ".join(bar.proto.text for bar in app.get("progress")))
+    run_until(app, lambda: "3 of 7" in " ".join(bar.proto.text for bar in app.get("progress")))
     assert "outside the object, which leaves" in captions(app)
     assert "Probability of" not in words(app)  # no verdict while it may change
     app.button(key="context_cancel").click().run()
-    run_until(app, lambda app: "Cancelled after 3 of 7 steps" in " ".join(w.value for w in app.warning))
+    run_until(app, lambda: "Cancelled after 3 of 7 steps" in " ".join(w.value for w in app.warning))
     assert "outside the object, which leaves" in captions(app)
     assert "with the object alone" in words(app)
 
@@ -269,7 +256,7 @@ def test_cheating_takes_the_object_as_it_was_cut_out(open_page: Open, monkeypatc
     assert (on_page.values != by_default[-1].values).any(), "else this test shows nothing"
     num = len(masks)
     app.button(key="context_run").click().run()
-    run_until(app, lambda app: "of the map’s positive values lie outside the object" in captions(app))
+    run_until(app, lambda: "of the map’s positive values lie outside the object" in captions(app))
     assert len(masks) == num + 1
     np.testing.assert_array_equal(masks[-1].values, on_page.values)
 

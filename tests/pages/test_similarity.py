@@ -11,14 +11,11 @@ from streamlit.testing.v1 import AppTest
 
 from cnnviz_core import features, images, store
 from cnnviz_core.ui.components.similarity_view import Origin
+from tests.pages.reading import captions
 
 Open = Callable[..., AppTest]
 PAGE = "compare/similarity"
 PAIR = {"image": "Motorcycle, left eye", "compare_with": "Motorcycle, right eye"}
-
-
-def captions(app: AppTest) -> str:
-    return " ".join(c.value for c in app.caption)
 
 
 def test_the_same_picture_twice_is_its_own_best_match(open_page: Open) -> None:

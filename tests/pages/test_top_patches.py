@@ -9,13 +9,10 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from cnnviz_core import collections
+from tests.pages.reading import captions
 
 Open = Callable[..., AppTest]
 PAGE = "explore/top_patches"
-
-
-def captions(app: AppTest) -> str:
-    return " ".join(c.value for c in app.caption)
 
 
 def test_a_wall_and_a_channel_are_there_before_the_first_click(open_explore: Open) -> None:

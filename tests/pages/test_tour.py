@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import struct
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -18,6 +17,7 @@ from cnnviz_core import models, settings
 from cnnviz_core.models import LoadedModel
 from cnnviz_core.ui import compute, tour_stops, work
 from cnnviz_core.ui.tour_stops import STOPS
+from tests.pages.reading import wait_until
 
 Open = Callable[..., AppTest]
 PAGE = "share/tour"
@@ -28,15 +28,7 @@ def short_work(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Pictures of channels from two steps, small; nothing goes on after the test."""
     monkeypatch.setattr(tour_stops, "_SYNTHESIS", {**tour_stops._SYNTHESIS, "steps": 2, "size_px": 48})
     yield
-    wait()
-
-
-def wait() -> None:
-    """Until no job is left."""
-    deadline = time.monotonic() + 60
-    while work.live():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    wait_until(lambda: not work.live())
 
 
 def slide(app: AppTest) -> dict[str, Any]:
@@ -57,7 +49,7 @@ def go(app: AppTest, stop: int, stamp: int) -> dict[str, Any]:
 
 def until_done(app: AppTest) -> dict[str, Any]:
     """The slide once its long work is done."""
-    wait()
+    wait_until(lambda: not work.live())
     app.run()
     assert not app.exception, app.exception
     return slide(app)
