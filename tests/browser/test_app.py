@@ -39,9 +39,9 @@ def test_first_screen(app) -> None:
 def test_a_click_on_a_thumbnail_changes_picture_and_link(app) -> None:
     page = app.open("/")
     wall(page, "thumbnails")
-    page.locator(".st-key-thumbnails canvas").scroll_into_view_if_needed()  # the menu is long
-    box = page.locator(".st-key-thumbnails canvas").bounding_box()
-    page.mouse.click(box["x"] + box["width"] / 2, box["y"] + 20)  # the second of three in the first row
+    thumbnails = page.locator(".st-key-thumbnails canvas")
+    middle = thumbnails.bounding_box()["width"] / 2
+    thumbnails.click(position={"x": middle, "y": 20})  # the second of three in the first row
     expect(page.get_by_role("heading", name="It says: espresso")).to_be_visible()
     expect(page).to_have_url(re.compile("image="))
     page.reload()
@@ -51,8 +51,7 @@ def test_a_click_on_a_thumbnail_changes_picture_and_link(app) -> None:
 def test_a_click_on_the_wall_enlarges_the_channel(app) -> None:
     page = app.open("/feature_maps?layer=conv_stem&channel=5")
     wall(page, "channel_wall")
-    box = page.locator(".st-key-channel_wall canvas").bounding_box()
-    page.mouse.click(box["x"] + 20, box["y"] + 20)
+    page.locator(".st-key-channel_wall canvas").click(position={"x": 20, "y": 20})
     expect(page).not_to_have_url(re.compile("channel=5&|channel=5$"))
     app.idle()
     chosen = page.locator(".st-key-channel input").input_value()

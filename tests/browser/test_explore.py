@@ -42,9 +42,7 @@ def test_lasso_to_a_picture_grid_and_a_click_there_lights_the_point(app, embeddi
     expect(page.get_by_role("heading", name=re.compile(r"\d+ selected"))).to_be_visible()
     expect(page.get_by_text(re.compile("^Labels: "))).to_be_visible()
     wall = ready(page, "selected_wall")
-    wall.scroll_into_view_if_needed()
-    corner = wall.locator("canvas").first.bounding_box()
-    page.mouse.click(corner["x"] + 20, corner["y"] + 20)
+    wall.locator("canvas").first.click(position={"x": 20, "y": 20})
     expect(view).not_to_have_attribute("data-lit", "")
 
 
@@ -80,8 +78,7 @@ def test_a_neighbour_leads_on_and_the_trail_back(app) -> None:
     page = app.open("/neighbors")
     wall = ready(page, "near_wall")
     expect(page.get_by_text("Query: Chelsea the cat")).to_be_visible()
-    corner = wall.locator("canvas").first.bounding_box()
-    page.mouse.click(corner["x"] + 30, corner["y"] + 30)
+    wall.locator("canvas").first.click(position={"x": 30, "y": 30})
     expect(page.get_by_text(re.compile("Query: chelsea/"))).to_be_visible()
     page.get_by_role("button", name="the chosen picture").click()
     expect(page.get_by_text("Query: Chelsea the cat")).to_be_visible()
@@ -103,10 +100,8 @@ def test_a_drawn_region_finds_places(app) -> None:
 def test_a_click_on_the_wall_of_channels_chooses_one(app) -> None:
     page = app.open("/top_patches")
     wall = ready(page, "channel_wall")
-    wall.scroll_into_view_if_needed()
     before = page.locator(".st-key-channel input").input_value()
-    corner = wall.locator("canvas").first.bounding_box()
-    page.mouse.click(corner["x"] + 170, corner["y"] + 40)
+    wall.locator("canvas").first.click(position={"x": 170, "y": 40})
     expect(page.locator(".st-key-channel input")).not_to_have_value(before)
     number = page.locator(".st-key-channel input").input_value()
     expect(page.get_by_role("heading", name=f"Channel {number}")).to_be_visible()
