@@ -139,8 +139,8 @@ def draw(chosen: Selection, found: Occlusion, look: Look) -> MapPicture:
         closeup.draw(drops, look.scales([drops])[0], look)
         frame.caption(chosen, title, f"{found.num_forwards:,} forwards", f"{found.run.seconds:.1f} s")
         st.caption(
-            "Mean loss of the score over all patches that cover a pixel: red hid something that speaks for the class, "
-            "blue something against it."
+            "Mean loss of the score over all patches that cover a pixel. Above 0 they hid something that speaks for "
+            "the class, below 0 something against it."
         )
     with sides.cell():
         _probabilities(chosen, found)
