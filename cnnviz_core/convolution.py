@@ -35,6 +35,9 @@ _OPERATORS = (
 )
 IS_THERE = all(hasattr(place, name) for place, name in _OPERATORS)
 
+# Sizes of what is read for which weights are kept in order, each way: tiles of a picture have up to four.
+_MAX_SIZES = 4
+
 # Of a tensor to which an activation has been applied: of which type, and the tensor's version then, before anything was
 # added in place.
 _MARK = "_cnnviz_is_activated"
@@ -227,7 +230,7 @@ class _Kernel:
         )
         # In half precision a transposed convolution is several times as slow for single channels.
         self._is_turned = weight.dtype is torch.bfloat16 and weight.shape[0] == groups and weight.shape[1] == 1
-        self._ahead, self._back, self._side_by_side = Ordered(), Ordered(), Ordered()
+        self._ahead, self._back, self._side_by_side = (Ordered(_MAX_SIZES) for _ in range(3))
         self._winograd_ahead = self._winograd_back = None
         is_three_by_three = (*self._sides, *self.stride, *self.dilation, groups) == (3, 3, 1, 1, 1, 1, 1)
         if is_three_by_three and weight.dtype is torch.float32:

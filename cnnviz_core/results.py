@@ -320,10 +320,11 @@ class Randomization:
     Attributes:
         steps: For each step the dotted names of the layers whose weights were drawn anew; earlier ones stay so.
         maps: (S + 1, h, w) the map of the whole network, then that after each step.
-        rank_correlations: (S,) Spearman's, of the magnitudes with the first map's, -1..1; not a number where either map
-            is the same everywhere, as that of a unit which the shuffled weights have silenced.
+        rank_correlations: (S,) Spearman's, of the magnitudes with the first map's, -1..1; of a unit's, of magnitudes as
+            shares of those around them, where either map is not 0. Not a number where either map is the same
+            everywhere, as that of a unit which the shuffled weights have silenced.
         ssims: (S,) structural similarity of the magnitudes, each scaled to its maximum, with the first map's, up to 1;
-            not a number in the same places.
+            of a unit's, within the rectangle that it sees. Not a number in the same places.
         probabilities: (S + 1,) of the class that won at first; not a number without a classifier.
         top_label: That class's name.
         verdict: What the numbers say, in a sentence.

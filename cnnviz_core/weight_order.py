@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import threading
+from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 
 import torch
 from torch import Tensor
-
-# Sizes of what is read for which weights are kept in order: tiles of a picture have up to four.
-_MAX_SIZES = 4
 
 
 def arranged(weight: Tensor, size: Sequence[int], *geometry: object) -> Tensor:
@@ -28,22 +26,28 @@ class Ordered:
     """Weights in the order that the processor wants.
 
     The best order depends on the size of what is read, and another one can be many times as slow; so there is one for
-    each of the last sizes. Equal inputs always meet equal orders, so that equal runs give equal numbers.
+    each of the sizes that were met last. Equal inputs always meet equal orders, so that equal runs give equal numbers.
+
+    Args:
+        max_sizes: For how many sizes.
     """
 
-    def __init__(self) -> None:
-        self._kept: dict[Hashable, Tensor] = {}
+    def __init__(self, max_sizes: int) -> None:
+        self._max_sizes = max_sizes
+        self._kept: OrderedDict[Hashable, Tensor] = OrderedDict()
         self._lock = threading.Lock()
 
     def find(self, size: Hashable, arrange: Callable[[], Tensor]) -> Tensor:
         """The weights for a size, arranged now if they are not there."""
-        found = self._kept.get(size)
-        if found is None:
-            found = arrange()
-            with self._lock:
-                self._kept[size] = found
-                for old in list(self._kept)[:-_MAX_SIZES]:
-                    del self._kept[old]
+        with self._lock:
+            if size in self._kept:
+                self._kept.move_to_end(size)
+                return self._kept[size]
+        found = arrange()  # threads that need it at once arrange it each, rather than wait
+        with self._lock:
+            self._kept[size] = found
+            while len(self._kept) > self._max_sizes:
+                self._kept.popitem(last=False)
         return found
 
     @property

@@ -7,7 +7,8 @@ rather than multiplications, so it pays for many channels only.
 
 It is for where :mod:`cnnviz_core.convolution` has the operators of PyTorch that it needs.
 
-When it misleads: numbers are rounded about seven times as coarsely as by a plain convolution, to 1e-5 of the largest.
+When it misleads: numbers are rounded six to ten times as coarsely as by a plain convolution, to 1e-5 of the largest; so
+is the bias, which goes by the points, too.
 
 Source: Lavin and Gray, Fast Algorithms for Convolutional Neural Networks (2016), F(4 x 4, 3 x 3); on the points,
 Barabasz et al., Error Analysis and Improving the Accuracy of Winograd Convolution (2020).
@@ -27,7 +28,8 @@ from cnnviz_core.weight_order import Ordered, arranged
 # Outputs and inputs along a square's side.
 _OUTPUTS, _INPUTS = 4, 6
 
-# Squares taken at once: enough for the products to be quick, and few enough for the processor's caches.
+# Squares taken at once, at least, where there are so many: enough for the products to be quick, and few enough for the
+# processor's caches.
 _NUM_SQUARES = 256
 
 # Numbers of 4 bytes that a thread keeps room for, twice; a large picture of many channels takes more, for the moment.
@@ -36,6 +38,10 @@ _MAX_KEPT = 1 << 23
 # Below so many channels, or so many values at a point, a plain convolution is as fast.
 _MIN_CHANNELS = 128
 _MIN_VALUES = 8192
+
+# Fewer pictures than these come in many sizes, as those of a dream do. For each new one the kernels are arranged anew.
+_MIN_PICTURES = 4
+_MAX_SIZES = 2
 
 _local = threading.local()
 
@@ -61,7 +67,7 @@ def _matrices() -> tuple[Tensor, Tensor, Tensor]:
     products = (a[:, None] * g).flatten(0, 1)  # (12, 6): output i, kernel j
     wanted = torch.stack([torch.eye(_INPUTS, dtype=torch.float64)[i + j] for i in range(_OUTPUTS) for j in range(3)])
     b = torch.linalg.lstsq(products, wanted).solution
-    return _both_ways(b).float(), _both_ways(g.T.contiguous()), _both_ways(a).float()
+    return _both_ways(b).float(), _both_ways(g.T.contiguous()).float(), _both_ways(a).float()
 
 
 _INPUTS_TO_POINTS, _KERNEL_TO_POINTS, _POINTS_TO_OUTPUTS = _matrices()
@@ -82,15 +88,15 @@ class Winograd:
         self._weight, self._is_back = weight, is_back
         self._num_outputs, self._num_inputs = reversed(weight.shape[:2]) if is_back else weight.shape[:2]
         self._bias = None if bias is None else torch.outer(_ONE_AT_POINTS, bias).flatten()
-        self._kernels = Ordered()
+        self._kernels = Ordered(_MAX_SIZES)
 
     def _kernels_at_points(self, num_squares: int) -> Tensor:
         """Those of a convolution that reads the points as groups of channels, in the order for so many squares."""
 
         def arrange() -> Tensor:
             weight = self._weight.flip(2, 3).transpose(0, 1) if self._is_back else self._weight
-            read = weight.double().permute(2, 3, 0, 1).reshape(9, -1)
-            kernels = (_KERNEL_TO_POINTS @ read).float().view(-1, self._num_inputs, 1, 1)
+            kernels = _KERNEL_TO_POINTS @ weight.permute(2, 3, 0, 1).reshape(9, -1)
+            kernels = kernels.view(-1, self._num_inputs, 1, 1)
             return arranged(kernels, (1, _INPUTS**2 * self._num_inputs, 1, num_squares), *_GEOMETRY)
 
         return self._kernels.find(num_squares, arrange)
@@ -101,10 +107,11 @@ class Winograd:
         return self._kernels.kept_bytes
 
     def pays(self, x: Tensor, padding: list[int]) -> bool:
-        """Whether it is faster than a plain convolution for inputs (N, C', H, W)."""
+        """Whether it is faster than a plain convolution for inputs (N, C', H, W), once its kernels are arranged."""
         rows, columns = _num_squares(x, padding)
         num_channels = min(self._num_inputs, self._num_outputs)
-        return num_channels >= _MIN_CHANNELS and len(x) * rows * columns * num_channels >= _MIN_VALUES
+        are_many = len(x) >= _MIN_PICTURES and len(x) * rows * columns * num_channels >= _MIN_VALUES
+        return are_many and num_channels >= _MIN_CHANNELS
 
     def __call__(self, x: Tensor, padding: list[int], bounds: tuple[float, float]) -> Tensor:
         """(N, C, h, w) of inputs (N, C', H, W), cut off at the bounds."""
@@ -163,11 +170,12 @@ def _squares(x: Tensor, padding: list[int], rows: int, columns: int) -> Tensor:
 
 def _scratch(num: int) -> tuple[Tensor, Tensor]:
     """Memory for two times so many numbers, the same at every call of a thread: what the caches hold is quicker."""
-    if num > _MAX_KEPT:
-        return torch.empty(num), torch.empty(num)
     found = getattr(_local, "scratch", None)
     if found is None or len(found[0]) < num:
-        found = _local.scratch = torch.empty(num), torch.empty(num)
+        with torch.inference_mode(mode=False):  # else it could be written to in that mode only
+            found = torch.empty(num), torch.empty(num)
+        if num <= _MAX_KEPT:
+            _local.scratch = found
     return found
 
 

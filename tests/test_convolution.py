@@ -148,7 +148,7 @@ def test_fewer_multiplications_only_where_a_gradient_is_wanted() -> None:
     conv = nn.Conv2d(128, 160, 3, padding=1).requires_grad_(requires_grad=False)
     for then in (None, nn.ReLU(), nn.ReLU6()):
         check(conv, then, (30, 27))
-    mine, x = Convolution(conv, nn.ReLU()), torch.randn(2, 128, 30, 27)
+    mine, x = Convolution(conv, nn.ReLU()), torch.randn(4, 128, 30, 27)
     plain, with_gradient = mine(x), mine(x.clone().requires_grad_())
     kept = mine.kernels[0].kept_bytes
     assert kept > 36 * 128 * 160 * 4  # the kernels at the points

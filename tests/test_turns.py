@@ -40,7 +40,7 @@ def order_of_turns() -> str:
                 order.append(name)
                 if name == "a":
                     a_has_one.set()
-                    others_wait.wait(5)
+                    assert others_wait.wait(120)
                 time.sleep(0.05)  # long enough for a to be back in the line
 
     def start(name: str, num: int) -> threading.Thread:
@@ -49,7 +49,7 @@ def order_of_turns() -> str:
         return thread
 
     threads = [start("a", 2)]
-    assert a_has_one.wait(5)
+    assert a_has_one.wait(120)
     for name in "bc":
         threads.append(start(name, 1))
         deadline = time.monotonic() + 120

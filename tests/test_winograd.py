@@ -6,6 +6,7 @@ import math
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 import torch
@@ -57,28 +58,54 @@ def test_back(padding: tuple[int, int]) -> None:
     check_near(found, expected)
 
 
-def test_many_squares_are_taken_in_parts_and_give_the_same() -> None:
+def test_many_squares_are_taken_in_parts_and_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     weight, x = noise(8, 8, 3, 3), noise(11, 8, 30, 30)
-    whole = Winograd(weight)(x, [1, 1], EVERYTHING)
-    check_near(whole, in_double(x, weight, None, [1, 1]))
-    assert torch.equal(whole, Winograd(weight)(x, [1, 1], EVERYTHING))
+    parts: list[int] = []
+    write = Winograd._write
+
+    def noting(mine: Winograd, some: Tensor, *others: Any) -> None:
+        parts.append(len(some))
+        write(mine, some, *others)
+
+    monkeypatch.setattr(Winograd, "_write", noting)
+    in_parts = Winograd(weight)(x, [1, 1], EVERYTHING)
+    assert parts == [6, 5]  # of 64 squares each
+    monkeypatch.setattr(winograd, "_NUM_SQUARES", 10_000)
+    in_one = Winograd(weight)(x, [1, 1], EVERYTHING)
+    assert parts[2:] == [11]
+    check_near(in_parts, in_double(x, weight, None, [1, 1]))
+    torch.testing.assert_close(in_parts, in_one, rtol=0, atol=1e-5)
 
 
-def test_rounding_is_that_of_the_better_points() -> None:
-    """Seven times that of a plain convolution; the usual points would give fifteen times."""
+def test_of_many_sizes_the_last_ones_are_kept_and_all_are_right() -> None:
+    mine, weight = Winograd(noise(20, 20, 3, 3)), noise(20, 20, 3, 3)
+    for side in (5, 9, 13, 17, 21, 5, 21):
+        x = noise(2, 20, side, side, seed=side)
+        check_near(mine(x, [1, 1], EVERYTHING), in_double(x, weight, None, [1, 1]))
+    assert mine.kept_bytes == 2 * 36 * 20 * 20 * 4
+
+
+def test_rounding_is_that_of_the_better_points(monkeypatch: pytest.MonkeyPatch) -> None:
     x, weight = noise(32, 256, 6, 6).relu(), noise(64, 256, 3, 3, seed=1) / 48
     expected = in_double(x, weight, None, [0, 0])
-    plain, mine = (
-        (found - expected).square().mean().sqrt()
-        for found in (F.conv2d(x, weight), Winograd(weight)(x, [0, 0], EVERYTHING))
-    )
-    assert mine < 10 * plain
+
+    def error() -> float:
+        return float((Winograd(weight)(x, [0, 0], EVERYTHING) - expected).square().mean().sqrt())
+
+    mine = error()
+    monkeypatch.setattr(winograd, "_POINTS", (0, 1, -1, 2, -2))
+    for name, matrix in zip(
+        ("_INPUTS_TO_POINTS", "_KERNEL_TO_POINTS", "_POINTS_TO_OUTPUTS"), winograd._matrices(), strict=True
+    ):
+        monkeypatch.setattr(winograd, name, matrix)
+    assert mine < 0.7 * error()
 
 
 def test_where_it_pays() -> None:
     many, few = Winograd(noise(256, 256, 3, 3)), Winograd(noise(64, 256, 3, 3))
     assert many.pays(noise(10, 256, 14, 14), [1, 1])
-    assert not many.pays(noise(1, 256, 14, 14), [1, 1])  # too few squares for the products to be quick
+    assert not many.pays(noise(4, 256, 6, 6), [1, 1])  # too few squares for the products to be quick
+    assert not many.pays(noise(3, 256, 56, 56), [1, 1])  # of a size that may not come again
     assert not few.pays(noise(10, 256, 56, 56), [1, 1])
 
 
@@ -87,6 +114,14 @@ def test_kernels_at_the_points_count_once_they_are_there() -> None:
     assert mine.kept_bytes == 0
     mine(noise(1, 7, 6, 6), [1, 1], EVERYTHING)
     assert mine.kept_bytes == 36 * 5 * 7 * 4
+
+
+def test_what_was_begun_in_inference_mode_goes_on_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(winograd, "_local", threading.local())
+    mine, x = Winograd(noise(8, 8, 3, 3)), noise(2, 8, 9, 9)
+    with torch.inference_mode():
+        inside = mine(x, [1, 1], EVERYTHING)
+    assert torch.equal(mine(x, [1, 1], EVERYTHING), inside)
 
 
 def test_threads_do_not_share_their_memory() -> None:

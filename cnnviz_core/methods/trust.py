@@ -383,6 +383,8 @@ def randomization(
         found.append(maps.read(explain(broken, image)))
         before, after = np.abs(first), np.abs(found[-1])
         ranks.append(_rank_correlation_of_units(before, after) if up_to else _rank_correlation(before, after))
+        if up_to and not np.isnan(ranks[-1]):
+            before, after = _seen((before, after))
         ssims.append(float("nan") if np.isnan(ranks[-1]) else _ssim(before, after))
         probabilities.append(_probability(broken, image, top))
         result = Randomization(
@@ -480,7 +482,7 @@ def _randomization_verdict(result: Randomization) -> str:
     upper, lower = (ranks[~np.isnan(ranks)] for ranks in np.split(result.rank_correlations, [half]))
     # With the upper half gone there is no prediction left to explain. In the lower half every map changes at last, so
     # that only one which does not tells anything.
-    if upper.size:
+    if 2 * upper.size > half:
         part, similarity = "upper", float(np.median(upper))
     elif lower.size and np.median(lower) >= _UNMOVED:
         part, similarity = "lower", float(np.median(lower))
@@ -515,8 +517,8 @@ def _undecided(result: Randomization) -> str:
             f"that there is nothing to compare; {instead}."
         )
     return (
-        f"The check cannot tell for this {what}: while the upper half of the network was shuffled, its map was the "
-        f"same everywhere{cause}. That a map vanishes is no evidence that it follows the weights; {instead}."
+        f"The check cannot tell for this {what}: while the upper half of the network was shuffled, its map was mostly "
+        f"the same everywhere{cause}. That a map vanishes is no evidence that it follows the weights; {instead}."
     )
 
 
@@ -528,7 +530,7 @@ def _left_out(result: Randomization) -> str:
 
 
 def _fall(result: Randomization) -> str:
-    if not result.top_label:
+    if not result.top_label or result.run.settings["up_to"]:
         return ""
     before, after = result.probabilities[[0, -1]]
     return f" (probability of {result.top_label}: {before:.2f} before, {after:.2f} after)"
@@ -551,6 +553,13 @@ def _rank_correlation_of_units(a: FloatArray, b: FloatArray) -> float:
     return _rank_correlation(*(values[seen] for values in fine))
 
 
+def _seen(found: Sequence[FloatArray]) -> tuple[FloatArray, ...]:
+    """The rectangle of each map in which any of them is not 0."""
+    places = np.argwhere(np.any([values != 0 for values in found], axis=0))
+    rows, columns = (slice(first, last + 1) for first, last in zip(places.min(0), places.max(0), strict=True))
+    return tuple(values[rows, columns] for values in found)
+
+
 def _ssim(a: FloatArray, b: FloatArray) -> float:
     """Structural similarity of two maps of magnitudes, each scaled to a maximum of 1."""
     height, width = (max(side, _SSIM_PX) for side in a.shape)
@@ -562,7 +571,7 @@ def _ssim(a: FloatArray, b: FloatArray) -> float:
 # ---- agreement ----------------------------------------------------------------------------------------------------
 
 
-def agreement(heatmaps: Mapping[str, MapLike]) -> Agreement:
+def agreement(heatmaps: Mapping[str, MapLike], *, only_seen: bool = False) -> Agreement:
     """How alike several maps of one picture rank its places.
 
     They are compared where they speak for the class: values below zero count as zero. All are brought to the size of
@@ -570,6 +579,7 @@ def agreement(heatmaps: Mapping[str, MapLike]) -> Agreement:
 
     Args:
         heatmaps: For each name a result with a map, or an array (h, w), all over the same crop.
+        only_seen: Whether only places count where any map is not 0: what a unit cannot see would make all maps alike.
 
     Raises:
         BadSetting: Fewer than two maps, or something that is not a map.
@@ -579,6 +589,9 @@ def agreement(heatmaps: Mapping[str, MapLike]) -> Agreement:
     positive = [np.maximum(maps.read(heatmap), 0) for heatmap in heatmaps.values()]
     shape = (max(len(values) for values in positive), max(values.shape[1] for values in positive))
     same_size = [maps.resize(values, shape) for values in positive]
+    if only_seen:
+        seen = np.any([values != 0 for values in same_size], axis=0)
+        same_size = [values[seen] for values in same_size]
     return Agreement(tuple(heatmaps), _rank_correlations(same_size))
 
 

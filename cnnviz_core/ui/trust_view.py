@@ -66,7 +66,8 @@ def _chart(figure: go.Figure, one: MapPicture | None, *, key: str, title: str, *
 
 def _agreement(one: MapPicture, all_maps: Sequence[MapPicture]) -> None:
     found: Agreement = trust.agreement(
-        dict(zip(told_apart(all_maps), (other.checked for other in all_maps), strict=True))
+        dict(zip(told_apart(all_maps), (other.checked for other in all_maps), strict=True)),
+        only_seen=bool(one.run.settings.get("unit")),
     )
     _chart(
         render.matrix_figure(found.names, found.correlations, unit="rank correlation"),
@@ -188,8 +189,8 @@ def _draw_randomization(found: Randomization, one: MapPicture | None = None) -> 
     show.mosaic_wall(
         mosaic,
         key="randomized_maps",
-        labels=["as trained", *(f"flat: {name}" if gone else name for name, gone in zip(names, flat, strict=True))],
-        hints=["With all weights as trained.", *map(_step_hint, found.steps, found.rank_correlations)],
+        labels=["before", *(f"flat: {name}" if gone else name for name, gone in zip(names, flat, strict=True))],
+        hints=["With all weights as they are.", *map(_step_hint, found.steps, found.rank_correlations)],
         tile_px=_TILE_PX,
         aria="The map as the network is destroyed",
     )
@@ -202,12 +203,14 @@ def _draw_randomization(found: Randomization, one: MapPicture | None = None) -> 
             "Flat: a map is the same everywhere there, so that it has no likeness to compare, and the step does not "
             "count. A unit that shuffled weights silence looks like that, whatever the method."
         )
-    first = "the unit’s layer" if found.run.settings.get("up_to") else "the head"
-    if found.run.settings.get("up_to"):
+    is_unit = found.run.settings.get("up_to") is not None
+    if is_unit:
         st.caption(
             "A unit sees the middle of its field best whatever the weights. So ranks are of values as shares of those "
-            "around them, a few pixels wide: they tell whether the fine structure stays."
+            "around them, a few pixels wide, where either map is not 0: they tell whether the fine structure stays. "
+            "Steps of the convolutions can draw a fine grid whatever the weights; then honest maps stay alike in part."
         )
+    first = "the unit’s layer" if is_unit else "the head"
     st.caption(
         f"From left to right more and more layers have random weights, from {first} down; each tile has colours of its "
         "own. A map that explains the network has to change."

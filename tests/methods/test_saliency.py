@@ -337,7 +337,7 @@ class TestAgainstCaptum:
         close(found.values, InputXGradient(model.net).attribute(x, target=7)[0].detach())
 
     @pytest.mark.parametrize("model_id", ["torchvision/resnet18", "torchvision/vgg11", "timm/resnet10t"])
-    @pytest.mark.parametrize("baseline", ["mean", "black"])
+    @pytest.mark.parametrize("baseline", ["blur", "black"])  # from "mean" these networks are linear
     def test_integrated_gradients(self, model_id: str, baseline: str, zoo_64: Load, noise_image: Noise) -> None:
         """Captum in double precision: in single, rounding shuts some ReLUs, and others on other processors."""
         model, picture = zoo_64(model_id), noise_image(64, 64)

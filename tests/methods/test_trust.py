@@ -441,9 +441,13 @@ class TestRandomization:
         [
             # what is left of the upper half decides, whatever vanished
             ("-ss---", "barely changes"),
-            ("-p----", "in part only"),
-            ("o-----", "follows the weights, as"),
-            ("s--ooo", "barely changes"),
+            ("-pp---", "in part only"),
+            ("oo----", "follows the weights, as"),
+            ("s-sooo", "barely changes"),
+            # of one step in three nothing can be said
+            ("-p----", "cannot tell"),
+            ("o-----", "cannot tell"),
+            ("--soo-", "cannot tell"),
             # where nothing is: in the lower half every map changes at last, and one that does not tells enough
             ("---oo-", "cannot tell"),
             ("---sos", "barely changes"),
@@ -524,6 +528,7 @@ class TestRandomization:
         for method in ("guided_backprop", "gradient"):
             explain = functools.partial(saliency.explain, method=method, layer=layer, unit=unit)
             verdicts[method] = trust.randomization(lite0, coffee, explain=explain, up_to=layer).verdict
+        assert not any("probability of" in verdict for verdict in verdicts.values()), "a unit is no class"
         assert "barely changes" in verdicts["guided_backprop"]
         assert "follows the weights, as" in verdicts["gradient"]
 
@@ -625,6 +630,16 @@ class TestEvidence:
         assert trust.evidence_inside(heatmap, everywhere) == pytest.approx(1)
         assert trust.evidence_inside(heatmap, ~everywhere) == 0
         assert np.isnan(trust.evidence_inside(-heatmap, everywhere))
+
+
+def test_what_a_unit_cannot_see_makes_no_maps_agree() -> None:
+    field = np.zeros((40, 40), dtype=bool)
+    field[10:16, 10:16] = True
+    draw = np.random.default_rng(0)
+    two = {name: np.where(field, draw.random(field.shape), 0) for name in ("one", "other")}
+    assert trust.agreement(two).correlations[0, 1] > 0.9
+    expected = stats.spearmanr(*(values[field] for values in two.values())).statistic
+    assert trust.agreement(two, only_seen=True).correlations[0, 1] == pytest.approx(expected, abs=1e-6)
 
 
 class TestContext:

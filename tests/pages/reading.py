@@ -25,7 +25,7 @@ def run_until(app: AppTest, what: str | Callable[[], bool]) -> None:
     """Runs the page again and again, as a job's fragment does in a browser, until words are in a caption, or so."""
     deadline = time.monotonic() + WAIT_S
     while not (what in captions(app) if isinstance(what, str) else what()):
-        assert time.monotonic() < deadline, f"not in {WAIT_S} s; there are: {captions(app)}"
+        assert time.monotonic() < deadline, f"not in {WAIT_S} s: {captions(app)} {[m.value for m in app.markdown]}"
         time.sleep(0.2)
         app.run()
-        assert not app.exception, app.exception
+    assert not app.exception, app.exception
