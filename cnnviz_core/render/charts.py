@@ -478,7 +478,7 @@ def places_figure(
         colorscale=[(at / (MISSING - 1), f"rgb({r},{g},{b})") for at, (r, g, b) in enumerate(lut.tolist())],
         # Below, since a bar beside a square leaves little of it in a narrow column.
         colorbar={
-            "title": {"text": _literal(unit), "side": "bottom"},
+            "title": {"text": _literal(unit), "side": "top"},
             "thickness": 14,
             "orientation": "h",
             "y": -0.22,

@@ -12,7 +12,7 @@ import streamlit as st
 from cnnviz_core import doctor, render
 from cnnviz_core.methods import feature_maps, saliency
 from cnnviz_core.models import LoadedModel
-from cnnviz_core.numerals import format_percent
+from cnnviz_core.numerals import format_fixed, format_percent
 from cnnviz_core.results import Attribution, FloatArray
 from cnnviz_core.ui import closeup, compute, frame, gallery, pickers, show, work
 from cnnviz_core.ui.gallery import Look, MapPicture
@@ -104,11 +104,12 @@ def _unit(chosen: Selection) -> Question:
         of = f"{layer} {channel} {chosen.image.digest}"
         row = pickers.number(f"Row, 0 to {height - 1}", height, key="row", default=row, of=of)
         column = pickers.number(f"Column, 0 to {width - 1}", width, key="column", default=column, of=of)
-        value = render.format_value(float(maps.values[channel, row, column]))
-        st.caption(
-            f"Its activation on this picture is {value}. At first it is the channel’s strongest cell that is below any "
-            "upper limit."
-        )
+        value = float(maps.values[channel, row, column])
+        hint = "At first it is the channel’s strongest cell that is below any upper limit."
+        if value == 0 or below_limit[channel, row, column] < value:
+            where = "silent" if value == 0 else "at the upper limit of its activation"
+            hint = f"It is {where}, where small changes do nothing: most maps are empty. Choose another cell."
+        st.caption(f"Its activation on this picture is {format_fixed(value, 3)}. {hint}")
 
     def pin(cell: tuple[int, int]) -> None:
         st.session_state["row"], st.session_state["column"] = cell

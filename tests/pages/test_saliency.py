@@ -46,6 +46,17 @@ def test_a_unit_is_explained_and_its_place_follows_the_numbers(open_page: Open) 
     assert "unit (7, 4, 5)" in captions(app)
 
 
+@pytest.mark.parametrize(
+    ("row", "column", "words"),
+    [("8", "1", "is 5.998. At first"), ("0", "4", "at the upper limit"), ("11", "11", "silent")],
+)
+def test_a_unit_that_small_changes_do_not_move_is_said_where_it_is_chosen(
+    row: str, column: str, words: str, open_page: Open
+) -> None:
+    app = open_page(PAGE, explain="a unit", layer="blocks.3.0.bn1", channel="69", row=row, column=column)
+    assert words in captions(app)
+
+
 @pytest.mark.parametrize("view", ["strength", "sign", "colours"])
 def test_each_view_has_its_picture(open_page: Open, view: str) -> None:
     app = open_page(PAGE, attribution_view=view)
