@@ -13,8 +13,9 @@ A map can look convincing and be wrong. Four questions find out:
 
 When it misleads: an edited picture is one the network never saw, so a fall of the probability may come from the edges
 of the fill and not from what it hides; try more than one fill. A map can pass the randomisation test and be wrong all
-the same. Maps can agree because they share a weakness. And an object painted over in grey keeps its outline: where
-that alone is recognised, the background looks guiltier than it is.
+the same; that of a unit in an early layer passes easily, and where convolutions in steps draw a grid, an honest one
+passes in part only. Maps can agree because they share a weakness. And an object painted over in grey keeps its
+outline: where that alone is recognised, the background looks guiltier than it is.
 
 Source: Petsiuk et al., RISE (2018), for deletion and insertion; Blücher et al., Decoupling Pixel Flipping and
 Occlusion Strategy (2024), for the symmetric relevance gain; Adebayo et al., Sanity Checks for Saliency Maps (2018), for
