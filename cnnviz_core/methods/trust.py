@@ -385,7 +385,7 @@ def randomization(
         before, after = np.abs(first), np.abs(found[-1])
         ranks.append(_rank_correlation_of_units(before, after) if up_to else _rank_correlation(before, after))
         if up_to and not np.isnan(ranks[-1]):
-            before, after = _seen((before, after))
+            before, after = _cropped((before, after))
         ssims.append(float("nan") if np.isnan(ranks[-1]) else _ssim(before, after))
         probabilities.append(_probability(broken, image, top))
         result = Randomization(
@@ -554,8 +554,8 @@ def _rank_correlation_of_units(a: FloatArray, b: FloatArray) -> float:
     return _rank_correlation(*(values[seen] for values in fine))
 
 
-def _seen(found: Sequence[FloatArray]) -> tuple[FloatArray, ...]:
-    """The rectangle of each map in which any of them is not 0."""
+def _cropped(found: Sequence[FloatArray]) -> tuple[FloatArray, ...]:
+    """Maps of one size, cropped to the rectangle in which any of them is not 0."""
     places = np.argwhere(np.any([values != 0 for values in found], axis=0))
     rows, columns = (slice(first, last + 1) for first, last in zip(places.min(0), places.max(0), strict=True))
     return tuple(values[rows, columns] for values in found)

@@ -355,6 +355,20 @@ class TestAgainstCaptum:
         gain = float(expected.sum() - delta)
         assert found.completeness_error == pytest.approx(abs(float(delta) / gain), rel=0.05, abs=1e-3)
 
+    @pytest.mark.parametrize("model_id", ["timm/efficientnet_b0", "timm/convnext_atto"])
+    def test_integrated_gradients_without_kinks(self, model_id: str, zoo_64: Load, noise_image: Noise) -> None:
+        """Where no rounding can shut a unit, every value is near."""
+        model, picture = zoo_64(model_id), noise_image(64, 64)
+        x = model.to_input(picture)
+        start = saliency.BASELINES["black"].make(model, x)
+        expected = IntegratedGradients(copy.deepcopy(model.net).double()).attribute(
+            x.double(), start.double(), target=7, n_steps=11
+        )
+        found = saliency.explain(
+            model, picture, method="integrated_gradients", target=7, num_steps=11, batch_size=4, baseline="black"
+        )
+        close(found.values, expected[0].detach())
+
     @pytest.mark.parametrize("method", PEERS)
     @pytest.mark.parametrize("model_id", ["torchvision/resnet18", "torchvision/vgg11"])
     def test_rules(self, method: str, model_id: str, zoo_64: Load, noise_image: Noise) -> None:

@@ -4,31 +4,29 @@ from collections.abc import Callable
 
 from streamlit.testing.v1 import AppTest
 
+from tests.pages.reading import captions
+
 PAGE = "look/filters"
-
-
-def _captions(app: AppTest) -> str:
-    return "\n".join(c.value for c in app.caption)
 
 
 def test_first_layer_kernels_with_the_dead_ones_named(open_page: Callable[..., AppTest]) -> None:
     app = open_page(PAGE)
-    assert "Zero is mid grey" in _captions(app)
-    assert "11, 16, 28, 31" in _captions(app)
+    assert "Zero is mid grey" in captions(app)
+    assert "11, 16, 28, 31" in captions(app)
 
 
 def test_another_kernel_shows_its_own_numbers(open_page: Callable[..., AppTest]) -> None:
     app = open_page(PAGE)
     app.number_input(key="kernel").set_value(3).run()
-    assert "Kernel 3 of" in _captions(app)
+    assert "Kernel 3 of" in captions(app)
 
 
 def test_deeper_and_depthwise_layers(open_page: Callable[..., AppTest]) -> None:
     app = open_page(PAGE)
     app.selectbox(key="convolution").select("blocks.0.0.conv_dw").run()
-    assert "each read one channel" in _captions(app)
+    assert "each read one channel" in captions(app)
     app.selectbox(key="convolution").select("blocks.1.0.conv_pw").run()
-    assert "slices of kernel" in _captions(app)
+    assert "slices of kernel" in captions(app)
     assert "hue" not in [o.lower() for o in app.selectbox(key="kernel_order").options]
 
 
